@@ -70,10 +70,9 @@ fn without_markup(line: &str) -> String {
     while let Some(at) = rest.find(['<', '{']) {
         kept.push_str(&rest[..at]);
         rest = &rest[at..];
-        let (is_markup, close) = if rest.starts_with('<') {
-            (is_tag_start(&rest[1..]), '>')
-        } else {
-            (rest[1..].starts_with('\\'), '}')
+        let (is_markup, close) = match rest.strip_prefix('<') {
+            Some(tag) => (is_tag_start(tag), '>'),
+            None => (rest.starts_with("{\\"), '}'),
         };
         match rest.find(close).filter(|&end| is_markup && end <= LONGEST_TAG_BYTES) {
             Some(end) => rest = &rest[end + 1..],

@@ -80,7 +80,9 @@ pub fn segments(
             let at = part_nearest(&plans, clips, span);
             plans[at].sentences.push(sentence);
         } else {
-            let before = clips.partition_point(|clip| clip.span.midpoint() < span.start);
+            let begun =
+                plans.partition_point(|plan| clips[plan.clips.start].span.midpoint() < span.start);
+            let before = plans[..begun].last().map_or(0, |plan| plan.clips.end);
             without_picture.push(SegmentPlan {
                 span,
                 clips: before..before,
@@ -152,8 +154,9 @@ fn group(
             .filter(|&gap| gap <= rules.near);
         match groups.last_mut() {
             Some(last)
-                if near_picture(clips, group.span, rules.near)
-                    && is_nearer(group.span.start - last.span.end, after, rules.near) =>
+                if group.span.end <= last.span.end
+                    || (near_picture(clips, group.span, rules.near)
+                        && is_nearer(group.span.start - last.span.end, after, rules.near)) =>
             {
                 last.join(group);
             }
@@ -231,8 +234,9 @@ fn parts_of(groups: usize, owners: &[Option<usize>], plans: &[SegmentPlan]) -> V
     let mut parts = vec![0..0; groups];
     for (number, plan) in plans.iter().enumerate() {
         if let Some(owner) = owners[plan.clips.start] {
-            let parts: &mut Range<usize> = &mut parts[owner];
-            *parts = if parts.is_empty() { number..number + 1 } else { parts.start..number + 1 };
+            let part: &mut Range<usize> = &mut parts[owner];
+            let first = if part.end == 0 { number } else { part.start };
+            *part = first..number + 1;
         }
     }
     parts
