@@ -3,7 +3,8 @@
 //! Each check panics with what was broken, so that it reads as an assertion in a test.
 
 use super::{
-    Cancel, Event, Fold, Inlet, Item, Map, Message, QueueLimits, Run, Sink, Source, StreamId,
+    Cancel, Event, Fold, Inlet, Item, Map, Message, Outlet, QueueLimits, Run, Sink, Source,
+    StreamId, Streams,
 };
 use crate::error::Result;
 use crate::time::Timestamp;
@@ -22,30 +23,24 @@ pub struct Outcome<T> {
 
 const LIMITS: QueueLimits = QueueLimits { items: 4, bytes: 1 << 20 };
 
-/// Plays one script a stream, taking turns among the streams.
+/// Plays one stream's script.
 struct Player<T> {
-    scripts: Vec<(StreamId, std::vec::IntoIter<Event<T>>)>,
-    turn: usize,
+    stream: StreamId,
+    script: Script<T>,
 }
 
 impl<T: Item> Source for Player<T> {
     type Out = T;
     const NAME: &'static str = "player";
 
-    fn next(&mut self) -> Result<Option<Message<T>>> {
-        for _ in 0..self.scripts.len() {
-            self.turn = (self.turn + 1) % self.scripts.len();
-            let (stream, script) = &mut self.scripts[self.turn];
-            if let Some(event) = script.next() {
-                return Ok(Some(Message { stream: *stream, event }));
+    fn read(&mut self, out: &mut Outlet<'_, T>) -> Result<Streams> {
+        out.begin(self.stream);
+        for event in std::mem::take(&mut self.script) {
+            if out.send(event).is_err() {
+                break;
             }
         }
-        Ok(None)
-    }
-
-    fn abandon(&mut self, stream: StreamId) {
-        self.scripts.retain(|(id, _)| *id != stream);
-        self.turn = 0;
+        Ok(Streams::Over)
     }
 }
 
@@ -133,9 +128,9 @@ fn run<'env, T: Item + 'env, S: Source + 'env>(
         .collect()
 }
 
-fn player<T: Item>(scripts: Vec<Script<T>>) -> Vec<Player<T>> {
-    let scripts = (0..).map(StreamId).zip(scripts.into_iter().map(Vec::into_iter)).collect();
-    vec![Player { scripts, turn: 0 }]
+/// A source a stream, so that their events mix.
+fn players<T: Item>(scripts: Vec<Script<T>>) -> Vec<Player<T>> {
+    (0..).map(StreamId).zip(scripts).map(|(stream, script)| Player { stream, script }).collect()
 }
 
 /// Runs a source alone and holds its `streams`, numbered from 0, to the rules.
@@ -153,7 +148,7 @@ pub fn check_fold<F: Fold>(
 ) -> Vec<Outcome<F::Out>> {
     let fold = |scripts: Vec<Script<F::In>>| {
         let streams = scripts.len();
-        run(player(scripts), streams, |run, inlet| run.fold(inlet, |_| make()))
+        run(players(scripts), streams, |run, inlet| run.fold(inlet, |_| make()))
     };
     let first = fold(scripts());
     let without = |script: Script<F::In>| -> Script<F::In> {
@@ -194,7 +189,7 @@ pub fn check_map<M: Map>(
     let map = |scripts: Vec<Script<M::In>>| {
         let streams = scripts.len();
         let stage = make();
-        run(player(scripts), streams, |run, inlet| run.map(inlet, stage))
+        run(players(scripts), streams, |run, inlet| run.map(inlet, stage))
     };
     let first = map(streams().into_iter().map(script).collect());
     let counts: Vec<_> = streams().iter().map(Vec::len).collect();
@@ -234,6 +229,7 @@ fn assert_same<T>(
 mod tests {
     use super::*;
     use crate::error::Error;
+
     use crate::time::Micros;
     use proptest::prelude::*;
     use std::sync::Arc;
@@ -346,12 +342,14 @@ mod tests {
     impl Source for Endless {
         type Out = Number;
         const NAME: &'static str = "endless";
-        fn next(&mut self) -> Result<Option<Message<Number>>> {
-            let number = self.0.fetch_add(1, Ordering::SeqCst) as i64;
-            Ok(Some(Message { stream: StreamId(0), event: Event::Item(Number(number)) }))
-        }
-        fn abandon(&mut self, _: StreamId) {
-            unreachable!("no stage fails here")
+        fn read(&mut self, out: &mut Outlet<'_, Number>) -> Result<Streams> {
+            out.begin(StreamId(0));
+            loop {
+                let number = self.0.fetch_add(1, Ordering::SeqCst) as i64;
+                if out.send(Event::Item(Number(number))).is_err() {
+                    return Ok(Streams::MayFollow);
+                }
+            }
         }
     }
 
@@ -412,25 +410,29 @@ mod tests {
         assert!(given <= 20 + 4 + 4 + 3 + 3 + 2, "{given} items were read for 20 stored");
     }
 
-    /// Gives one stream's beginning and then panics.
-    struct Panics(u32);
+    /// Gives a stream's beginning and then panics.
+    struct Panics;
 
     impl Source for Panics {
         type Out = Number;
         const NAME: &'static str = "panics";
-        fn next(&mut self) -> Result<Option<Message<Number>>> {
-            self.0 += 1;
-            assert!(self.0 < 3, "out of numbers");
-            Ok(Some(Message { stream: StreamId(0), event: Event::Item(Number(1)) }))
+        fn read(&mut self, out: &mut Outlet<'_, Number>) -> Result<Streams> {
+            out.begin(StreamId(0));
+            for number in 1.. {
+                assert!(number < 3, "out of numbers");
+                if out.send(Event::Item(Number(number))).is_err() {
+                    break;
+                }
+            }
+            Ok(Streams::Over)
         }
-        fn abandon(&mut self, _: StreamId) {}
     }
 
     #[test]
     fn a_stage_that_panics_is_an_error_of_the_run() {
         let mut sink = Stop { after: usize::MAX, cancel: None, end: None };
         let result = Run::execute(LIMITS, &Cancel::default(), |run| {
-            let inlet = run.sources(vec![Panics(0)])?;
+            let inlet = run.sources(vec![Panics])?;
             run.sink(inlet, &mut sink, |_| {})
         });
         let error = result.expect_err("the panic").to_string();

@@ -20,7 +20,7 @@ mod run;
 mod stats;
 
 pub use queue::QueueLimits;
-pub use run::{Inlet, Run};
+pub use run::{Inlet, Outlet, Run};
 pub use stats::{StageReport, StageStats};
 
 use std::sync::Arc;
@@ -61,19 +61,28 @@ pub trait Item: Send {
     fn bytes(&self) -> usize;
 }
 
-/// Begins streams and reads them. One source may interleave several streams.
+/// Begins streams and reads them, one after the other; several sources run side by side.
 pub trait Source: Send {
     type Out: Item;
 
     const NAME: &'static str;
 
-    /// The next event, or `None` when there are no more streams. An error of one stream is its
-    /// `Event::End(Err(_))`; an `Err` here means that the source itself cannot go on.
-    fn next(&mut self) -> Result<Option<Message<Self::Out>>>;
-
-    /// A later stage failed this stream: no more of it is wanted, not even its end.
-    fn abandon(&mut self, stream: StreamId);
+    /// Reads one stream into `out` and says whether there may be another. What fails the stream is
+    /// its `Event::End(Err(_))`; an `Err` here means that the source itself cannot go on.
+    fn read(&mut self, out: &mut Outlet<'_, Self::Out>) -> Result<Streams>;
 }
+
+/// Whether a source has more streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streams {
+    MayFollow,
+    Over,
+}
+
+/// No more of this stream is wanted: a later stage failed it, or the run stops. The source drops
+/// the stream without an end and returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unwanted;
 
 /// Items to items, one for one, without state. Gets batches that mix streams.
 pub trait Map: Send {

@@ -5,11 +5,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
 use super::queue::{Closed, Receiver, Sender, queue};
 use super::{
     Ack, Cancel, Event, Fold, Item, Map, Message, QueueLimits, Sink, Source, StageReport,
-    StageStats, StreamId,
+    StageStats, StreamId, Streams, Unwanted,
 };
 use crate::error::{Error, Result};
 
@@ -59,19 +60,19 @@ impl Failed {
         }
     }
 
-    /// Those of `open` that have failed since the last look.
-    fn take(&self, open: &HashSet<StreamId>) -> Vec<StreamId> {
-        if self.count.load(Ordering::Acquire) == 0 {
-            return Vec::new();
+    /// Whether `stream` has failed, told once.
+    fn take(&self, stream: StreamId) -> bool {
+        let taken = self.count.load(Ordering::Acquire) > 0 && self.streams().remove(&stream);
+        if taken {
+            self.count.fetch_sub(1, Ordering::Release);
         }
-        let mut streams = self.streams();
-        let taken: Vec<_> =
-            streams.iter().filter(|stream| open.contains(stream)).copied().collect();
-        for stream in &taken {
-            streams.remove(stream);
-        }
-        self.count.fetch_sub(taken.len(), Ordering::Release);
         taken
+    }
+}
+
+impl Shared {
+    fn is_stopping(&self) -> bool {
+        self.cancel.is_cancelled() || self.stopped.is_cancelled()
     }
 }
 
@@ -220,44 +221,71 @@ fn run_source<S: Source>(
     stats: &StageStats,
     shared: &Shared,
 ) -> Result<()> {
-    let mut open = HashSet::new();
-    let stopped = loop {
-        if let Err(cancelled) = shared.cancel.check().and_then(|()| shared.stopped.check()) {
-            break cancelled;
+    loop {
+        let mut outlet = Outlet { sender, stats, shared, stream: None, waited: Duration::ZERO };
+        let result = stats.busy_but(|| {
+            let result = source.read(&mut outlet);
+            (result, outlet.waited)
+        });
+        if result.is_err() {
+            shared.stopped.cancel();
         }
-        for stream in shared.failed.take(&open) {
-            source.abandon(stream);
-            open.remove(&stream);
+        outlet.close();
+        match result.map_err(|error| error.in_stage(S::NAME))? {
+            Streams::MayFollow if !shared.is_stopping() => {}
+            _ => return Ok(()),
         }
-        match stats.busy(|| source.next()) {
-            Ok(Some(message)) => {
-                if matches!(message.event, Event::End(_)) {
-                    open.remove(&message.stream);
-                } else {
-                    open.insert(message.stream);
-                }
-                stats.count_items(usize::from(matches!(message.event, Event::Item(_))));
-                if stats.blocked(|| sender.send(message)).is_err() {
-                    return Ok(());
-                }
-            }
-            Ok(None) => return Ok(()),
-            Err(error) => {
-                shared.stopped.cancel();
-                end_all(&open, sender, || Error::unavailable("its reader failed"));
-                return Err(error.in_stage(S::NAME));
-            }
-        }
-    };
-    debug_assert_eq!(stopped.kind(), crate::error::Kind::Cancelled);
-    end_all(&open, sender, Error::cancelled);
-    Ok(())
+    }
 }
 
-fn end_all<T: Item>(open: &HashSet<StreamId>, sender: &Sender<T>, why: impl Fn() -> Error) {
-    for &stream in open {
-        if sender.send(Message { stream, event: Event::End(Err(why())) }).is_err() {
-            return;
+/// Where a source puts what it reads.
+#[derive(Debug)]
+pub struct Outlet<'a, T> {
+    sender: &'a Sender<T>,
+    stats: &'a StageStats,
+    shared: &'a Shared,
+    /// The stream that has begun and not ended.
+    stream: Option<StreamId>,
+    waited: Duration,
+}
+
+impl<T: Item> Outlet<'_, T> {
+    /// Begins `stream`, to which everything that is sent from now on belongs.
+    pub fn begin(&mut self, stream: StreamId) {
+        debug_assert!(self.stream.is_none(), "one read, one stream");
+        self.stream = Some(stream);
+    }
+
+    /// Waits while the queue is full. A source that gets `Unwanted` returns.
+    pub fn send(&mut self, event: Event<T>) -> Result<(), Unwanted> {
+        let stream = self.stream.ok_or(Unwanted)?;
+        if self.shared.failed.take(stream) {
+            self.stream = None;
+            return Err(Unwanted);
+        }
+        if self.shared.is_stopping() {
+            return Err(Unwanted);
+        }
+        if matches!(event, Event::End(_)) {
+            self.stream = None;
+        }
+        self.stats.count_items(usize::from(matches!(event, Event::Item(_))));
+        let start = Instant::now();
+        let sent = self.sender.send(Message { stream, event });
+        self.waited += start.elapsed();
+        sent.map_err(|Closed| Unwanted)
+    }
+
+    /// Ends the stream if the source has not: the run stops.
+    fn close(self) {
+        if let Some(stream) = self.stream {
+            let why = if self.shared.is_stopping() {
+                Error::cancelled()
+            } else {
+                Error::internal("a source left its stream without an end")
+            };
+            // Nobody hears it if the next stage is gone, and then nobody needs to.
+            let _ = self.sender.send(Message { stream, event: Event::End(Err(why)) });
         }
     }
 }

@@ -53,6 +53,16 @@ impl StageStats {
         timed(&self.busy_nanos, work)
     }
 
+    /// Runs and times work that waits now and then: `work` returns how long, beside its result.
+    pub(super) fn busy_but<R>(&self, work: impl FnOnce() -> (R, Duration)) -> R {
+        let start = Instant::now();
+        let (result, waited) = work();
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        add(&self.busy_nanos, start.elapsed().saturating_sub(waited));
+        add(&self.blocked_nanos, waited);
+        result
+    }
+
     pub(super) fn starved<R>(&self, wait: impl FnOnce() -> R) -> R {
         timed(&self.starved_nanos, wait)
     }
@@ -78,7 +88,10 @@ impl StageStats {
 fn timed<R>(nanos: &AtomicU64, work: impl FnOnce() -> R) -> R {
     let start = Instant::now();
     let result = work();
-    let spent = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    nanos.fetch_add(spent, Ordering::Relaxed);
+    add(nanos, start.elapsed());
     result
+}
+
+fn add(nanos: &AtomicU64, spent: Duration) {
+    nanos.fetch_add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
 }
