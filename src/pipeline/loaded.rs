@@ -1,15 +1,13 @@
 //! A pipeline with its models in memory, and the recipes that these make.
 
-use half::f16;
 use serde_json::json;
 
 use super::Pipeline;
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
 use crate::library::{Recipe, RecipeKind, Space, Tree};
-use crate::media::EncodedClip;
-use crate::model::{Device, Manifest, Models};
-use crate::picture::{Encoder, FrameFeatures};
+use crate::model::{Device, Models};
+use crate::picture::Encoder;
 use crate::text::{JointSpace, TextTower};
 
 /// Raised whenever Cinelex itself would compute other clips from the same models.
@@ -65,10 +63,18 @@ impl Loaded {
                 encoder.dim()
             )));
         }
-        let mut tower = TextTower::load(models, &text_manifest, threads)?;
-        let space = JointSpace::load(models, &encoder_manifest, &mut tower)?;
-        let row = space_row(&text_manifest)?;
-        let clip_recipe = Recipe::new(
+        let has_classes = encoder_manifest.encoder()?.classes.is_some();
+        let space = has_classes
+            .then(|| JointSpace::open(models, &encoder_manifest, &text_manifest, threads))
+            .transpose()?;
+        let tower = TextTower::load(models, &text_manifest, threads)?;
+        let row = Space {
+            id: tower.space().to_owned(),
+            tower: text_manifest.id.clone(),
+            dimension: tower.dim(),
+            languages: tower.languages().to_vec(),
+        };
+        let clip_recipe = recipe(
             RecipeKind::Clip,
             json!({
                 "version": CLIPS_VERSION,
@@ -76,40 +82,49 @@ impl Loaded {
                 "frames_per_clip": pipeline.clip.frames,
                 "shot_change": pipeline.clip.shot_change,
                 "fit": pipeline.fit,
-                "encoder": identity(&encoder_manifest),
+                "encoder": encoder_manifest.identity(),
                 "cells": pipeline.cells,
                 "codebook": codebook.id().to_hex().as_str(),
-                "space": space.as_ref().map(JointSpace::id),
+                "space": space.as_ref().map(|space| space.id().to_hex().to_string()),
             }),
             space.as_ref().map(|_| row.clone()),
             Some(Tree { branching: codebook.branching(), depth: codebook.depth() }),
-        );
-        let segment_recipe = Recipe::new(
+        )?;
+        let segment_recipe = recipe(
             RecipeKind::Segment,
             json!({
                 "version": SEGMENTS_VERSION,
                 "sentence": pipeline.sentence,
                 "segment": pipeline.segment,
-                "text": identity(&text_manifest),
+                "text": text_manifest.identity(),
                 // Segments are made of clips.
                 "clips": clip_recipe.id,
             }),
             Some(row),
             None,
-        );
+        )?;
         Ok(Loaded { pipeline, encoder, codebook, space, tower, clip_recipe, segment_recipe })
     }
+}
 
-    /// The embedding of one picture in the joint space, for searching by a picture.
-    pub fn embed_picture(&mut self, rgb: &[u8]) -> Result<Vec<f32>> {
-        let space = self.space.as_ref().ok_or_else(|| {
-            Error::unsupported(format!(
-                "encoder {} maps pictures into no space that can be searched",
-                self.pipeline.encoder
-            ))
-        })?;
-        let mut features = self.encoder.encode(&[rgb])?;
-        let features = features.pop().ok_or_else(|| Error::internal("no features"))??;
-        space.picture(&features.classes)
-    }
+fn load_codebook(models: &Models, reference: &str) -> Result<Codebook> {
+    let manifest = models.manifest(reference)?;
+    let file = manifest
+        .files_here()
+        .next()
+        .ok_or_else(|| Error::invalid_input(format!("codebook {reference} has no file")))?;
+    let name = file.name.clone();
+    Codebook::from_bytes(&models.bytes(&manifest, &name)?)
+        .map_err(|error| error.in_source(format!("codebook {reference}")))
+}
+
+/// A recipe is named by the hash of its description, which `serde_json` writes with sorted keys.
+fn recipe(
+    kind: RecipeKind,
+    description: serde_json::Value,
+    space: Option<Space>,
+    tree: Option<Tree>,
+) -> Result<Recipe> {
+    let hash = blake3::hash(description.to_string().as_bytes());
+    Ok(Recipe { id: hash.to_hex().as_str().parse()?, kind, description, space, tree })
 }
