@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::ids::{ClipId, RecipeId, SourceId};
 use super::rows::{self, RecipeRow};
 use super::schema::{Database, FEATURES, RECORD};
+use super::search::Memory;
 use super::types::{Place, Recipe, RecipeKind, Source, State, Tree};
 use super::writer::check_pair;
 use crate::error::{Error, Result};
@@ -21,6 +22,7 @@ pub struct Reader {
     folder: PathBuf,
     pub(super) record: Database,
     features: Database,
+    pub(super) memory: Memory,
 }
 
 /// What a library holds.
@@ -101,7 +103,7 @@ impl Reader {
         let record = Database::open_to_read(folder, RECORD)?;
         let features = Database::open_to_read(folder, FEATURES)?;
         check_pair(&record, &features)?;
-        Ok(Reader { folder: folder.to_owned(), record, features })
+        Ok(Reader { folder: folder.to_owned(), record, features, memory: Memory::default() })
     }
 
     /// Counts of everything.
