@@ -289,7 +289,8 @@ impl<'a> Table<'a> {
         found
     }
 
-    fn required<T>(
+    /// A value that `value` understands; `wanted` says in words what it must be.
+    pub(crate) fn required<T>(
         &self,
         key: &'static str,
         wanted: &str,

@@ -58,9 +58,10 @@ struct Stream<T> {
 
 impl<T: Item> Sink for Recorder<T> {
     type In = T;
+    type Ack = ();
     const NAME: &'static str = "recorder";
 
-    fn accept(&mut self, message: Message<T>) -> Result<Option<super::Ack>> {
+    fn accept(&mut self, message: Message<T>) -> Result<Option<()>> {
         let stream = usize::try_from(message.stream.0).expect("tests number streams from 0");
         let state = &mut self.streams[stream];
         assert!(state.end.is_none(), "stream {stream}: {:?} after the end", Shown(&message.event));
@@ -362,8 +363,9 @@ mod tests {
 
     impl Sink for Stop {
         type In = Number;
+        type Ack = ();
         const NAME: &'static str = "stop";
-        fn accept(&mut self, message: Message<Number>) -> Result<Option<super::super::Ack>> {
+        fn accept(&mut self, message: Message<Number>) -> Result<Option<()>> {
             if let Event::End(end) = message.event {
                 self.end = Some(end);
                 return Ok(None);

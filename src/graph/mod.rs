@@ -26,7 +26,7 @@ pub use stats::{StageReport, StageStats};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::media::Gap;
 use crate::time::Timestamp;
 
@@ -110,21 +110,16 @@ pub trait Fold: Send {
     fn on(&mut self, event: Event<Self::In>, emit: &mut dyn FnMut(Event<Self::Out>)) -> Result<()>;
 }
 
-/// Everything of `stream` before `through` is durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ack {
-    pub stream: StreamId,
-    pub through: Timestamp,
-}
-
 /// The end of the graph: makes results durable and says so.
 pub trait Sink {
     type In: Item;
+    /// What is durable now: only this counts as progress that a later run need not make again.
+    type Ack;
 
     const NAME: &'static str;
 
     /// An `Err` stops the whole run: what cannot be stored must not be read.
-    fn accept(&mut self, message: Message<Self::In>) -> Result<Option<Ack>>;
+    fn accept(&mut self, message: Message<Self::In>) -> Result<Option<Self::Ack>>;
 }
 
 /// The user's wish to stop, shared by all threads of a run.
@@ -140,8 +135,8 @@ impl Cancel {
         self.0.load(Ordering::Acquire)
     }
 
-    /// An error once the user wants to stop.
-    pub fn check(&self) -> Result<()> {
-        if self.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
+    /// The flag itself, for what waits outside the graph.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
     }
 }

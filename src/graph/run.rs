@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Closed, Receiver, Sender, queue};
 use super::{
-    Ack, Cancel, Event, Fold, Item, Map, Message, QueueLimits, Sink, Source, StageReport,
+    Cancel, Event, Fold, Item, Map, Message, QueueLimits, Sink, Source, StageReport,
     StageStats, StreamId, Streams, Unwanted,
 };
 use crate::error::{Error, Result};
@@ -158,7 +158,7 @@ impl<'scope, 'env> Run<'scope, 'env> {
         &mut self,
         inlet: Inlet<S::In>,
         sink: &mut S,
-        mut on_ack: impl FnMut(Ack),
+        mut on_ack: impl FnMut(S::Ack),
     ) -> Result<()> {
         let stats = self.stage(S::NAME);
         while let Some(message) = stats.starved(|| inlet.0.receive()) {

@@ -1,5 +1,7 @@
 //! The picture: clips on their grid, shot changes, and the CNN that encodes them.
 
 mod clips;
+mod encoder;
 
 pub use clips::{ClipGrid, ClipRules};
+pub use encoder::{CELLS, Encoder, FrameFeatures};
