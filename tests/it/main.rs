@@ -1,1 +1,4 @@
 //! The one integration-test binary: a module a subject.
+
+mod decoding;
+mod media;
