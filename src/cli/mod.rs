@@ -72,5 +72,8 @@ pub fn print_line(line: &str) -> Result<(), Error> {
 }
 
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|command| command == "decoder-host") {
+        return crate::source::host::main();
+    }
     ExitCode::SUCCESS
 }

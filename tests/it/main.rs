@@ -1,2 +1,5 @@
 //! The one integration-test binary: a module a subject.
+
+mod decoding;
+mod media;
 mod tidy;
