@@ -1,6 +1,9 @@
 //! Arguments, progress, exit codes. Each command is a module with its `Args` (what was typed) and
 //! `run`; what the words mean is decided there, the work is done in the rooms below.
 
+pub mod models;
+pub mod setup;
+
 use std::io::Write;
 use std::process::ExitCode;
 

@@ -2,4 +2,5 @@
 
 mod decoding;
 mod media;
+mod models;
 mod tidy;
