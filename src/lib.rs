@@ -8,6 +8,7 @@ pub mod time;
 
 pub mod media;
 pub mod model;
+pub mod toml_check;
 
 pub mod graph;
 pub mod onnx;

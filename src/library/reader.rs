@@ -224,6 +224,18 @@ impl Reader {
         self.record.read(|sql| cues_of(sql, rows::source_key(sql, id)?))
     }
 
+    /// The clips that `recipe` has made of a source, in order of start.
+    pub fn clip_heads(&self, id: SourceId, recipe: &RecipeId) -> Result<Vec<ClipHead>> {
+        self.record.read(|sql| {
+            let find = format!(
+                "SELECT {} FROM clips WHERE source = ?1 AND recipe = ?2 ORDER BY start_us",
+                rows::CLIP_HEAD
+            );
+            let of = params![rows::source_key(sql, id)?, rows::recipe_row(sql, recipe)?.key];
+            rows::all(sql, &find, of, |row| rows::clip_head(row, 0))
+        })
+    }
+
     /// A clip of the current recipe.
     pub fn clip(&self, id: ClipId) -> Result<ClipRow> {
         self.record.read(|sql| {

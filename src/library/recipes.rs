@@ -44,6 +44,23 @@ impl Writer {
         })
     }
 
+    /// The sources whose clips are complete and whose segments are not.
+    pub fn left_to_understand(
+        &self,
+        clips: &RecipeId,
+        segments: &RecipeId,
+    ) -> Result<Vec<SourceId>> {
+        self.record.read(|sql| {
+            let find = "SELECT id FROM sources JOIN progress done ON done.source = sources.key \
+                 AND done.recipe = ?1 AND done.state = 'complete' \
+                 WHERE NOT EXISTS (SELECT 1 FROM progress read WHERE read.source = sources.key \
+                 AND read.recipe = ?2 AND read.state = 'complete') ORDER BY sources.key";
+            let (clips, segments) =
+                (rows::recipe_row(sql, clips)?, rows::recipe_row(sql, segments)?);
+            rows::all(sql, find, params![clips.key, segments.key], |row| rows::text(row, 0))
+        })
+    }
+
     /// The sources that the current recipe of the same kind has completed and `recipe` has not:
     /// while there are any, taking over would take them out of search.
     pub fn waiting_for(&self, recipe: &RecipeId) -> Result<Vec<SourceId>> {

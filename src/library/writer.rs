@@ -13,9 +13,7 @@ use super::lock::{LOCK_FILE, lock};
 use super::recipes::count_up;
 use super::rows;
 use super::schema::{Database, FEATURES, RECORD};
-use super::types::{
-    ChunkRecord, Location, NewSource, Place, Recipe, RecipeKind, SegmentRecord, Space, State,
-};
+use super::types::{ChunkRecord, Location, NewSource, Place, RecipeKind, SegmentRecord, State};
 use crate::error::{Error, Result};
 use crate::media::Cue;
 
@@ -234,8 +232,20 @@ impl Writer {
     }
 
     /// Replaces the source's cues of all tracks whose name starts with `tracks` (`sidecar:`,
-    /// `embedded:3`; empty for all).
-    pub fn replace_cues(&mut self, source: SourceId, tracks: &str, cues: &[Cue]) -> Result<()> {
+    /// `embedded:3`; empty for all). Says whether that changed anything.
+    pub fn replace_cues(&mut self, source: SourceId, tracks: &str, cues: &[Cue]) -> Result<bool> {
+        let known: Vec<Cue> = self.record.read(|sql| {
+            let key = rows::source_key(sql, source)?;
+            let find = format!(
+                "SELECT {} FROM cues WHERE source = ?1 AND substr(track, 1, length(?2)) = ?2 \
+                 ORDER BY key",
+                rows::CUE
+            );
+            rows::all(sql, &find, params![key, tracks], rows::cue)
+        })?;
+        if known == cues {
+            return Ok(false);
+        }
         if let Some(cue) = cues.iter().find(|cue| !cue.track.starts_with(tracks)) {
             return Err(Error::internal(format!("track {} is not of {tracks}", cue.track)));
         }
@@ -264,7 +274,7 @@ impl Writer {
                     cue.speaker
                 ])?;
             }
-            Ok(())
+            Ok(true)
         })
     }
 

@@ -1,0 +1,20 @@
+//! The manifests and small files that are part of the executable.
+
+/// File name and text of each built-in manifest.
+pub(super) const MANIFESTS: &[(&str, &str)] = &[
+    ("onnxruntime.toml", include_str!("../../models/onnxruntime.toml")),
+    ("efficientnet-lite0.toml", include_str!("../../models/efficientnet-lite0.toml")),
+    ("efficientnet-lite1.toml", include_str!("../../models/efficientnet-lite1.toml")),
+    ("efficientnet-lite2.toml", include_str!("../../models/efficientnet-lite2.toml")),
+    ("minilm.toml", include_str!("../../models/minilm.toml")),
+    ("imagenet-1k.toml", include_str!("../../models/imagenet-1k.toml")),
+];
+
+/// Name and content of the files that built-in manifests name with `path`.
+const FILES: &[(&str, &[u8])] =
+    &[("imagenet-1k.tsv", include_bytes!("../../models/imagenet-1k.tsv"))];
+
+/// The content of a built-in manifest's file.
+pub(super) fn file(name: &str) -> Option<&'static [u8]> {
+    FILES.iter().find(|(known, _)| *known == name).map(|(_, content)| *content)
+}

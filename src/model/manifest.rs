@@ -1,0 +1,496 @@
+//! What is known of a model before it is there: where its files come from, their hashes, what its
+//! licence allows, and how its tensors are to be filled and read.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::toml_check::{self, Mistake, Table};
+
+/// Raised whenever [`crate::onnx`] would write another graph from the same checkpoint, so that
+/// graphs converted by an older Cinelex are not used.
+pub(super) const CONVERSION: u32 = 1;
+
+/// One model, as its TOML file describes it.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    pub id: String,
+    pub version: String,
+    pub about: String,
+    /// SPDX expression where there is one.
+    pub licence: String,
+    pub commercial: Commercial,
+    pub task: Task,
+    pub files: Vec<ModelFile>,
+    /// How the checkpoint becomes an ONNX graph; `None` where a file is one already.
+    pub conversion: Option<Conversion>,
+    pub variant: Variant,
+    /// How this project made the files itself.
+    pub made: Option<Made>,
+    /// Relative paths of files start here; `None` for built-in manifests.
+    pub(super) folder: Option<PathBuf>,
+}
+
+/// Whether a licence allows commercial use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Commercial {
+    Yes,
+    No,
+    Unknown,
+}
+
+/// What a model is for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Task {
+    Encoder(EncoderSpec),
+    Text(TextSpec),
+    /// The ONNX Runtime shared library itself.
+    Runtime,
+    /// Names of an encoder's classes.
+    Classes,
+    /// A fitted codebook.
+    Codebook {
+        /// The id of the encoder whose features it was fitted on.
+        encoder: String,
+    },
+}
+
+impl Task {
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Task::Encoder(_) => "encoder",
+            Task::Text(_) => "text",
+            Task::Runtime => "runtime",
+            Task::Classes => "classes",
+            Task::Codebook { .. } => "codebook",
+        }
+    }
+}
+
+/// A CNN that makes features of pictures: its input and its outputs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncoderSpec {
+    pub width_px: u32,
+    pub height_px: u32,
+    /// Frames in one input: 1 for a network that sees single pictures.
+    pub frames: u32,
+    /// A channel's value `x` (0 to 255; red, green, blue) enters as `(x - mean) / scale`.
+    pub mean: [f32; 3],
+    pub scale: [f32; 3],
+    /// Order of the input's axes after the first (batch): some order of `c`, `h`, `w`, and `t`
+    /// where an input has several frames.
+    pub layout: String,
+    pub input: String,
+    /// `[N, dim]`.
+    pub features: OutputSpec,
+    /// `[N, 9, dim]`: the map's 3x3 cells, row by row.
+    pub cells: Option<String>,
+    /// `[N, dim]`: class probabilities.
+    pub classes: Option<ClassesSpec>,
+}
+
+/// A named output tensor `[N, dim]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputSpec {
+    pub name: String,
+    pub dim: usize,
+}
+
+/// The classes that an encoder tells apart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassesSpec {
+    pub output: OutputSpec,
+    /// The manifest (id or path) with their names.
+    pub names: String,
+}
+
+/// A sentence encoder: its tokenizer, inputs (`[N, T]`, i64) and output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextSpec {
+    /// Length of an embedding.
+    pub dim: usize,
+    /// Longer texts are cut, special tokens included.
+    pub max_tokens: usize,
+    /// BCP-47.
+    pub languages: Vec<String>,
+    /// Which of the files is the tokenizer.
+    pub tokenizer: String,
+    pub ids: String,
+    pub mask: String,
+    /// Some graphs want token types too; they are all zero.
+    pub types: Option<String>,
+    pub output: String,
+    pub pooling: Pooling,
+    /// Whether embeddings are to be scaled to length 1 (again).
+    pub normalize: bool,
+}
+
+/// How one vector is had from a text's token vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// The graph does it: its output is `[N, dim]`.
+    InGraph,
+    /// The mean over the tokens of the mask; the output is `[N, T, dim]`.
+    Mean,
+    /// The first token's vector; the output is `[N, T, dim]`.
+    First,
+}
+
+/// One file of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelFile {
+    /// Its name in the cache; also how other keys refer to it.
+    pub name: String,
+    pub origin: Origin,
+    /// Lower-case hexadecimal.
+    pub sha256: String,
+    pub bytes: u64,
+    /// Only for this CPU architecture (as in `std::env::consts::ARCH`).
+    pub arch: Option<String>,
+}
+
+/// Where a file comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Origin {
+    Package(Package),
+    Url(String),
+    /// Beside the manifest, or, for a built-in manifest, part of this executable.
+    Path(PathBuf),
+}
+
+/// A file inside a wheel of the Python package index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Package {
+    pub name: String,
+    pub version: String,
+    pub member: String,
+    /// The platform tag, for wheels that have one.
+    pub platform: Option<String>,
+    /// Size of the wheel.
+    pub bytes: u64,
+}
+
+/// How a checkpoint becomes an ONNX graph.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Conversion {
+    /// EfficientNet-Lite from a PyTorch checkpoint: Tan and Le, "EfficientNet" (2019), without
+    /// squeeze-and-excitation, with ReLU6.
+    EfficientNetLite {
+        checkpoint: String,
+        width: f64,
+        depth: f64,
+        /// The file with activation ranges that the int8 variant is made with.
+        ranges: Option<String>,
+    },
+    /// A BERT with mean pooling and L2 norm (Sentence-BERT) from a safetensors checkpoint.
+    SentenceBert { checkpoint: String, heads: usize },
+}
+
+/// Forms of one model that give nearly the same results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    Fp32,
+    /// Static 8-bit quantization.
+    Int8,
+}
+
+/// How this project made a model's files.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Made {
+    pub command: String,
+    pub data: String,
+}
+
+impl Manifest {
+    /// Reads the text of the manifest `file`. `folder` is where its relative paths start.
+    pub(super) fn read(
+        file: &str,
+        text: &str,
+        folder: Option<PathBuf>,
+    ) -> Result<Manifest, Vec<Mistake>> {
+        toml_check::read(file, text, |root| manifest(root, folder))
+    }
+
+    pub fn encoder(&self) -> Result<&EncoderSpec> {
+        match &self.task {
+            Task::Encoder(spec) => Ok(spec),
+            _ => Err(self.wrong_task("encoder")),
+        }
+    }
+
+    pub fn text(&self) -> Result<&TextSpec> {
+        match &self.task {
+            Task::Text(spec) => Ok(spec),
+            _ => Err(self.wrong_task("text")),
+        }
+    }
+
+    pub(super) fn wrong_task(&self, wanted: &str) -> Error {
+        Error::invalid_input(format!(
+            "model {} has task = \"{}\", but one with task = \"{wanted}\" is needed here",
+            self.id,
+            self.task.as_str()
+        ))
+    }
+
+    pub fn has_int8(&self) -> bool {
+        matches!(&self.conversion, Some(Conversion::EfficientNetLite { ranges: Some(_), .. }))
+    }
+
+    /// The files that this machine needs.
+    pub fn files_here(&self) -> impl Iterator<Item = &ModelFile> {
+        let here = |file: &&ModelFile| {
+            file.arch.as_deref().is_none_or(|arch| arch == std::env::consts::ARCH)
+        };
+        self.files.iter().filter(here)
+    }
+
+    /// The file of this name.
+    pub fn file(&self, name: &str) -> Result<&ModelFile> {
+        self.files_here().find(|file| file.name == name).ok_or_else(|| {
+            Error::not_found(format!(
+                "model {} has no file {name} for this machine ({})",
+                self.id,
+                std::env::consts::ARCH
+            ))
+        })
+    }
+
+    /// Names the model's content: another one whenever a file's hash changes. Variants share it.
+    pub fn identity(&self) -> String {
+        let mut hash = Sha256::new();
+        for file in &self.files {
+            hash.update(file.sha256.as_bytes());
+        }
+        format!("{}-{}", self.id, &super::store::hex(&hash.finalize())[..12])
+    }
+
+    /// Name of the ONNX graph within the folder: a converted one carries the conversion's
+    /// version.
+    pub(super) fn graph_name(&self) -> Result<String> {
+        match (&self.conversion, self.variant) {
+            (Some(_), Variant::Fp32) => Ok(format!("{}.v{CONVERSION}.onnx", self.id)),
+            (Some(_), Variant::Int8) => Ok(format!("{}.int8.v{CONVERSION}.onnx", self.id)),
+            (None, _) => self
+                .files_here()
+                .find(|file| Path::new(&file.name).extension().is_some_and(|ext| ext == "onnx"))
+                .map(|file| file.name.clone())
+                .ok_or_else(|| {
+                    Error::invalid_input(format!("model {} has no .onnx file", self.id))
+                }),
+        }
+    }
+}
+
+const LARGEST_FILE_BYTES: i64 = 16 << 30;
+
+fn manifest(root: &Table<'_>, folder: Option<PathBuf>) -> Manifest {
+    root.required_int("schema", 1..=1);
+    let id = root.required_str("id");
+    if !is_plain_name(id) {
+        root.mistake("id", "`id` must consist of letters, digits, '-', '_' and '.'");
+    }
+    let files = root.tables("files", |table| file(table, folder.is_some()));
+    if files.is_empty() {
+        root.mistake("files", "at least one [[files]] is needed");
+    }
+    let tasks = [
+        ("encoder", "encoder"),
+        ("text", "text"),
+        ("runtime", "runtime"),
+        ("classes", "classes"),
+        ("codebook", "codebook"),
+    ];
+    let task = match root.required_choice("task", &tasks) {
+        "encoder" => Task::Encoder(root.required_table("encoder", encoder)),
+        "text" => Task::Text(root.required_table("text", |table| text(table, &files))),
+        "runtime" => Task::Runtime,
+        "classes" => Task::Classes,
+        _ => root.required_table("codebook", |table| Task::Codebook {
+            encoder: table.required_str("encoder").to_owned(),
+        }),
+    };
+    let conversion = root.optional_table("conversion", |table| conversion(table, &files));
+    let needs_graph = matches!(task, Task::Encoder(_) | Task::Text(_)) && conversion.is_none();
+    if needs_graph && !files.iter().any(|file| file.name.ends_with(".onnx")) {
+        root.mistake("files", "one of the files must be named *.onnx, or a [conversion] be given");
+    }
+    Manifest {
+        id: id.to_owned(),
+        version: root.required_str("version").to_owned(),
+        about: root.required_str("about").to_owned(),
+        licence: root.required_str("licence").to_owned(),
+        commercial: commercial(root),
+        task,
+        files,
+        conversion,
+        variant: Variant::Fp32,
+        made: root.optional_table("made", |made| Made {
+            command: made.required_str("command").to_owned(),
+            data: made.required_str("data").to_owned(),
+        }),
+        folder,
+    }
+}
+
+fn commercial(root: &Table<'_>) -> Commercial {
+    root.required("commercial", "true, false or \"unknown\"", |item| match item.as_bool() {
+        Some(true) => Some(Commercial::Yes),
+        Some(false) => Some(Commercial::No),
+        None => (item.as_str() == Some("unknown")).then_some(Commercial::Unknown),
+    })
+    .unwrap_or(Commercial::Unknown)
+}
+
+/// A name that is one component of a path, on any system.
+fn is_plain_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !name.starts_with('.') && !name.is_empty() && name.bytes().all(plain)
+}
+
+fn file(table: &Table<'_>, users: bool) -> ModelFile {
+    let name = table.required_str("name");
+    if !is_plain_name(name) && !name.is_empty() {
+        table.mistake("name", "`name` must consist of letters, digits, '-', '_' and '.'");
+    }
+    let sha256 = table.required_str("sha256");
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if !sha256.is_empty() && (sha256.len() != 64 || !sha256.bytes().all(is_hex)) {
+        table.mistake("sha256", "`sha256` must be 64 lower-case hexadecimal digits");
+    }
+    let package = table.optional_table("package", |package| Package {
+        name: package.required_str("name").to_owned(),
+        version: package.required_str("version").to_owned(),
+        member: package.required_str("member").to_owned(),
+        platform: package.optional_str("platform").map(str::to_owned),
+        bytes: package.required_int("bytes", 1..=LARGEST_FILE_BYTES).unsigned_abs(),
+    });
+    let url = table.optional_str("url");
+    let path = table.optional_str("path");
+    let origin = match (package, url, path) {
+        (Some(package), None, None) => Origin::Package(package),
+        (None, Some(url), None) => {
+            if !url.starts_with("https://") && !url.starts_with("http://") {
+                table.mistake("url", "`url` must start with https:// or http://");
+            }
+            Origin::Url(url.to_owned())
+        }
+        (None, None, Some(path)) => {
+            if !users && !is_plain_name(path) {
+                table.mistake("path", "a built-in `path` must be a file name");
+            }
+            Origin::Path(path.into())
+        }
+        _ => {
+            table.mistake("name", "a file needs exactly one of `package`, `url` and `path`");
+            Origin::Path(PathBuf::new())
+        }
+    };
+    ModelFile {
+        name: name.to_owned(),
+        origin,
+        sha256: sha256.to_owned(),
+        bytes: table.required_int("bytes", 1..=LARGEST_FILE_BYTES).unsigned_abs(),
+        arch: table.optional_str("arch").map(str::to_owned),
+    }
+}
+
+fn dimension(table: &Table<'_>, key: &'static str) -> usize {
+    table.required_int(key, 1..=65_536).unsigned_abs() as usize
+}
+
+fn encoder(table: &Table<'_>) -> EncoderSpec {
+    let side = |key| table.required_int(key, 8..=2048).unsigned_abs() as u32;
+    let (width_px, height_px) = (side("width"), side("height"));
+    let frames = table.optional_int("frames", 1..=256).unwrap_or(1).unsigned_abs() as u32;
+    let layout = table.required_str("layout");
+    let mut axes: Vec<char> = layout.chars().collect();
+    axes.sort_unstable();
+    let (wanted, example) = if frames == 1 { ("chnw", "nchw") } else { ("chntw", "nctw or ntchw") };
+    if !layout.is_empty() && (!layout.starts_with('n') || axes.iter().collect::<String>() != wanted)
+    {
+        table.mistake(
+            "layout",
+            format!("`layout` must be n, then the other axes in some order, as in \"{example}\""),
+        );
+    }
+    EncoderSpec {
+        width_px,
+        height_px,
+        frames,
+        mean: channels(table, "mean", -1e6..=1e6),
+        scale: channels(table, "scale", 1e-6..=1e6),
+        layout: layout.to_owned(),
+        input: table.required_str("input").to_owned(),
+        features: table.required_table("features", output),
+        cells: table.optional_str("cells").map(str::to_owned),
+        classes: table.optional_table("classes", |classes| ClassesSpec {
+            names: classes.required_str("names").to_owned(),
+            output: output(classes),
+        }),
+    }
+}
+
+fn output(table: &Table<'_>) -> OutputSpec {
+    OutputSpec { name: table.required_str("name").to_owned(), dim: dimension(table, "dim") }
+}
+
+fn channels(
+    table: &Table<'_>,
+    key: &'static str,
+    range: std::ops::RangeInclusive<f64>,
+) -> [f32; 3] {
+    match table.floats(key, range)[..] {
+        [red, green, blue] => [red as f32, green as f32, blue as f32],
+        _ => {
+            table.mistake(key, format!("`{key}` must be three numbers: red, green, blue"));
+            [1.0; 3]
+        }
+    }
+}
+
+/// A key whose value names one of the files.
+fn file_name(table: &Table<'_>, key: &'static str, files: &[ModelFile]) -> String {
+    let name = table.required_str(key);
+    if !name.is_empty() && !files.iter().any(|file| file.name == name) {
+        table.mistake(key, format!("there is no [[files]] with name = \"{name}\""));
+    }
+    name.to_owned()
+}
+
+fn text(table: &Table<'_>, files: &[ModelFile]) -> TextSpec {
+    let poolings =
+        [("graph", Pooling::InGraph), ("mean", Pooling::Mean), ("first", Pooling::First)];
+    let owned = |text: &str| text.to_owned();
+    let languages = table.strings("languages").into_iter().map(owned).collect();
+    TextSpec {
+        dim: dimension(table, "dim"),
+        max_tokens: table.required_int("max_tokens", 4..=8192).unsigned_abs() as usize,
+        languages,
+        tokenizer: file_name(table, "tokenizer", files),
+        ids: table.required_str("ids").to_owned(),
+        mask: table.required_str("mask").to_owned(),
+        types: table.optional_str("types").map(owned),
+        output: table.required_str("output").to_owned(),
+        pooling: table.required_choice("pooling", &poolings),
+        normalize: table.optional_bool("normalize").unwrap_or(true),
+    }
+}
+
+fn conversion(table: &Table<'_>, files: &[ModelFile]) -> Conversion {
+    let checkpoint = file_name(table, "checkpoint", files);
+    match table.required_choice("from", &[("efficientnet-lite", true), ("sentence-bert", false)]) {
+        true => Conversion::EfficientNetLite {
+            checkpoint,
+            width: table.required_float("width", 0.25..=4.0),
+            depth: table.required_float("depth", 0.25..=4.0),
+            ranges: table.has("ranges").then(|| file_name(table, "ranges", files)),
+        },
+        false => Conversion::SentenceBert {
+            checkpoint,
+            heads: table.required_int("heads", 1..=64).unsigned_abs() as usize,
+        },
+    }
+}

@@ -1,0 +1,217 @@
+//! Running ONNX graphs with ONNX Runtime. The only place that names `ort`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ndarray::ArrayD;
+use ort::environment::Environment;
+use ort::ep::CUDA;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::value::{Tensor as OrtTensor, ValueType};
+
+use crate::error::{Error, Result};
+
+/// Where a graph is to be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Device {
+    /// CUDA where the runtime and the machine have it, else the CPU.
+    #[default]
+    Auto,
+    Cpu,
+    /// An error where it is not there.
+    Cuda,
+}
+
+impl Device {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Device::Auto => "auto",
+            Device::Cpu => "cpu",
+            Device::Cuda => "cuda",
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Device {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        [Device::Auto, Device::Cpu, Device::Cuda]
+            .into_iter()
+            .find(|device| device.as_str() == text)
+            .ok_or_else(|| {
+                Error::invalid_input(format!("{text:?} is no device: write auto, cpu or cuda"))
+            })
+    }
+}
+
+/// An input of a graph.
+#[derive(Debug, Clone)]
+pub enum Tensor {
+    F32(ArrayD<f32>),
+    I64(ArrayD<i64>),
+}
+
+/// A graph ready to run.
+pub struct Session {
+    session: ort::session::Session,
+    device: Device,
+    path: PathBuf,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("path", &self.path)
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Loads the graph at `path` with the ONNX Runtime at `runtime`.
+    pub(super) fn load(
+        runtime: &Path,
+        path: &Path,
+        device: Device,
+        threads: usize,
+    ) -> Result<Session> {
+        let environment = environment(runtime)?;
+        let cpu = || {
+            build(&environment, path, threads, false).map_err(|cause| {
+                Error::corrupt(format!("cannot load the graph {}", path.display())).caused_by(cause)
+            })
+        };
+        let cuda = || build(&environment, path, threads, true);
+        let (session, device) = match device {
+            Device::Cpu => (cpu()?, Device::Cpu),
+            Device::Cuda => {
+                let session = cuda().map_err(|cause| {
+                    Error::unsupported(format!(
+                        "CUDA was asked for and cannot be used with {}: use --device cpu, or name \
+                         a runtime built for CUDA in CINELEX_ONNXRUNTIME",
+                        runtime.display()
+                    ))
+                    .caused_by(cause)
+                })?;
+                (session, Device::Cuda)
+            }
+            Device::Auto => match cuda() {
+                Ok(session) => (session, Device::Cuda),
+                Err(cause) => {
+                    tracing::debug!(%cause, "no CUDA, using the CPU");
+                    (cpu()?, Device::Cpu)
+                }
+            },
+        };
+        Ok(Session { session, device, path: path.to_owned() })
+    }
+
+    /// Where it runs: `Cpu` or `Cuda`.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Names of the graph's outputs with their dimensions; -1 for one that varies.
+    pub fn outputs(&self) -> Vec<(String, Vec<i64>)> {
+        outlets(self.session.outputs())
+    }
+
+    /// Names of the graph's inputs with their dimensions; -1 for one that varies.
+    pub fn inputs(&self) -> Vec<(String, Vec<i64>)> {
+        outlets(self.session.inputs())
+    }
+
+    /// Runs the graph on named inputs; returns its f32 outputs by name.
+    pub fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<HashMap<String, ArrayD<f32>>> {
+        let failed = |cause: ort::Error| {
+            Error::internal(format!("the graph {} failed", self.path.display())).caused_by(cause)
+        };
+        let mut values = Vec::with_capacity(inputs.len());
+        for (name, tensor) in inputs {
+            let value = match tensor.clone() {
+                Tensor::F32(array) => OrtTensor::from_array(array).map_err(failed)?.into_dyn(),
+                Tensor::I64(array) => OrtTensor::from_array(array).map_err(failed)?.into_dyn(),
+            };
+            values.push((*name, value));
+        }
+        let outputs = self.session.run(values).map_err(failed)?;
+        let mut arrays = HashMap::new();
+        for (name, value) in &outputs {
+            let array = value.try_extract_array::<f32>().map_err(failed)?;
+            arrays.insert(name.to_owned(), array.to_owned());
+        }
+        Ok(arrays)
+    }
+}
+
+fn outlets(outlets: &[ort::value::Outlet]) -> Vec<(String, Vec<i64>)> {
+    let dims = |kind: &ValueType| match kind {
+        ValueType::Tensor { shape, .. } => shape.to_vec(),
+        _ => Vec::new(),
+    };
+    outlets.iter().map(|outlet| (outlet.name().to_owned(), dims(outlet.dtype()))).collect()
+}
+
+fn build(
+    environment: &Environment,
+    path: &Path,
+    threads: usize,
+    cuda: bool,
+) -> ort::Result<ort::session::Session> {
+    let mut builder = SessionBuilder::new(environment)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(threads)?
+        // Threads that spin while they wait take the cores from the decoders.
+        .with_intra_op_spinning(false)?;
+    if cuda {
+        // Without this, a runtime that lacks CUDA falls back to the CPU in silence.
+        builder = builder.with_execution_providers([CUDA::default().build().error_on_failure()])?;
+    }
+    builder.commit_from_file(path)
+}
+
+/// The process's one ONNX Runtime: it cannot be unloaded, nor a second one be loaded.
+static RUNTIME: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
+
+fn environment(path: &Path) -> Result<Environment> {
+    let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((loaded, environment)) = &*runtime {
+        if loaded != path {
+            return Err(Error::invalid_input(format!(
+                "this process runs on {} and cannot load {} too",
+                loaded.display(),
+                path.display()
+            )));
+        }
+        return Ok(environment.clone());
+    }
+    let cannot_load = || {
+        Error::unsupported(format!(
+            "{} cannot be loaded as ONNX Runtime 1.{} or later",
+            path.display(),
+            ort::MINOR_VERSION
+        ))
+    };
+    // `ort` reports a library that is too old, but panics on one whose entry point gives nothing.
+    let built = std::panic::catch_unwind(|| {
+        let builder = ort::init_from(path).map_err(|cause| cannot_load().caused_by(cause))?;
+        builder
+            .with_name("cinelex")
+            .with_telemetry(false)
+            .build()
+            .map_err(|cause| cannot_load().caused_by(cause))
+    });
+    let environment = built.unwrap_or_else(|_| Err(cannot_load()))?;
+    environment.set_log_level(ort::logging::LogLevel::Warning);
+    *runtime = Some((path.to_owned(), environment.clone()));
+    Ok(environment)
+}
