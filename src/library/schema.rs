@@ -80,20 +80,27 @@ impl Database {
     pub fn open_to_read(folder: &Path, role: Role) -> Result<Self> {
         let path = folder.join(role.file_name);
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let opened = Self::connect(&path, &path, flags).and_then(|mut database| {
-            database.run(|sql| check_identity(sql, role))?;
-            Ok(database)
-        });
-        let refused = match opened {
-            Err(error) if error.kind() == Kind::Unavailable && log_is_empty(&path) => error,
-            other => return other,
-        };
-        let fixed = Self::connect(&path, &unchanging(&path), flags | OpenFlags::SQLITE_OPEN_URI)
-            .and_then(|mut database| {
-                database.run(|sql| check_identity(sql, role))?;
-                Ok(database)
-            });
-        fixed.map_err(|_| refused)
+        let opened = Self::connect(&path, &path, flags).and_then(|database| database.checked(role));
+        match opened {
+            Err(refused) if refused.kind() == Kind::Unavailable && log_is_empty(&path) => {
+                Self::open_unchanging(folder, role).map_err(|_| refused)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Opens the file as one that nobody writes to.
+    pub fn open_unchanging(folder: &Path, role: Role) -> Result<Self> {
+        let path = folder.join(role.file_name);
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_URI;
+        Self::connect(&path, &unchanging(&path), flags)?.checked(role)
+    }
+
+    fn checked(mut self, role: Role) -> Result<Self> {
+        self.run(|sql| check_identity(sql, role))?;
+        Ok(self)
     }
 
     fn connect(path: &Path, name: &Path, flags: OpenFlags) -> Result<Self> {

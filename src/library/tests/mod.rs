@@ -1,5 +1,8 @@
 //! What the module's tests share, and the tests of writing and reading back.
 
+mod keeping;
+mod search;
+
 use std::path::Path;
 
 use half::f16;
@@ -7,6 +10,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::error::Kind;
 use crate::media::{ClipHead, Cue, CueKind, Gap, IndexedClip, TimedWord, TrackKind, VisualWord};
 use crate::time::{Micros, Span, Timestamp};
 
