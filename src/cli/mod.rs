@@ -1,6 +1,9 @@
 //! Arguments, progress, exit codes. Each command is a module with its `Args` (what was typed) and
 //! `run`; what the words mean is decided there, the work is done in the rooms below.
 
+pub mod models;
+pub mod setup;
+
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -72,5 +75,8 @@ pub fn print_line(line: &str) -> Result<(), Error> {
 }
 
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|command| command == "decoder-host") {
+        return crate::source::host::main();
+    }
     ExitCode::SUCCESS
 }

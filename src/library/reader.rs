@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::ids::{ClipId, RecipeId, SourceId};
 use super::rows::{self, RecipeRow};
 use super::schema::{Database, FEATURES, RECORD};
+use super::search::Memory;
 use super::types::{Place, Recipe, RecipeKind, Source, State, Tree};
 use super::writer::check_pair;
 use crate::error::{Error, Result};
@@ -21,6 +22,7 @@ pub struct Reader {
     folder: PathBuf,
     pub(super) record: Database,
     features: Database,
+    pub(super) memory: Memory,
 }
 
 /// What a library holds.
@@ -101,7 +103,7 @@ impl Reader {
         let record = Database::open_to_read(folder, RECORD)?;
         let features = Database::open_to_read(folder, FEATURES)?;
         check_pair(&record, &features)?;
-        Ok(Reader { folder: folder.to_owned(), record, features })
+        Ok(Reader { folder: folder.to_owned(), record, features, memory: Memory::default() })
     }
 
     /// Counts of everything.
@@ -219,6 +221,18 @@ impl Reader {
     /// The source's cues, in order of start.
     pub fn cues(&self, id: SourceId) -> Result<Vec<Cue>> {
         self.record.read(|sql| cues_of(sql, rows::source_key(sql, id)?))
+    }
+
+    /// The clips that `recipe` has made of a source, in order of start.
+    pub fn clip_heads(&self, id: SourceId, recipe: &RecipeId) -> Result<Vec<ClipHead>> {
+        self.record.read(|sql| {
+            let find = format!(
+                "SELECT {} FROM clips WHERE source = ?1 AND recipe = ?2 ORDER BY start_us",
+                rows::CLIP_HEAD
+            );
+            let of = params![rows::source_key(sql, id)?, rows::recipe_row(sql, recipe)?.key];
+            rows::all(sql, &find, of, |row| rows::clip_head(row, 0))
+        })
     }
 
     /// A clip of the current recipe.

@@ -267,8 +267,20 @@ impl Writer {
     }
 
     /// Replaces the source's cues of all tracks whose name starts with `tracks` (`sidecar:`,
-    /// `embedded:3`; empty for all).
-    pub fn replace_cues(&mut self, source: SourceId, tracks: &str, cues: &[Cue]) -> Result<()> {
+    /// `embedded:3`; empty for all). Says whether that changed anything.
+    pub fn replace_cues(&mut self, source: SourceId, tracks: &str, cues: &[Cue]) -> Result<bool> {
+        let known: Vec<Cue> = self.record.read(|sql| {
+            let key = rows::source_key(sql, source)?;
+            let find = format!(
+                "SELECT {} FROM cues WHERE source = ?1 AND substr(track, 1, length(?2)) = ?2 \
+                 ORDER BY key",
+                rows::CUE
+            );
+            rows::all(sql, &find, params![key, tracks], rows::cue)
+        })?;
+        if known == cues {
+            return Ok(false);
+        }
         if let Some(cue) = cues.iter().find(|cue| !cue.track.starts_with(tracks)) {
             return Err(Error::internal(format!("track {} is not of {tracks}", cue.track)));
         }
@@ -297,7 +309,7 @@ impl Writer {
                     cue.speaker
                 ])?;
             }
-            Ok(())
+            Ok(true)
         })
     }
 
@@ -372,6 +384,22 @@ impl Writer {
             let found =
                 find.query_row(params![source, recipe.key], |row| rows::text(row, 0)).optional()?;
             Ok(found.unwrap_or(State::New))
+        })
+    }
+
+    /// The sources whose clips are complete and whose segments are not.
+    pub fn left_to_understand(
+        &self,
+        clips: &RecipeId,
+        segments: &RecipeId,
+    ) -> Result<Vec<SourceId>> {
+        self.record.read(|sql| {
+            let find = "SELECT id FROM sources JOIN progress done ON done.source = sources.key \
+                 AND done.recipe = ?1 AND done.state = 'complete' \
+                 WHERE NOT EXISTS (SELECT 1 FROM progress read WHERE read.source = sources.key \
+                 AND read.recipe = ?2 AND read.state = 'complete') ORDER BY sources.key";
+            let (clips, segments) = (rows::recipe_row(sql, clips)?, rows::recipe_row(sql, segments)?);
+            rows::all(sql, find, params![clips.key, segments.key], |row| rows::text(row, 0))
         })
     }
 

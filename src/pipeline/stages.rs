@@ -11,7 +11,7 @@ use crate::picture::{Encoder, FrameFeatures};
 use crate::text::JointSpace;
 use crate::time::Timestamp;
 
-/// Most frames in one run of the CNN: more make it no faster, and take memory.
+/// Frames worth collecting for one run of the CNN: more make it no faster, and take memory.
 const FRAMES_A_RUN: usize = 16;
 
 /// Clips to features: the CNN on each frame, and the mean over the frames of a clip.
@@ -20,7 +20,6 @@ pub struct Encode {
     pub encoder: Encoder,
     /// Whether the picture's cells are kept.
     pub cells: bool,
-    /// Frames in one clip, for the size of batches.
     pub frames_per_clip: u16,
 }
 
@@ -34,44 +33,59 @@ impl Map for Encode {
     }
 
     fn map(&mut self, batch: Vec<Clip>) -> Vec<Result<EncodedClip>> {
-        // A picture that stays on display is one picture, whatever the number of its targets.
-        let mut pictures: Vec<&[u8]> = Vec::new();
-        let mut of_frames: Vec<Vec<usize>> = Vec::with_capacity(batch.len());
-        for clip in &batch {
-            let mut of_clip = Vec::with_capacity(clip.frames.len());
-            for frame in &clip.frames {
-                if pictures.last().is_none_or(|last| !std::ptr::eq(*last, &*frame.rgb)) {
-                    pictures.push(&frame.rgb);
+        let whole_clips: Vec<Vec<u8>>;
+        let mut inputs: Vec<&[u8]> = Vec::new();
+        // Which inputs each clip is the mean of.
+        let mut of_clips: Vec<Vec<usize>> = Vec::with_capacity(batch.len());
+        if self.encoder.frames() > 1 {
+            whole_clips = batch.iter().map(|clip| one_input(clip, self.encoder.frames())).collect();
+            inputs.extend(whole_clips.iter().map(Vec::as_slice));
+            of_clips.extend((0..batch.len()).map(|clip| vec![clip]));
+        } else {
+            for clip in &batch {
+                let mut of_clip = Vec::with_capacity(clip.frames.len());
+                for frame in &clip.frames {
+                    // A picture that stays on display is one picture, however many its targets.
+                    if inputs.last().is_none_or(|last| !std::ptr::eq(*last, &*frame.rgb)) {
+                        inputs.push(&frame.rgb);
+                    }
+                    of_clip.push(inputs.len() - 1);
                 }
-                of_clip.push(pictures.len() - 1);
+                of_clips.push(of_clip);
             }
-            of_frames.push(of_clip);
         }
-        let mut features = Vec::with_capacity(pictures.len());
-        for run in pictures.chunks(FRAMES_A_RUN) {
-            features.extend(self.encoder.encode(run));
+        match self.encoder.encode(&inputs) {
+            Ok(features) => batch
+                .iter()
+                .zip(of_clips)
+                .map(|(clip, inputs)| self.encoded(clip, &inputs, &features))
+                .collect(),
+            // What fails the whole batch fails all its streams.
+            Err(error) => batch.iter().map(|_| Err(again(&error))).collect(),
         }
-        let clips = batch.iter().zip(of_frames);
-        clips.map(|(clip, frames)| self.encoded(clip, &frames, &features)).collect()
     }
+}
+
+/// All frames of a clip as one input of `frames`; the last one stands in for those that are missing.
+fn one_input(clip: &Clip, frames: usize) -> Vec<u8> {
+    let last = clip.frames.last();
+    let filled = clip.frames.iter().chain(last.into_iter().cycle()).take(frames);
+    filled.flat_map(|frame| frame.rgb.iter().copied()).collect()
 }
 
 impl Encode {
     fn encoded(
         &self,
         clip: &Clip,
-        frames: &[usize],
+        inputs: &[usize],
         features: &[Result<FrameFeatures>],
     ) -> Result<EncodedClip> {
-        let mut mean = Mean::default();
-        for &frame in frames {
-            match features.get(frame) {
+        let mut mean = Mean::new();
+        for &input in inputs {
+            match features.get(input) {
                 Some(Ok(features)) => mean.add(features, self.cells),
-                Some(Err(error)) => {
-                    return Err(Error::new(error.kind(), error.reason())
-                        .at(clip.head.span.start));
-                }
-                None => return Err(Error::internal("the encoder left out a frame")),
+                Some(Err(error)) => return Err(again(error).at(clip.head.span.start)),
+                None => return Err(Error::internal("the encoder left out an input")),
             }
         }
         let FrameFeatures { features, cells, classes } = mean.finish();
@@ -79,14 +93,23 @@ impl Encode {
     }
 }
 
+/// The same error for another stream.
+fn again(error: &Error) -> Error {
+    Error::new(error.kind(), error.reason())
+}
+
 /// The mean of several frames' features.
-#[derive(Default)]
 struct Mean {
     sum: FrameFeatures,
     count: u32,
 }
 
 impl Mean {
+    fn new() -> Self {
+        let sum = FrameFeatures { features: Vec::new(), cells: Vec::new(), classes: Vec::new() };
+        Mean { sum, count: 0 }
+    }
+
     fn add(&mut self, frame: &FrameFeatures, cells: bool) {
         self.count += 1;
         add(&mut self.sum.features, &frame.features);

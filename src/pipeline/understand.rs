@@ -83,7 +83,7 @@ impl Understand<'_> {
     fn embed(&mut self, plans: &[SegmentPlan]) -> Result<Vec<Vec<f16>>> {
         let is_known = |plan: &&SegmentPlan| {
             !plan.text.is_empty()
-                && plan.language.as_deref().is_none_or(|tag| self.tower.reads(tag))
+                && plan.language.as_deref().is_none_or(|tag| reads(self.tower.languages(), tag))
         };
         let texts: Vec<&str> = plans.iter().filter(is_known).map(|p| p.text.as_str()).collect();
         let known: Vec<bool> = plans.iter().map(|plan| is_known(&plan)).collect();
@@ -96,5 +96,25 @@ impl Understand<'_> {
         let mut rows = rows.into_iter();
         let row = |known: bool| if known { rows.next().unwrap_or_default() } else { Vec::new() };
         Ok(known.into_iter().map(row).collect())
+    }
+}
+
+/// Whether a tower of these languages (none: unstated, so it may) reads text tagged `tag`: `en` reads
+/// `en-GB`.
+pub(super) fn reads(languages: &[String], tag: &str) -> bool {
+    let primary = |tag: &str| tag.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase();
+    languages.is_empty() || languages.iter().any(|known| primary(known) == primary(tag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tower_reads_the_regional_forms_of_its_languages() {
+        let english = ["en".to_owned()];
+        assert!(reads(&english, "en-GB") && reads(&english, "EN"));
+        assert!(!reads(&english, "de"));
+        assert!(reads(&[], "de"));
     }
 }
