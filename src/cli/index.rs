@@ -11,7 +11,7 @@ use crate::model::{Device, Models};
 use crate::pipeline::{
     self, Loaded, Options, Pipeline, Progress, RunReport, SourceReport, SourceState,
 };
-use crate::source::listing::{self, Listing};
+use crate::source::listing;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -52,13 +52,16 @@ pub fn run(args: Args) -> CommandResult {
         _ => Failure::cannot_open(error),
     })?;
     let cancel = interrupt::cancel_on_signal()?;
-    let found = listing::list(&args.sources, &Listing { images: args.images })?;
+    let found = listing::expand(&args.sources, args.images);
     let mut locations = Vec::new();
     let mut missing = Vec::new();
     for location in found {
         match location {
             Ok(location) => locations.push(location),
-            Err(error) => missing.push(SourceReport::failed(&error)),
+            Err(error) => {
+                let source = error.source_name().unwrap_or("?").to_owned();
+                missing.push(SourceReport::failed(source, &error));
+            }
         }
     }
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);

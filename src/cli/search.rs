@@ -2,15 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
-use serde::Serialize;
 
 use super::{CommandResult, Failure, Outcome, export, print_json, print_line};
 use crate::error::{Error, Result};
 use crate::library::{ClipId, Hit, Place, Query, Reader, RecipeKind, Space};
 use crate::media::Channel;
 use crate::model::{Device, Models};
-use crate::pipeline::{Loaded, Pipeline, reads};
+use crate::pipeline::{Loaded, Pipeline};
 use crate::source::{Host, Input, Limits, Location};
 use crate::text::TextTower;
 use crate::time::Span;
@@ -83,13 +81,13 @@ impl std::str::FromStr for WallTime {
              (2026-11-20T10:00:00Z)"
                 .to_owned()
         })?;
-        let here = civil.to_zoned(jiff::tz::TimeZone::system()).map_err(|e| e.to_string())?;
-        Ok(WallTime(here.timestamp()))
+        let here = jiff::tz::TimeZone::system().to_timestamp(civil).map_err(|e| e.to_string())?;
+        Ok(WallTime(here))
     }
 }
 
 pub fn run(args: Args) -> CommandResult {
-    let reader = Reader::open(&args.library).map_err(Failure::cannot_open)?;
+    let mut reader = Reader::open(&args.library).map_err(Failure::cannot_open)?;
     let mut query = Query {
         within: args.within,
         from_us: args.from.map(|at| at.0.as_microsecond()),
@@ -198,8 +196,7 @@ fn image_vector(reader: &Reader, image: &Path, pipeline: &str) -> Result<Vec<f32
     }
     let input = Input::open(&Location::File(image.to_owned()))?;
     let mut host = Host::start(&Limits::default())?;
-    let frame = loaded.first_frame(&mut host, &input)?;
-    Ok(loaded.embed_picture(&frame.rgb)?)
+    Ok(loaded.embed_picture(&mut host, &input)?)
 }
 
 fn print_hit(hit: &Hit) -> Result<()> {

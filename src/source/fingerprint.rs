@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::str::FromStr;
 
+use super::Input;
 use crate::error::{Error, Result};
 
 const END_BYTES: u64 = 1 << 20;
@@ -44,16 +45,19 @@ impl Fingerprint {
         Ok(Fingerprint(*hasher.finalize().as_bytes()))
     }
 
-    /// Reads the whole file.
+    /// Of an open file, or of an address, whose content only reading it all would tell.
     ///
     /// # Errors
     /// `Unavailable` where reading fails.
-    pub fn of_whole(file: &File) -> Result<Fingerprint> {
-        let size = size(file)?;
-        let mut hasher = blake3::Hasher::new_derive_key("cinelex 2026 fingerprint of the whole");
-        hasher.update(&size.to_le_bytes());
-        hash_span(file, &mut hasher, 0, size)?;
-        Ok(Fingerprint(*hasher.finalize().as_bytes()))
+    pub fn of(input: &Input) -> Result<Fingerprint> {
+        match input.file() {
+            Some(file) => Self::of_parts(file).map_err(|error| error.in_source(input.name())),
+            None => {
+                let mut hasher = blake3::Hasher::new_derive_key("cinelex 2026 address");
+                hasher.update(input.name().as_bytes());
+                Ok(Fingerprint(*hasher.finalize().as_bytes()))
+            }
+        }
     }
 
     pub fn as_bytes(&self) -> &[u8; 32] {
