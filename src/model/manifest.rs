@@ -258,8 +258,8 @@ impl Manifest {
         })
     }
 
-    /// A name for the files' folder in the cache: another one whenever a hash changes.
-    pub(super) fn folder_name(&self) -> String {
+    /// Names the model's content: another one whenever a file's hash changes. Variants share it.
+    pub fn identity(&self) -> String {
         let mut hash = Sha256::new();
         for file in &self.files {
             hash.update(file.sha256.as_bytes());

@@ -236,7 +236,7 @@ impl Models {
     }
 
     fn folder(&self, manifest: &Manifest) -> PathBuf {
-        self.store.model_folder(&manifest.folder_name())
+        self.store.model_folder(&manifest.identity())
     }
 
     /// Where a file is, or should be; `None` for one that is part of the executable.

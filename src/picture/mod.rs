@@ -1,3 +1,7 @@
-//! (to be written)
+//! The picture: clips on their grid, shot changes, and the CNN that encodes them.
 
-pub mod encoder;
+mod clips;
+mod encoder;
+
+pub use clips::{ClipGrid, ClipRules};
+pub use encoder::{CELLS, Encoder, FrameFeatures};

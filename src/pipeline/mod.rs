@@ -1,1 +1,17 @@
-//! (to be written)
+//! Pipelines: files that say what is computed, turned into the two halves of the work. *Ingest* takes
+//! sources through the graph into the record; *understand* reads from the record and writes
+//! segments. This is the one place that knows every stage.
+
+mod config;
+mod files;
+mod ingest;
+mod jobs;
+mod loaded;
+mod report;
+mod stages;
+mod understand;
+
+pub use config::{Listed, Pipeline};
+pub use ingest::{Options, index};
+pub use loaded::Loaded;
+pub use report::{Problem, Progress, RunReport, SourceReport, SourceState};

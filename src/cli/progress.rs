@@ -1,0 +1,224 @@
+//! Progress on the terminal: a bar for each source under way, and one for all.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::pipeline::{Progress, SourceReport, SourceState};
+use crate::time::Micros;
+
+/// Shows an index run on standard error: bars on a terminal, a line a source elsewhere.
+#[derive(Debug)]
+pub struct IndexProgress {
+    bars: MultiProgress,
+    all: ProgressBar,
+    /// Bars do not draw where there is no terminal; then finished sources are plain lines.
+    plain: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    started: Instant,
+    sources: usize,
+    finished: usize,
+    /// Media that came through, of all sources.
+    done: Micros,
+    open: HashMap<String, Source>,
+}
+
+#[derive(Debug)]
+struct Source {
+    bar: ProgressBar,
+    started: Instant,
+    length: Option<Micros>,
+    /// In the library before this run.
+    stored: Micros,
+    done: Micros,
+}
+
+impl Source {
+    /// 0 to 1; 0 where the length is not known.
+    fn share(&self) -> f64 {
+        match self.length {
+            Some(length) if length > Micros::ZERO => {
+                let done = self.stored.as_secs_f64() + self.done.as_secs_f64();
+                (done / length.as_secs_f64()).min(1.0)
+            }
+            _ => 0.0,
+        }
+    }
+
+    /// Time left at the speed so far.
+    fn left(&self) -> Option<Duration> {
+        let length = self.length?.as_secs_f64();
+        let (stored, done) = (self.stored.as_secs_f64(), self.done.as_secs_f64());
+        let left = (length - stored - done).max(0.0);
+        (done > 0.0)
+            .then(|| Duration::try_from_secs_f64(self.started.elapsed().as_secs_f64() * left / done))
+            .and_then(Result::ok)
+    }
+}
+
+const STEPS: u64 = 1_000;
+
+impl IndexProgress {
+    pub fn new(sources: usize) -> Self {
+        let plain = !std::io::stderr().is_terminal();
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let all = bars.add(ProgressBar::new(STEPS).with_style(style("all")));
+        let state = State {
+            started: Instant::now(),
+            sources,
+            finished: 0,
+            done: Micros::ZERO,
+            open: HashMap::new(),
+        };
+        IndexProgress { bars, all, plain, state: Mutex::new(state) }
+    }
+
+    pub fn show(&self, progress: &Progress<'_>) {
+        // Counters only: a panic elsewhere leaves at worst a bar that is a little behind.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match progress {
+            Progress::Opened { source, length, stored } => {
+                let bar = ProgressBar::new(STEPS).with_style(style("one"));
+                let bar = self.bars.insert_before(&self.all, bar);
+                bar.set_prefix(shortened(source));
+                let source_state = Source {
+                    bar,
+                    started: Instant::now(),
+                    length: *length,
+                    stored: *stored,
+                    done: Micros::ZERO,
+                };
+                state.open.insert((*source).to_owned(), source_state);
+            }
+            Progress::Advanced { source, by } => {
+                state.done = Micros(state.done.0.saturating_add(by.0));
+                if let Some(open) = state.open.get_mut(*source) {
+                    open.done = Micros(open.done.0.saturating_add(by.0));
+                    let speed = times_real_time(open.done, open.started);
+                    open.bar.set_position((open.share() * STEPS as f64) as u64);
+                    open.bar.set_message(format!("{speed}{}", time_left(open.left())));
+                }
+            }
+            Progress::Finished(report) => {
+                state.finished += 1;
+                if let Some(open) = state.open.remove(&report.source) {
+                    open.bar.finish_and_clear();
+                    self.bars.remove(&open.bar);
+                }
+                let line = finished_line(report);
+                if self.plain {
+                    eprintln!("[{}/{}] {line}", state.finished, state.sources);
+                } else {
+                    self.bars.suspend(|| eprintln!("{line}"));
+                }
+            }
+        }
+        self.show_all(&state);
+    }
+
+    fn show_all(&self, state: &State) {
+        let open: f64 = state.open.values().map(Source::share).sum();
+        let share = (state.finished as f64 + open) / (state.sources.max(1) as f64);
+        let elapsed = state.started.elapsed();
+        let left = (share > 0.0)
+            .then(|| Duration::try_from_secs_f64(elapsed.as_secs_f64() * (1.0 - share) / share))
+            .and_then(Result::ok);
+        self.all.set_position((share * STEPS as f64) as u64);
+        self.all.set_prefix(format!("{} of {} sources", state.finished, state.sources));
+        let speed = times_real_time(state.done, state.started);
+        self.all.set_message(format!("{speed}{}", time_left(left)));
+    }
+
+    pub fn finish(&self) {
+        self.all.finish_and_clear();
+    }
+}
+
+fn style(of: &str) -> ProgressStyle {
+    let template = match of {
+        "all" => "{prefix:40.bold} {bar:20} {percent:>3}% {msg}",
+        _ => "{prefix:40} {bar:20} {percent:>3}% {msg}",
+    };
+    // The templates above are constants, and right; a plain bar would do as well.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+fn times_real_time(media: Micros, since: Instant) -> String {
+    format!("{:.1}x real time", media.as_secs_f64() / since.elapsed().as_secs_f64().max(1e-3))
+}
+
+fn time_left(left: Option<Duration>) -> String {
+    match left {
+        Some(left) => {
+            let secs = left.as_secs();
+            format!(", {}:{:02}:{:02} left", secs / 3600, secs / 60 % 60, secs % 60)
+        }
+        None => String::new(),
+    }
+}
+
+/// The last 40 characters, which tell files apart better than the first.
+fn shortened(source: &str) -> String {
+    let count = source.chars().count();
+    if count <= 40 {
+        source.to_owned()
+    } else {
+        format!("…{}", source.chars().skip(count - 39).collect::<String>())
+    }
+}
+
+fn finished_line(report: &SourceReport) -> String {
+    let SourceReport { source, clips, cues, .. } = report;
+    let mut line = match report.state {
+        SourceState::Indexed => format!("{source}: {clips} clips, {cues} cues"),
+        SourceState::Unchanged => format!("{source}: unchanged"),
+        SourceState::Interrupted => format!("{source}: interrupted, {clips} clips kept"),
+        SourceState::Failed => {
+            let reason = report.error.as_ref().map_or("no reason given", |error| &error.reason);
+            format!("{source}: FAILED: {reason}")
+        }
+    };
+    if report.gaps > 0 {
+        line.push_str(&format!(", {} gaps ({:.1} s)", report.gaps, report.gap_secs));
+    }
+    for notice in &report.notices {
+        line.push_str(&format!("; {notice}"));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_keep_their_end() {
+        assert_eq!(shortened("short.mp4"), "short.mp4");
+        let long = shortened(&format!("{}/holiday.mp4", "x".repeat(60)));
+        assert!(long.ends_with("/holiday.mp4") && long.chars().count() == 40, "{long}");
+    }
+
+    #[test]
+    fn a_failed_source_says_why() {
+        let report = SourceReport {
+            source: "tape.ts".to_owned(),
+            id: None,
+            state: SourceState::Failed,
+            length_secs: None,
+            clips: 0,
+            cues: 0,
+            gaps: 0,
+            gap_secs: 0.0,
+            notices: Vec::new(),
+            error: Some((&crate::error::Error::corrupt("not a video")).into()),
+        };
+        assert_eq!(finished_line(&report), "tape.ts: FAILED: not a video");
+    }
+}

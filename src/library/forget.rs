@@ -1,0 +1,125 @@
+//! Removing a source so that nothing of it is left in any file of the library.
+
+use rusqlite::{Connection, params};
+use serde::Serialize;
+
+use super::ids::SourceId;
+use super::reader::all_sources;
+use super::rows;
+use super::types::{RecipeKind, Source};
+use super::writer::{Writer, count_up};
+use crate::error::{Error, Result};
+
+/// What [`Writer::forget`] removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Forgotten {
+    pub source: SourceId,
+    pub name: String,
+    pub clips: u64,
+    pub segments: u64,
+    pub cues: u64,
+    pub gaps: u64,
+    /// Reports of runs that named the source.
+    pub runs: u64,
+}
+
+impl Writer {
+    /// Removes a source with all that was made of it, of every recipe, and the reports of runs
+    /// that name it. Deleted rows are overwritten (`secure_delete`), the index of words is made
+    /// anew, since its inner nodes keep beginnings of words, and the logs are cut to nothing.
+    ///
+    /// Errors: `NotFound` for no such source. `Unavailable` where a reader in another process
+    /// keeps the logs from being emptied: the source is gone then, and the next writer of the
+    /// library empties them.
+    pub fn forget(&mut self, id: SourceId) -> Result<Forgotten> {
+        let (key, source) = self.record.read(|sql| {
+            let key = rows::source_key(sql, id)?;
+            let source = all_sources(sql)?.into_iter().find(|source| source.id == id);
+            Ok((key, source.ok_or_else(|| Error::corrupt("a source without a row"))?))
+        })?;
+        // The record goes last: as long as it names the source, an interrupted `forget` can be
+        // asked for again.
+        self.features
+            .write(|sql| Ok(sql.execute("DELETE FROM features WHERE source = ?1", [key])?))?;
+        let forgotten = self.record.write(|sql| {
+            let forgotten = Forgotten {
+                source: id,
+                name: source.name.clone(),
+                clips: delete(sql, "clips", key)?,
+                segments: delete(sql, "segments", key)?,
+                cues: delete(sql, "cues", key)?,
+                gaps: delete(sql, "gaps", key)?,
+                runs: delete_runs(sql, &source)?,
+            };
+            for table in ["chunks", "progress", "tags", "locations"] {
+                delete(sql, table, key)?;
+            }
+            sql.execute("DELETE FROM sources WHERE key = ?1", [key])?;
+            if forgotten.cues > 0 {
+                sql.execute("INSERT INTO spoken (spoken) VALUES ('rebuild')", [])?;
+            }
+            count_up(sql, RecipeKind::Clip)?;
+            count_up(sql, RecipeKind::Segment)?;
+            Ok(forgotten)
+        })?;
+        self.empty_logs()?;
+        Ok(forgotten)
+    }
+
+    /// Gives free pages back to the file system and cuts the logs to nothing.
+    fn empty_logs(&mut self) -> Result<()> {
+        let mut emptied = true;
+        for database in [&mut self.features, &mut self.record] {
+            database.run(|sql| {
+                let mut shrink = sql.prepare("PRAGMA incremental_vacuum")?;
+                let mut steps = shrink.query([])?;
+                while steps.next()?.is_some() {}
+                Ok(())
+            })?;
+            emptied &= database.empty_log()?;
+        }
+        if emptied {
+            return Ok(());
+        }
+        Err(Error::unavailable(format!(
+            "the source is out of {}, but a process that reads the library keeps its log from being \
+             emptied: end that process, then run any `index` or `forget` on the library",
+            self.folder.display()
+        )))
+    }
+}
+
+fn delete(sql: &Connection, table: &str, source: i64) -> Result<u64> {
+    Ok(sql.execute(&format!("DELETE FROM {table} WHERE source = ?1"), [source])? as u64)
+}
+
+/// Deletes the reports that have the source's id, name or places anywhere in a text.
+fn delete_runs(sql: &Connection, source: &Source) -> Result<u64> {
+    let mut traces = vec![source.id.to_string(), source.name.clone()];
+    traces.extend(source.locations.iter().map(|location| location.place.to_string()));
+    traces.retain(|trace| !trace.is_empty());
+    let runs: Vec<(i64, serde_json::Value)> =
+        rows::all(sql, "SELECT key, report FROM runs", [], |row| {
+            Ok((row.get(0)?, rows::json(row, 1)?))
+        })?;
+    let mut deleted = 0;
+    for (key, report) in runs {
+        if names_any(&report, &traces) {
+            deleted += sql.execute("DELETE FROM runs WHERE key = ?1", params![key])?;
+        }
+    }
+    Ok(deleted as u64)
+}
+
+fn names_any(report: &serde_json::Value, traces: &[String]) -> bool {
+    use serde_json::Value;
+    let named = |text: &str| traces.iter().any(|trace| text.contains(trace));
+    match report {
+        Value::String(text) => named(text),
+        Value::Array(values) => values.iter().any(|value| names_any(value, traces)),
+        Value::Object(fields) => {
+            fields.iter().any(|(name, value)| named(name) || names_any(value, traces))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}

@@ -1,0 +1,455 @@
+//! Reading a library, beside a writer or on a medium that can't be written to.
+
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
+
+use super::ids::{ClipId, RecipeId, SourceId};
+use super::rows::{self, RecipeRow};
+use super::schema::{Database, FEATURES, RECORD};
+use super::search::Memory;
+use super::types::{Place, Recipe, RecipeKind, Source, State, Tree};
+use super::writer::check_pair;
+use crate::error::{Error, Result};
+use crate::media::{ClipHead, Cue, Gap, VisualWord};
+use crate::time::{Micros, Span, Timestamp};
+
+/// Looks into a library; never writes.
+#[derive(Debug)]
+pub struct Reader {
+    folder: PathBuf,
+    pub(super) record: Database,
+    features: Database,
+    pub(super) memory: Memory,
+}
+
+/// What a library holds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Info {
+    pub library_id: String,
+    pub sources: u64,
+    pub complete: u64,
+    pub failed: u64,
+    /// Of all sources whose length is known.
+    pub hours: f64,
+    /// Made by the current recipe, as are segments and gaps.
+    pub clips: u64,
+    pub segments: u64,
+    pub cues: u64,
+    pub gaps: u64,
+    /// All files of the library.
+    pub bytes: u64,
+    pub recipes: Vec<RecipeInfo>,
+}
+
+/// What a library holds of one recipe.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RecipeInfo {
+    #[serde(flatten)]
+    pub recipe: Recipe,
+    /// Whether search uses its rows.
+    pub current: bool,
+    /// Clips or segments.
+    pub rows: u64,
+    /// Sources that it has read to the end.
+    pub complete: u64,
+}
+
+/// A clip as it is kept, without its vectors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipRow {
+    pub id: ClipId,
+    pub head: ClipHead,
+    pub words: Vec<VisualWord>,
+}
+
+/// A segment as it is kept, without its vector.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SegmentRow {
+    pub span: Span,
+    pub text: String,
+    pub language: Option<String>,
+}
+
+/// Everything that is known of one source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shown {
+    pub source: Source,
+    /// The shape of the visual words' tree.
+    pub tree: Option<Tree>,
+    pub segments: Vec<SegmentRow>,
+    pub clips: Vec<ClipRow>,
+    pub cues: Vec<Cue>,
+    pub gaps: Vec<Gap>,
+}
+
+impl Reader {
+    /// Opens the library in `folder`.
+    ///
+    /// Errors: `NotFound` where there is none; else as [`super::Writer::open`].
+    pub fn open(folder: &Path) -> Result<Self> {
+        for role in [RECORD, FEATURES] {
+            let path = folder.join(role.file_name);
+            if !path.exists() {
+                return Err(Error::not_found(format!(
+                    "{} is not a library: {} is missing; `cinelex index` makes one",
+                    folder.display(),
+                    role.file_name
+                )));
+            }
+        }
+        let record = Database::open_to_read(folder, RECORD)?;
+        let features = Database::open_to_read(folder, FEATURES)?;
+        check_pair(&record, &features)?;
+        Ok(Reader { folder: folder.to_owned(), record, features, memory: Memory::default() })
+    }
+
+    /// Counts of everything.
+    pub fn info(&self) -> Result<Info> {
+        let bytes = folder_bytes(&self.folder)?;
+        self.record.read(|sql| {
+            let count = |statement: &str| rows::one::<u64>(sql, statement, []);
+            let of_current = |table: &str, kind: RecipeKind| {
+                count(&format!(
+                    "SELECT count(*) FROM {table} WHERE recipe = \
+                     (SELECT key FROM recipes WHERE kind = '{}' AND state = 'current')",
+                    kind.as_str()
+                ))
+            };
+            let length: f64 = rows::one(sql, "SELECT total(duration_us) FROM sources", [])?;
+            let mut recipes = Vec::new();
+            for row in rows::recipes(sql)? {
+                if row.state == "current" || row.state == "building" {
+                    recipes.push(recipe_info(sql, row)?);
+                }
+            }
+            Ok(Info {
+                library_id: self.record.library_id()?,
+                sources: count("SELECT count(*) FROM sources")?,
+                complete: count("SELECT count(*) FROM sources WHERE state = 'complete'")?,
+                failed: count("SELECT count(*) FROM sources WHERE state = 'failed'")?,
+                hours: length / 3.6e9,
+                clips: of_current("clips", RecipeKind::Clip)?,
+                segments: of_current("segments", RecipeKind::Segment)?,
+                cues: count("SELECT count(*) FROM cues")?,
+                gaps: of_current("gaps", RecipeKind::Clip)?,
+                bytes,
+                recipes,
+            })
+        })
+    }
+
+    /// The recipe whose rows are searched.
+    pub fn current(&self, kind: RecipeKind) -> Result<Option<Recipe>> {
+        self.record.read(|sql| Ok(rows::current_recipe(sql, kind)?.map(|row| row.recipe)))
+    }
+
+    /// All sources, in the order in which they were added.
+    pub fn sources(&self) -> Result<Vec<Source>> {
+        self.record.read(all_sources)
+    }
+
+    /// The source that `reference` names: an id or its unique beginning, a place, or a name.
+    ///
+    /// Errors: `NotFound` with the closest names; `InvalidInput` where it means several.
+    pub fn source(&self, reference: &str) -> Result<Source> {
+        self.record.read(|sql| find_source(sql, reference))
+    }
+
+    /// The source that was last seen at `place`.
+    pub fn source_at(&self, place: &Place) -> Result<Option<Source>> {
+        let sources = self.sources()?;
+        let here = |source: &Source| source.locations.iter().any(|at| at.place == *place);
+        Ok(sources.into_iter().find(here))
+    }
+
+    /// Everything that is known of a source by the current recipes.
+    pub fn show(&self, id: SourceId) -> Result<Shown> {
+        self.record.read(|sql| {
+            let key = rows::source_key(sql, id)?;
+            let find = format!("SELECT {} FROM sources WHERE key = ?1", rows::SOURCE);
+            let (_, mut source) = sql.query_row(&find, [key], rows::source)?;
+            rows::fill_source(sql, key, &mut source)?;
+            let clip_recipe = rows::current_recipe(sql, RecipeKind::Clip)?;
+            let by_clip_recipe = params![key, clip_recipe.as_ref().map(|row| row.key)];
+            let by_segment_recipe =
+                params![key, rows::current_recipe(sql, RecipeKind::Segment)?.map(|row| row.key)];
+            Ok(Shown {
+                tree: clip_recipe.as_ref().and_then(|row| row.recipe.tree),
+                segments: rows::all(
+                    sql,
+                    "SELECT start_us, end_us, text, language FROM segments \
+                     WHERE source = ?1 AND recipe = ?2 ORDER BY start_us",
+                    by_segment_recipe,
+                    |row| {
+                        let (text, language) = (row.get(2)?, row.get(3)?);
+                        Ok(SegmentRow { span: rows::span(row, 0)?, text, language })
+                    },
+                )?,
+                clips: rows::all(
+                    sql,
+                    &format!(
+                        "SELECT {}, words FROM clips WHERE source = ?1 AND recipe = ?2 \
+                         ORDER BY start_us",
+                        rows::CLIP_HEAD
+                    ),
+                    by_clip_recipe,
+                    |row| {
+                        let head = rows::clip_head(row, 0)?;
+                        let id = ClipId { source: id, start: head.span.start };
+                        Ok(ClipRow { id, head, words: rows::visual_words(row, 5)? })
+                    },
+                )?,
+                cues: cues_of(sql, key)?,
+                gaps: rows::all(
+                    sql,
+                    &format!(
+                        "SELECT {} FROM gaps WHERE source = ?1 AND recipe = ?2 \
+                         ORDER BY start_us, end_us",
+                        rows::GAP
+                    ),
+                    by_clip_recipe,
+                    rows::gap,
+                )?,
+                source,
+            })
+        })
+    }
+
+    /// The source's cues, in order of start.
+    pub fn cues(&self, id: SourceId) -> Result<Vec<Cue>> {
+        self.record.read(|sql| cues_of(sql, rows::source_key(sql, id)?))
+    }
+
+    /// The clips that `recipe` has made of a source, in order of start.
+    pub fn clip_heads(&self, id: SourceId, recipe: &RecipeId) -> Result<Vec<ClipHead>> {
+        self.record.read(|sql| {
+            let find = format!(
+                "SELECT {} FROM clips WHERE source = ?1 AND recipe = ?2 ORDER BY start_us",
+                rows::CLIP_HEAD
+            );
+            let of = params![rows::source_key(sql, id)?, rows::recipe_row(sql, recipe)?.key];
+            rows::all(sql, &find, of, |row| rows::clip_head(row, 0))
+        })
+    }
+
+    /// A clip of the current recipe.
+    pub fn clip(&self, id: ClipId) -> Result<ClipRow> {
+        self.record.read(|sql| {
+            let find = format!(
+                "SELECT {}, words FROM clips WHERE source = ?1 AND start_us = ?2 AND recipe = \
+                 (SELECT key FROM recipes WHERE kind = 'clip' AND state = 'current')",
+                rows::CLIP_HEAD
+            );
+            let at = params![rows::source_key(sql, id.source)?, id.start.0];
+            let read = |row: &rusqlite::Row<'_>| {
+                let (head, words) = (rows::clip_head(row, 0)?, rows::visual_words(row, 5)?);
+                Ok(ClipRow { id, head, words })
+            };
+            let clip = sql.prepare_cached(&find)?.query_row(at, read).optional()?;
+            clip.ok_or_else(|| Error::not_found(format!("the library has no clip {id}")))
+        })
+    }
+
+    /// A clip's embedding in its recipe's space.
+    ///
+    /// Errors: `NotFound` where there is no such clip or its encoder maps into no space.
+    pub fn embedding(&self, id: ClipId) -> Result<Vec<f32>> {
+        let halves = self.record.read(|sql| {
+            let find = "SELECT embedding FROM clips WHERE source = ?1 AND start_us = ?2 AND \
+                 recipe = (SELECT key FROM recipes WHERE kind = 'clip' AND state = 'current')";
+            let at = params![rows::source_key(sql, id.source)?, id.start.0];
+            let halves =
+                sql.prepare_cached(find)?.query_row(at, |row| rows::halves(row, 0)).optional()?;
+            halves.ok_or_else(|| Error::not_found(format!("the library has no clip {id}")))
+        })?;
+        if halves.is_empty() {
+            return Err(Error::not_found(format!("clip {id} has no embedding")));
+        }
+        Ok(halves.into_iter().map(f16::to_f32).collect())
+    }
+
+    /// A clip's features as the CNN gave them.
+    pub fn features(&self, id: ClipId) -> Result<Vec<f16>> {
+        let at = self.record.read(|sql| {
+            let recipe = rows::current_recipe(sql, RecipeKind::Clip)?.map(|row| row.key);
+            Ok((rows::source_key(sql, id.source)?, recipe))
+        })?;
+        self.features.read(|sql| {
+            let find =
+                "SELECT features FROM features WHERE source = ?1 AND recipe = ?2 AND start_us = ?3";
+            let mut find = sql.prepare_cached(find)?;
+            let features = find
+                .query_row(params![at.0, at.1, id.start.0], |row| rows::halves(row, 0))
+                .optional()?;
+            features.ok_or_else(|| Error::not_found(format!("clip {id} has no features")))
+        })
+    }
+
+    /// Calls `each` with the features of every clip of a recipe, in order of source and time, until
+    /// it gives an error. For fitting a codebook.
+    pub fn each_features(
+        &self,
+        recipe: &RecipeId,
+        mut each: impl FnMut(ClipId, Vec<f16>) -> Result<()>,
+    ) -> Result<()> {
+        let (recipe, sources) = self.record.read(|sql| {
+            let find = "SELECT key, id FROM sources ORDER BY key";
+            let sources: Vec<(i64, SourceId)> =
+                rows::all(sql, find, [], |row| Ok((row.get(0)?, rows::text(row, 1)?)))?;
+            Ok((rows::recipe_row(sql, recipe)?.key, sources))
+        })?;
+        // A transaction a source: one over all would keep the log from being emptied meanwhile.
+        for (key, source) in sources {
+            self.features.read(|sql| {
+                let mut find = sql.prepare_cached(
+                    "SELECT start_us, features FROM features \
+                     WHERE source = ?1 AND recipe = ?2 ORDER BY start_us",
+                )?;
+                let mut found = find.query(params![key, recipe])?;
+                while let Some(row) = found.next()? {
+                    let start = Timestamp(row.get(0)?);
+                    each(ClipId { source, start }, rows::halves(row, 1)?)?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The last `most` runs' reports, the newest first.
+    pub fn runs(&self, most: u32) -> Result<Vec<serde_json::Value>> {
+        self.record.read(|sql| {
+            let find = "SELECT report FROM runs ORDER BY key DESC LIMIT ?1";
+            rows::all(sql, find, [most], |row| rows::json(row, 0))
+        })
+    }
+}
+
+fn cues_of(sql: &Connection, source: i64) -> Result<Vec<Cue>> {
+    let find =
+        format!("SELECT {} FROM cues WHERE source = ?1 ORDER BY start_us, end_us, key", rows::CUE);
+    rows::all(sql, &find, [source], rows::cue)
+}
+
+pub(super) fn all_sources(sql: &rusqlite::Transaction<'_>) -> Result<Vec<Source>> {
+    let find = format!("SELECT {} FROM sources ORDER BY key", rows::SOURCE);
+    let mut sources = rows::all(sql, &find, [], rows::source)?;
+    for (key, source) in &mut sources {
+        rows::fill_source(sql, *key, source)?;
+    }
+    Ok(sources.into_iter().map(|(_, source)| source).collect())
+}
+
+pub(super) fn find_source(sql: &rusqlite::Transaction<'_>, reference: &str) -> Result<Source> {
+    let sources = all_sources(sql)?;
+    let absolute = std::path::absolute(reference).ok();
+    let at = |source: &Source| {
+        source.locations.iter().any(|location| match &location.place {
+            Place::Url(url) => url == reference,
+            Place::Path(path) => path == Path::new(reference) || Some(path) == absolute.as_ref(),
+        })
+    };
+    // From the surest meaning to the loosest.
+    let meanings: [&dyn Fn(&Source) -> bool; 4] = [
+        &|source| source.id.to_string() == reference,
+        &at,
+        &|source| source.name == reference,
+        &|source| reference.len() >= 4 && source.id.to_string().starts_with(reference),
+    ];
+    for meaning in meanings {
+        let mut found = sources.iter().filter(|source| meaning(source));
+        match (found.next(), found.next()) {
+            (Some(source), None) => return Ok(source.clone()),
+            (Some(one), Some(other)) => {
+                return Err(Error::invalid_input(format!(
+                    "{reference:?} means several sources, {} and {} among them: give the id",
+                    one.id, other.id
+                )));
+            }
+            _ => {}
+        }
+    }
+    Err(Error::not_found(format!(
+        "the library has no source {reference:?}{}",
+        closest_names(&sources, reference)
+    )))
+}
+
+/// `; did you mean "a.mp4" or "b.mp4"?`, or nothing where no name is close.
+fn closest_names(sources: &[Source], reference: &str) -> String {
+    let wanted = reference.rsplit('/').next().unwrap_or(reference).to_lowercase();
+    let mut near: Vec<(usize, &str)> = sources
+        .iter()
+        .map(|source| (distance(&wanted, &source.name.to_lowercase()), source.name.as_str()))
+        .filter(|&(distance, name)| {
+            distance <= 2 + wanted.chars().count() / 4 || name.to_lowercase().contains(&wanted)
+        })
+        .collect();
+    near.sort_unstable();
+    near.dedup();
+    let names: Vec<String> = near.iter().take(3).map(|(_, name)| format!("{name:?}")).collect();
+    if names.is_empty() { String::new() } else { format!("; did you mean {}?", names.join(" or ")) }
+}
+
+/// Levenshtein's distance in characters, of the first 200 of each.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) =
+        (a.chars().take(200).collect(), b.chars().take(200).collect());
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.iter().enumerate() {
+            let replace = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn recipe_info(sql: &Connection, row: RecipeRow) -> Result<RecipeInfo> {
+    let table = match row.recipe.kind {
+        RecipeKind::Clip => "clips",
+        RecipeKind::Segment => "segments",
+    };
+    let count = format!("SELECT count(*) FROM {table} WHERE recipe = ?1");
+    let complete = "SELECT count(*) FROM progress WHERE recipe = ?1 AND state = ?2";
+    Ok(RecipeInfo {
+        rows: rows::one(sql, &count, [row.key])?,
+        complete: rows::one(sql, complete, params![row.key, State::Complete.as_str()])?,
+        current: row.state == "current",
+        recipe: row.recipe,
+    })
+}
+
+/// The bytes of all plain files in the folder.
+fn folder_bytes(folder: &Path) -> Result<u64> {
+    let failed = |cause| Error::io(folder, "read the folder", cause);
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        // A file may go between being listed and being looked at (a log does).
+        if let Ok(data) = entry.map_err(failed)?.metadata()
+            && data.is_file()
+        {
+            bytes += data.len();
+        }
+    }
+    Ok(bytes)
+}
+
+impl Shown {
+    /// The clips that belong to a segment: those whose midpoint it holds.
+    pub fn clips_of(&self, segment: &SegmentRow) -> impl Iterator<Item = &ClipRow> {
+        let span = segment.span;
+        self.clips.iter().filter(move |clip| span.contains(clip.head.span.midpoint()))
+    }
+
+    /// The length that is known, else the end of the last thing in it.
+    pub fn length(&self) -> Micros {
+        let last = self.clips.last().map_or(Timestamp::ZERO, |clip| clip.head.span.end);
+        self.source.duration.unwrap_or(last - Timestamp::ZERO)
+    }
+}

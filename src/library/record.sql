@@ -1,0 +1,151 @@
+CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
+-- Counts up whenever rows of clips or segments go or change their visibility, so that a reader
+-- that holds vectors in memory knows when appending the new rows is not enough.
+INSERT INTO meta VALUES ('clips_generation', 0), ('segments_generation', 0);
+
+CREATE TABLE spaces (
+    key INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    tower TEXT NOT NULL,
+    dimension INTEGER NOT NULL,
+    languages TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE recipes (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    hash TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL,
+    space INTEGER REFERENCES spaces,
+    branching INTEGER,
+    depth INTEGER,
+    description TEXT NOT NULL,
+    added_us INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX one_current_recipe ON recipes (kind) WHERE state = 'current';
+
+CREATE TABLE sources (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    fingerprint TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    duration_us INTEGER,
+    media TEXT NOT NULL,
+    wall_start_us INTEGER,
+    wall_origin TEXT,
+    state TEXT NOT NULL,
+    error TEXT,
+    added_us INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE locations (
+    kind TEXT NOT NULL,
+    place BLOB NOT NULL,
+    source INTEGER NOT NULL REFERENCES sources,
+    size_bytes INTEGER,
+    modified_us INTEGER,
+    device INTEGER,
+    inode INTEGER,
+    seen_us INTEGER NOT NULL,
+    PRIMARY KEY (kind, place)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX locations_of_source ON locations (source);
+
+CREATE TABLE tags (
+    source INTEGER NOT NULL REFERENCES sources,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (source, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE progress (
+    source INTEGER NOT NULL REFERENCES sources,
+    recipe INTEGER NOT NULL REFERENCES recipes,
+    state TEXT NOT NULL,
+    error TEXT,
+    PRIMARY KEY (source, recipe)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE chunks (
+    source INTEGER NOT NULL REFERENCES sources,
+    recipe INTEGER NOT NULL REFERENCES recipes,
+    number INTEGER NOT NULL,
+    start_us INTEGER NOT NULL,
+    end_us INTEGER NOT NULL,
+    clips INTEGER NOT NULL,
+    gaps INTEGER NOT NULL,
+    PRIMARY KEY (source, recipe, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE clips (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    source INTEGER NOT NULL REFERENCES sources,
+    recipe INTEGER NOT NULL REFERENCES recipes,
+    start_us INTEGER NOT NULL,
+    end_us INTEGER NOT NULL,
+    raw_pts INTEGER NOT NULL,
+    frames INTEGER NOT NULL,
+    shot_start_us INTEGER,
+    words BLOB NOT NULL,
+    embedding BLOB,
+    UNIQUE (source, recipe, start_us)
+) STRICT;
+
+CREATE TABLE gaps (
+    source INTEGER NOT NULL REFERENCES sources,
+    recipe INTEGER NOT NULL REFERENCES recipes,
+    chunk INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    start_us INTEGER NOT NULL,
+    end_us INTEGER NOT NULL,
+    track TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (source, recipe, chunk, place)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE cues (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    source INTEGER NOT NULL REFERENCES sources,
+    start_us INTEGER NOT NULL,
+    end_us INTEGER NOT NULL,
+    text TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    language TEXT,
+    track TEXT NOT NULL,
+    confidence REAL,
+    words TEXT,
+    speaker TEXT
+) STRICT;
+CREATE INDEX cues_of_source ON cues (source, start_us);
+
+-- The index keeps no text of its own. With secure-delete it drops entries at once; without, it
+-- would keep deleted words until a merge.
+CREATE VIRTUAL TABLE spoken USING fts5 (
+    text, content = 'cues', content_rowid = 'key', tokenize = 'unicode61 remove_diacritics 2'
+);
+INSERT INTO spoken (spoken, rank) VALUES ('secure-delete', 1);
+CREATE TRIGGER cue_added AFTER INSERT ON cues BEGIN
+    INSERT INTO spoken (rowid, text) VALUES (new.key, new.text);
+END;
+CREATE TRIGGER cue_removed AFTER DELETE ON cues BEGIN
+    INSERT INTO spoken (spoken, rowid, text) VALUES ('delete', old.key, old.text);
+END;
+
+CREATE TABLE segments (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    source INTEGER NOT NULL REFERENCES sources,
+    recipe INTEGER NOT NULL REFERENCES recipes,
+    start_us INTEGER NOT NULL,
+    end_us INTEGER NOT NULL,
+    text TEXT NOT NULL,
+    language TEXT,
+    embedding BLOB,
+    UNIQUE (source, recipe, start_us)
+) STRICT;
+
+CREATE TABLE runs (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    ended_us INTEGER NOT NULL,
+    report TEXT NOT NULL
+) STRICT;

@@ -1,0 +1,257 @@
+//! The two database files: how they are made, opened and told from other files. `docs/library.md`
+//! documents the tables.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+
+use crate::error::{Error, Kind, Result};
+
+/// The version of the tables, in `PRAGMA user_version` of both files.
+pub const SCHEMA_VERSION: i32 = 1;
+
+/// No text or blob in a library is longer.
+const LONGEST_VALUE_BYTES: i32 = 64 << 20;
+
+/// How long a statement waits for another connection's lock.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// What tells the two files apart, and from other applications' files.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Role {
+    pub file_name: &'static str,
+    application_id: i32,
+    page_bytes: u32,
+    tables: &'static str,
+}
+
+pub(super) const RECORD: Role = Role {
+    file_name: "library.sqlite",
+    application_id: 0x436e_6c78, // "Cnlx"
+    page_bytes: 4_096,
+    tables: include_str!("record.sql"),
+};
+
+pub(super) const FEATURES: Role = Role {
+    file_name: "features.sqlite",
+    application_id: 0x436e_6c46, // "CnlF"
+    // Six rows of 1,280 halves a page; a 4-KiB page would hold one and waste a third.
+    page_bytes: 16_384,
+    tables: include_str!("features.sql"),
+};
+
+/// One of the two databases, with its path for messages.
+#[derive(Debug)]
+pub(super) struct Database {
+    pub path: PathBuf,
+    pub sql: Connection,
+}
+
+impl Database {
+    /// Opens the file for writing; an absent or empty one gets its tables and `library_id`.
+    pub fn open_or_create(folder: &Path, role: Role, library_id: &str) -> Result<Self> {
+        let path = folder.join(role.file_name);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut database = Self::connect(&path, &path, flags)?;
+        database.run(|sql| {
+            if is_empty(sql)? {
+                create(sql, role, library_id)?;
+            }
+            check_identity(sql, role)?;
+            sql.pragma_update(None, "synchronous", "FULL")?;
+            sql.pragma_update(None, "secure_delete", true)?;
+            Ok(())
+        })?;
+        // What an interrupted run or a refused checkpoint left in the log goes into the file now,
+        // so that no log outlives the rows that it held.
+        database.empty_log()?;
+        Ok(database)
+    }
+
+    /// Opens the file for reading only. Where the folder can't be written to and nobody has the
+    /// library open, SQLite can't make the shared memory that its log needs; then the file is read
+    /// as one that doesn't change, provided that its log is empty.
+    pub fn open_to_read(folder: &Path, role: Role) -> Result<Self> {
+        let path = folder.join(role.file_name);
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Self::connect(&path, &path, flags).and_then(|mut database| {
+            database.run(|sql| check_identity(sql, role))?;
+            Ok(database)
+        });
+        let refused = match opened {
+            Err(error) if error.kind() == Kind::Unavailable && log_is_empty(&path) => error,
+            other => return other,
+        };
+        let fixed = Self::connect(&path, &unchanging(&path), flags | OpenFlags::SQLITE_OPEN_URI)
+            .and_then(|mut database| {
+                database.run(|sql| check_identity(sql, role))?;
+                Ok(database)
+            });
+        fixed.map_err(|_| refused)
+    }
+
+    fn connect(path: &Path, name: &Path, flags: OpenFlags) -> Result<Self> {
+        let sql = Connection::open_with_flags(name, flags)
+            .map_err(|cause| Error::from(cause).in_source(path.display()))?;
+        let mut database = Database { path: path.to_owned(), sql };
+        database.run(|sql| {
+            sql.busy_timeout(LOCK_WAIT)?;
+            sql.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE_BYTES)?;
+            sql.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+            sql.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+            sql.pragma_update(None, "cell_size_check", true)?;
+            // Sorting must leave nothing of a forgotten source in a temporary file.
+            sql.pragma_update(None, "temp_store", "MEMORY")?;
+            sql.set_prepared_statement_cache_capacity(64);
+            Ok(())
+        })?;
+        Ok(database)
+    }
+
+    /// Runs `work` on the connection; an error that is about the file names it.
+    pub fn run<T>(&mut self, work: impl FnOnce(&mut Connection) -> Result<T>) -> Result<T> {
+        work(&mut self.sql).map_err(|error| name_file(error, &self.path))
+    }
+
+    /// Runs `work` on one unchanging state of the file.
+    pub fn read<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let run = || {
+            let transaction = self.sql.unchecked_transaction()?;
+            work(&transaction)
+        };
+        run().map_err(|error| name_file(error, &self.path))
+    }
+
+    /// Runs `work` in one transaction: all of it is kept, durably, or nothing.
+    pub fn write<T>(&mut self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        self.run(|sql| {
+            let transaction = sql.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = work(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        })
+    }
+
+    /// Moves the write-ahead log into the file and cuts it to nothing. False where a reader is
+    /// still using the log's older states.
+    pub fn empty_log(&mut self) -> Result<bool> {
+        self.run(|sql| {
+            let busy: i64 =
+                sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+            Ok(busy == 0)
+        })
+    }
+
+    pub fn library_id(&self) -> Result<String> {
+        self.read(|sql| {
+            let find = "SELECT value FROM meta WHERE name = 'library_id'";
+            Ok(sql.query_row(find, [], |row| row.get(0))?)
+        })
+    }
+}
+
+fn name_file(error: Error, path: &Path) -> Error {
+    match error.kind() {
+        Kind::InvalidInput | Kind::NotFound | Kind::Cancelled => error,
+        _ => error.in_source(path.display()),
+    }
+}
+
+fn is_empty(sql: &Connection) -> Result<bool> {
+    let tables: i64 = sql.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    Ok(tables == 0 && pragma(sql, "application_id")? == 0 && pragma(sql, "user_version")? == 0)
+}
+
+fn create(sql: &mut Connection, role: Role, library_id: &str) -> Result<()> {
+    sql.pragma_update(None, "page_size", role.page_bytes)?;
+    sql.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    sql.pragma_update(None, "journal_mode", "WAL")?;
+    sql.pragma_update(None, "synchronous", "FULL")?;
+    let transaction = sql.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(role.tables)?;
+    transaction.execute("INSERT INTO meta VALUES ('library_id', ?1)", [library_id])?;
+    transaction.pragma_update(None, "application_id", role.application_id)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn check_identity(sql: &mut Connection, role: Role) -> Result<()> {
+    let application = pragma(sql, "application_id")?;
+    if application != role.application_id {
+        return Err(Error::unsupported("is another application's database, not a Cinelex library"));
+    }
+    let version = pragma(sql, "user_version")?;
+    if version != SCHEMA_VERSION {
+        let remedy = if version > SCHEMA_VERSION { "a newer Cinelex wrote it" } else { "too old" };
+        return Err(Error::unsupported(format!(
+            "has schema version {version}, and this Cinelex reads version {SCHEMA_VERSION}: {remedy}"
+        )));
+    }
+    Ok(())
+}
+
+fn pragma(sql: &Connection, name: &str) -> Result<i32> {
+    Ok(sql.pragma_query_value(None, name, |row| row.get(0))?)
+}
+
+/// `file:` address that tells SQLite that nobody writes the file.
+fn unchanging(path: &Path) -> PathBuf {
+    let mut address = String::from("file:");
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
+            address.push(char::from(byte));
+        } else {
+            address.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    PathBuf::from(address + "?immutable=1")
+}
+
+fn log_is_empty(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(log).map_or(true, |log| log.len() == 0)
+}
+
+/// What SQLite says, as one of this project's kinds. The statements are fixed, so one that doesn't
+/// compile or finds another type than it wrote tells of a damaged file.
+impl From<rusqlite::Error> for Error {
+    fn from(cause: rusqlite::Error) -> Self {
+        use rusqlite::Error as Sql;
+        let (kind, message) = match &cause {
+            Sql::SqliteFailure(failure, _) => match failure.code {
+                ErrorCode::DiskFull => (Kind::Exhausted, "the disk is full"),
+                ErrorCode::OutOfMemory | ErrorCode::TooBig => (Kind::Exhausted, "too large"),
+                ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
+                    (Kind::Unavailable, "another process is using the library")
+                }
+                ErrorCode::NotADatabase => (Kind::Corrupt, "is not a Cinelex library"),
+                ErrorCode::DatabaseCorrupt | ErrorCode::Unknown | ErrorCode::TypeMismatch => {
+                    (Kind::Corrupt, "the library is damaged")
+                }
+                ErrorCode::ReadOnly => (Kind::Unavailable, "the library can't be written to"),
+                ErrorCode::CannotOpen
+                | ErrorCode::PermissionDenied
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::FileLockingProtocolFailed => {
+                    (Kind::Unavailable, "the library can't be read or written")
+                }
+                _ => (Kind::Internal, "a statement failed"),
+            },
+            Sql::FromSqlConversionFailure(..)
+            | Sql::IntegralValueOutOfRange(..)
+            | Sql::Utf8Error(..)
+            | Sql::InvalidColumnType(..)
+            | Sql::QueryReturnedNoRows => (Kind::Corrupt, "the library is damaged"),
+            _ => (Kind::Internal, "a statement failed"),
+        };
+        Error::new(kind, message).caused_by(cause)
+    }
+}

@@ -1,0 +1,474 @@
+//! Search by vectors and words.
+//!
+//! Each list (a channel's vectors, or its words) ranks segments on its own; a clip or cue belongs
+//! to the segment that holds its midpoint. Scores of different lists are never compared: the lists
+//! are fused by reciprocal rank (Cormack, Clarke and Büttcher, 2009).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
+
+use super::ids::{ClipId, SourceId};
+use super::reader::Reader;
+use super::rows;
+use super::spans::SegmentSpans;
+use super::types::{Location, RecipeKind};
+use super::vectors::{VectorSet, best};
+use super::words::{self, CueRow, Matches};
+use crate::error::{Error, Result};
+use crate::media::{Channel, CueKind};
+use crate::time::{Span, Timestamp};
+
+/// The constant of reciprocal rank fusion, as its authors found it.
+const FUSION: f64 = 60.0;
+
+/// Segments in a list that is fused: at least so many, and so many times those asked for.
+const LIST: usize = 100;
+const LIST_TIMES_TOP: usize = 5;
+
+/// Cues that are looked at together for those that pass the filters.
+const CUES: usize = 2_000;
+
+/// What is searched for, and where.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// A unit vector for each channel to be searched by meaning, in the current recipe's space.
+    pub vectors: Vec<(Channel, Vec<f32>)>,
+    /// What a user typed: words, and phrases in quotation marks. Any of them matches.
+    pub words: Option<String>,
+    /// Empty for all.
+    pub sources: Vec<SourceId>,
+    /// Only what overlaps this span of media time.
+    pub within: Option<Span>,
+    /// Only what overlaps this time on the wall clock, in microseconds since 1970. Sources whose
+    /// wall clock is not known are left out where either is set.
+    pub from_us: Option<i64>,
+    pub to_us: Option<i64>,
+    /// Only sources that have all of these tags.
+    pub tags: Vec<(String, String)>,
+    /// Empty for all.
+    pub channels: Vec<Channel>,
+    /// The most hits; at least 1.
+    pub top: usize,
+    /// Hits of which no channel's score reaches this are left out.
+    pub min_score: Option<f32>,
+}
+
+/// One search result.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Hit {
+    /// From 1.
+    pub rank: usize,
+    pub source: SourceId,
+    pub name: String,
+    /// Where the source was seen last; none where it is gone.
+    pub location: Option<Location>,
+    #[serde(flatten)]
+    pub span: HitSpan,
+    /// What found it at the best rank, with its score.
+    #[serde(flatten)]
+    pub found: Found,
+    /// Everything that found it.
+    pub channels: Vec<Found>,
+    /// Sum of reciprocal ranks; it only orders.
+    pub fused: f64,
+    /// The clip at the hit, for searching on with its picture.
+    pub clip: Option<ClipId>,
+    /// What is said or read in the segment; the cue's text where there is no segment.
+    pub words: String,
+    /// When the hit begins on the wall clock, in microseconds since 1970, where known.
+    pub wall_clock_us: Option<i64>,
+}
+
+/// A hit's span and its segment's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct HitSpan {
+    pub start_us: Timestamp,
+    pub end_us: Timestamp,
+    pub segment: Option<Span>,
+}
+
+/// How one list found a hit.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Found {
+    pub channel: Channel,
+    pub by: By,
+    /// By meaning: cosine, -1 to 1. By words: the share of the query's terms, 0 to 1.
+    pub score: f32,
+}
+
+/// What a list compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    Meaning,
+    Words,
+}
+
+impl By {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            By::Meaning => "meaning",
+            By::Words => "words",
+        }
+    }
+}
+
+/// What is ranked: a segment, or what belongs to none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Unit {
+    source: i64,
+    span: UnitSpan,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum UnitSpan {
+    Segment {
+        start: i64,
+        end: i64,
+    },
+    /// A clip or cue by where it starts.
+    Alone {
+        start: i64,
+    },
+}
+
+/// A unit in a list, and what of it was found.
+#[derive(Debug, Clone, Copy)]
+struct Ranked {
+    unit: Unit,
+    span: Span,
+    score: f32,
+}
+
+/// What search keeps in memory between queries.
+#[derive(Debug)]
+pub(super) struct Memory {
+    clips: VectorSet,
+    segments: VectorSet,
+    spans: SegmentSpans,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory {
+            clips: VectorSet::new(RecipeKind::Clip),
+            segments: VectorSet::new(RecipeKind::Segment),
+            spans: SegmentSpans::default(),
+        }
+    }
+}
+
+impl Reader {
+    /// The best hits, best first. The first call reads all embeddings into memory (2 bytes a
+    /// dimension), later ones what was added since.
+    ///
+    /// Errors: `InvalidInput` for a vector that is not of the library's space or a query of
+    /// nothing; `NotFound` for a source that the library doesn't have.
+    pub fn search(&mut self, query: &Query) -> Result<Vec<Hit>> {
+        if query.vectors.is_empty() && query.words.is_none() {
+            return Err(Error::invalid_input("a search needs words, a picture or a clip"));
+        }
+        let mut memory = std::mem::take(&mut self.memory);
+        let hits = self.record.read(|sql| {
+            memory.refresh(sql)?;
+            let filter = Filter::of(sql, query)?;
+            let lists = memory.lists(sql, query, &filter)?;
+            let clip_recipe = rows::current_recipe(sql, RecipeKind::Clip)?.map(|row| row.key);
+            fuse(&lists, query.top.max(1))
+                .into_iter()
+                .enumerate()
+                .map(|(place, fused)| hit(sql, place + 1, fused, clip_recipe))
+                .collect()
+        });
+        self.memory = memory;
+        hits
+    }
+}
+
+type List = (Channel, By, Vec<Ranked>);
+
+impl Memory {
+    fn refresh(&mut self, sql: &Connection) -> Result<()> {
+        let segment_recipe = rows::current_recipe(sql, RecipeKind::Segment)?;
+        self.clips.refresh(sql, rows::current_recipe(sql, RecipeKind::Clip)?.as_ref())?;
+        self.segments.refresh(sql, segment_recipe.as_ref())?;
+        self.spans.refresh(sql, segment_recipe.as_ref())
+    }
+
+    fn lists(&self, sql: &Connection, query: &Query, filter: &Filter) -> Result<Vec<List>> {
+        let length = LIST.max(query.top.saturating_mul(LIST_TIMES_TOP));
+        let asked =
+            |channel: &Channel| query.channels.is_empty() || query.channels.contains(channel);
+        let mut lists = Vec::new();
+        for (channel, vector) in query.vectors.iter().filter(|(channel, _)| asked(channel)) {
+            let vectors = match channel {
+                Channel::Picture => &self.clips,
+                Channel::Speech => &self.segments,
+                // Nothing makes embeddings of these yet.
+                Channel::Screen | Channel::Caption => continue,
+            };
+            let list = self.by_meaning(vectors, vector, filter, length)?;
+            lists.push((*channel, By::Meaning, list));
+        }
+        for channel in [Channel::Speech, Channel::Screen].iter().filter(|channel| asked(channel)) {
+            if let Some(words) = &query.words {
+                let list = self.by_words(sql, words, *channel, filter, length)?;
+                lists.push((*channel, By::Words, list));
+            }
+        }
+        if let Some(least) = query.min_score {
+            for (_, _, list) in &mut lists {
+                list.retain(|ranked| ranked.score >= least);
+            }
+        }
+        Ok(lists)
+    }
+
+    /// Each segment by its best vector.
+    fn by_meaning(
+        &self,
+        vectors: &VectorSet,
+        query: &[f32],
+        filter: &Filter,
+        length: usize,
+    ) -> Result<Vec<Ranked>> {
+        let scores = vectors.scores(query, |row| filter.keeps(row.source, row.span))?;
+        let mut looked_at = length.saturating_mul(4);
+        loop {
+            let places = best(&scores, looked_at);
+            let mut seen = HashSet::new();
+            let mut list = Vec::new();
+            for &place in &places {
+                let row = vectors.rows[place];
+                let unit = self.unit(row.source, row.span);
+                if list.len() < length && seen.insert(unit) {
+                    list.push(Ranked { unit, span: row.span, score: scores[place] });
+                }
+            }
+            if list.len() >= length || places.len() < looked_at {
+                return Ok(list);
+            }
+            looked_at = looked_at.saturating_mul(4);
+        }
+    }
+
+    /// Each segment by the terms that its cues hold together.
+    fn by_words(
+        &self,
+        sql: &Connection,
+        query: &str,
+        channel: Channel,
+        filter: &Filter,
+        length: usize,
+    ) -> Result<Vec<Ranked>> {
+        struct Group {
+            terms: u64,
+            best: (f32, i64),
+            span: Span,
+        }
+        let matches = Matches::find(sql, query)?;
+        let mut groups: BTreeMap<Unit, Group> = BTreeMap::new();
+        for batch in matches.cues.chunks(CUES) {
+            for found in batch {
+                let cue = words::cue_row(sql, found.cue)?;
+                if spoken_on(cue.kind) != channel || !filter.keeps(cue.source, cue.span) {
+                    continue;
+                }
+                let unit = self.unit_of_cue(sql, &cue)?;
+                let rank = (matches.score(found.terms), -cue.length);
+                let group =
+                    groups.entry(unit).or_insert(Group { terms: 0, best: rank, span: cue.span });
+                group.terms |= found.terms;
+                if rank > group.best {
+                    (group.best, group.span) = (rank, cue.span);
+                }
+            }
+            if groups.len() >= length {
+                break;
+            }
+        }
+        let mut list: Vec<(Ranked, (f32, i64))> = groups
+            .into_iter()
+            .map(|(unit, group)| {
+                let score = matches.score(group.terms);
+                (Ranked { unit, span: group.span, score }, group.best)
+            })
+            .collect();
+        let order = |a: &(Ranked, (f32, i64)), b: &(Ranked, (f32, i64))| {
+            let by_best = b.1.0.total_cmp(&a.1.0).then(b.1.1.cmp(&a.1.1));
+            b.0.score.total_cmp(&a.0.score).then(by_best)
+        };
+        list.sort_by(order);
+        list.truncate(length);
+        Ok(list.into_iter().map(|(ranked, _)| ranked).collect())
+    }
+
+    fn unit(&self, source: i64, span: Span) -> Unit {
+        let span = match self.spans.holding(source, span.midpoint()) {
+            Some(segment) => UnitSpan::Segment { start: segment.start.0, end: segment.end.0 },
+            None => UnitSpan::Alone { start: span.start.0 },
+        };
+        Unit { source, span }
+    }
+
+    /// A cue in no segment goes with the clip that shows it.
+    fn unit_of_cue(&self, sql: &Connection, cue: &CueRow) -> Result<Unit> {
+        let unit = self.unit(cue.source, cue.span);
+        if matches!(unit.span, UnitSpan::Alone { .. })
+            && let Some(recipe) = self.clips.recipe()
+            && let Some(clip) = clip_at(sql, cue.source, recipe, cue.span.midpoint())?
+        {
+            return Ok(Unit { span: UnitSpan::Alone { start: clip.0 }, ..unit });
+        }
+        Ok(unit)
+    }
+}
+
+fn spoken_on(kind: CueKind) -> Channel {
+    match kind {
+        CueKind::Subtitle | CueKind::Speech => Channel::Speech,
+        CueKind::Screen => Channel::Screen,
+    }
+}
+
+struct Fused {
+    unit: Unit,
+    span: Span,
+    /// Best rank first.
+    found: Vec<(usize, Found)>,
+    fused: f64,
+}
+
+fn fuse(lists: &[List], top: usize) -> Vec<Fused> {
+    let mut units: HashMap<Unit, Fused> = HashMap::new();
+    for (channel, by, list) in lists {
+        for (place, ranked) in list.iter().enumerate() {
+            let rank = place + 1;
+            let unit = units.entry(ranked.unit).or_insert(Fused {
+                unit: ranked.unit,
+                span: ranked.span,
+                found: Vec::new(),
+                fused: 0.0,
+            });
+            unit.fused += 1.0 / (FUSION + rank as f64);
+            if unit.found.iter().all(|(other, _)| rank < *other) {
+                unit.span = ranked.span;
+            }
+            unit.found.push((rank, Found { channel: *channel, by: *by, score: ranked.score }));
+        }
+    }
+    let mut units: Vec<Fused> = units.into_values().collect();
+    for unit in &mut units {
+        unit.found.sort_by_key(|(rank, _)| *rank);
+    }
+    units.sort_by(|a, b| b.fused.total_cmp(&a.fused).then(a.unit.cmp(&b.unit)));
+    units.truncate(top);
+    units
+}
+
+fn hit(sql: &Connection, rank: usize, fused: Fused, clip_recipe: Option<i64>) -> Result<Hit> {
+    let key = fused.unit.source;
+    let find = format!("SELECT {} FROM sources WHERE key = ?1", rows::SOURCE);
+    let (_, source) = sql.prepare_cached(&find)?.query_row([key], rows::source)?;
+    let find = format!(
+        "SELECT {} FROM locations WHERE source = ?1 ORDER BY seen_us DESC LIMIT 1",
+        rows::LOCATION
+    );
+    let location = sql.prepare_cached(&find)?.query_row([key], rows::location).optional()?;
+    let (segment, words) = match fused.unit.span {
+        UnitSpan::Segment { start, end } => {
+            let text = "SELECT text FROM segments WHERE source = ?1 AND start_us = ?2 AND recipe = \
+                 (SELECT key FROM recipes WHERE kind = 'segment' AND state = 'current')";
+            let text = rows::one(sql, text, params![key, start])?;
+            (Some(Span::new(Timestamp(start), Timestamp(end))), text)
+        }
+        UnitSpan::Alone { .. } => (None, words_in(sql, key, fused.span)?),
+    };
+    let clip = match clip_recipe {
+        Some(recipe) => clip_at(sql, key, recipe, fused.span.midpoint())?,
+        None => None,
+    };
+    let found: Vec<Found> = fused.found.iter().map(|(_, found)| *found).collect();
+    Ok(Hit {
+        rank,
+        source: source.id,
+        name: source.name,
+        location,
+        span: HitSpan { start_us: fused.span.start, end_us: fused.span.end, segment },
+        found: found[0],
+        channels: found,
+        fused: fused.fused,
+        clip: clip.map(|start| ClipId { source: source.id, start }),
+        words,
+        wall_clock_us: source.wall.map(|wall| wall.start_us.saturating_add(fused.span.start.0)),
+    })
+}
+
+/// Where the clip that holds this instant starts.
+fn clip_at(sql: &Connection, source: i64, recipe: i64, at: Timestamp) -> Result<Option<Timestamp>> {
+    let mut find = sql.prepare_cached(
+        "SELECT start_us, end_us FROM clips WHERE source = ?1 AND recipe = ?2 AND start_us <= ?3 \
+         ORDER BY start_us DESC LIMIT 1",
+    )?;
+    let found = find.query_row(params![source, recipe, at.0], |row| rows::span(row, 0));
+    let span = found.optional()?.filter(|span| span.contains(at));
+    Ok(span.map(|span| span.start))
+}
+
+/// The text of the cues that overlap a span, a line each.
+fn words_in(sql: &Connection, source: i64, span: Span) -> Result<String> {
+    let find = "SELECT text FROM cues WHERE source = ?1 AND start_us < ?3 AND end_us > ?2 \
+         ORDER BY start_us LIMIT 16";
+    let at = params![source, span.start.0, span.end.0];
+    let texts: Vec<String> = rows::all(sql, find, at, |row| row.get(0))?;
+    Ok(texts.join("\n"))
+}
+
+/// What of the library a query looks at.
+struct Filter {
+    sources: Option<BTreeSet<i64>>,
+    within: Option<Span>,
+    /// From, to, and each source's zero, in microseconds since 1970.
+    wall: Option<(i64, i64, HashMap<i64, i64>)>,
+}
+
+impl Filter {
+    fn of(sql: &Connection, query: &Query) -> Result<Self> {
+        let mut sources: Option<BTreeSet<i64>> = None;
+        if !query.sources.is_empty() {
+            let keys = query.sources.iter().map(|&id| rows::source_key(sql, id));
+            sources = Some(keys.collect::<Result<_>>()?);
+        }
+        for (name, value) in &query.tags {
+            let find = "SELECT source FROM tags WHERE name = ?1 AND value = ?2";
+            let tagged: BTreeSet<i64> =
+                rows::all(sql, find, params![name, value], |row| row.get(0))?.into_iter().collect();
+            sources = Some(match sources {
+                None => tagged,
+                Some(before) => before.intersection(&tagged).copied().collect(),
+            });
+        }
+        let wall = if query.from_us.is_some() || query.to_us.is_some() {
+            let find = "SELECT key, wall_start_us FROM sources WHERE wall_start_us IS NOT NULL";
+            let zeros = rows::all(sql, find, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let (from, to) = (query.from_us.unwrap_or(i64::MIN), query.to_us.unwrap_or(i64::MAX));
+            Some((from, to, zeros.into_iter().collect()))
+        } else {
+            None
+        };
+        Ok(Filter { sources, within: query.within, wall })
+    }
+
+    fn keeps(&self, source: i64, span: Span) -> bool {
+        let on_clock = |(from, to, zeros): &(i64, i64, HashMap<i64, i64>)| {
+            zeros.get(&source).is_some_and(|zero| {
+                zero.saturating_add(span.start.0) < *to && zero.saturating_add(span.end.0) > *from
+            })
+        };
+        self.within.is_none_or(|within| within.overlaps(span))
+            && self.sources.as_ref().is_none_or(|sources| sources.contains(&source))
+            && self.wall.as_ref().is_none_or(on_clock)
+    }
+}

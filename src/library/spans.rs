@@ -1,0 +1,50 @@
+//! Where the segments are, in memory, for telling which one a clip or cue belongs to.
+
+use rusqlite::{Connection, params};
+
+use super::rows::{self, RecipeRow};
+use crate::error::Result;
+use crate::time::{Span, Timestamp};
+
+/// The spans of all segments that the current recipe made, as of the last refresh.
+#[derive(Debug, Default)]
+pub(super) struct SegmentSpans {
+    recipe: i64,
+    generation: i64,
+    last_key: i64,
+    /// In order of source and start.
+    spans: Vec<(i64, Span)>,
+}
+
+impl SegmentSpans {
+    pub fn refresh(&mut self, sql: &Connection, recipe: Option<&RecipeRow>) -> Result<()> {
+        let generation =
+            rows::one(sql, "SELECT value FROM meta WHERE name = 'segments_generation'", [])?;
+        let recipe = recipe.map_or(0, |row| row.key);
+        if (self.recipe, self.generation) != (recipe, generation) {
+            *self = SegmentSpans { recipe, generation, ..SegmentSpans::default() };
+        }
+        let mut find = sql.prepare_cached(
+            "SELECT key, source, start_us, end_us FROM segments \
+             WHERE key > ?1 AND recipe = ?2 ORDER BY key",
+        )?;
+        let mut found = find.query(params![self.last_key, recipe])?;
+        let before = self.spans.len();
+        while let Some(row) = found.next()? {
+            let (key, source, span) = (row.get(0)?, row.get(1)?, rows::span(row, 2)?);
+            self.spans.push((source, span));
+            self.last_key = key;
+        }
+        if self.spans.len() > before {
+            self.spans.sort_unstable_by_key(|(source, span)| (*source, span.start));
+        }
+        Ok(())
+    }
+
+    /// The segment of `source` that holds this instant.
+    pub fn holding(&self, source: i64, at: Timestamp) -> Option<Span> {
+        let after = self.spans.partition_point(|(of, span)| (*of, span.start) <= (source, at));
+        let (of, span) = *self.spans[..after].last()?;
+        (of == source && span.contains(at)).then_some(span)
+    }
+}

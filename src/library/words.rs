@@ -1,0 +1,152 @@
+//! Search by words in the cues.
+//!
+//! Any of the query's terms matches. A cue's score is the share of the query's terms that it
+//! holds, each weighed by its inverse document frequency (Robertson and Spärck Jones): 1 where it
+//! holds them all. Unlike BM25's, the score means the same for every query, so it can be shown and
+//! cut off; among cues of the same score the shorter comes first, which is what BM25 would do.
+
+use rusqlite::{Connection, params};
+
+use super::rows;
+use crate::error::Result;
+use crate::media::CueKind;
+use crate::time::Span;
+
+/// A term in more cues than this tells little and costs much: it counts only where the query has
+/// no rarer one.
+const COMMON: usize = 50_000;
+
+/// Terms of a query that are used; a mask has as many bits.
+const MOST_TERMS: usize = 64;
+
+/// A cue that holds some of the query's terms.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Match {
+    pub cue: i64,
+    /// The terms that it holds, a bit for each.
+    pub terms: u64,
+}
+
+/// A cue without its text.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CueRow {
+    pub source: i64,
+    pub span: Span,
+    pub kind: CueKind,
+    /// Characters of its text.
+    pub length: i64,
+}
+
+/// The cues that hold terms of a query.
+#[derive(Debug)]
+pub(super) struct Matches {
+    /// In order of score, best first.
+    pub cues: Vec<Match>,
+    weights: Vec<f32>,
+}
+
+impl Matches {
+    pub fn find(sql: &Connection, query: &str) -> Result<Self> {
+        let cues: i64 = rows::one(sql, "SELECT count(*) FROM cues", [])?;
+        let mut found = Vec::new();
+        for term in terms(query) {
+            let mut find =
+                sql.prepare_cached("SELECT rowid FROM spoken WHERE spoken MATCH ?1 LIMIT ?2")?;
+            let rows = find.query_map(params![term, COMMON + 1], |row| row.get(0))?;
+            found.push(rows.collect::<rusqlite::Result<Vec<i64>>>()?);
+        }
+        if found.iter().any(|cues| cues.len() <= COMMON && !cues.is_empty()) {
+            found.retain(|cues| cues.len() <= COMMON);
+        }
+        let weights: Vec<f32> = found.iter().map(|with| weight(cues, with.len())).collect();
+        let mut pairs: Vec<(i64, u64)> = Vec::new();
+        for (bit, cues) in found.iter().enumerate() {
+            pairs.extend(cues.iter().map(|&cue| (cue, 1 << bit)));
+        }
+        pairs.sort_unstable();
+        let mut matches = Matches { cues: Vec::new(), weights };
+        for (cue, bit) in pairs {
+            match matches.cues.last_mut() {
+                Some(last) if last.cue == cue => last.terms |= bit,
+                _ => matches.cues.push(Match { cue, terms: bit }),
+            }
+        }
+        let weights = &matches.weights;
+        matches.cues.sort_by(|a, b| {
+            score(weights, b.terms).total_cmp(&score(weights, a.terms)).then(a.cue.cmp(&b.cue))
+        });
+        Ok(matches)
+    }
+
+    /// The share of the query that these terms are, 0 to 1.
+    pub fn score(&self, terms: u64) -> f32 {
+        score(&self.weights, terms)
+    }
+}
+
+fn score(weights: &[f32], terms: u64) -> f32 {
+    let held = weights.iter().enumerate().filter(|(bit, _)| terms >> bit & 1 == 1);
+    let all: f32 = weights.iter().sum();
+    // Summed in the same order, so that all of the terms make exactly 1.
+    held.map(|(_, weight)| weight).sum::<f32>() / all.max(f32::MIN_POSITIVE)
+}
+
+/// Inverse document frequency, never negative: `ln(1 + (N - n + 0.5) / (n + 0.5))`.
+fn weight(cues: i64, with: usize) -> f32 {
+    let (cues, with) = (cues as f64, with as f64);
+    ((cues - with + 0.5).max(0.0) / (with + 0.5)).ln_1p() as f32
+}
+
+/// The query's terms as FTS5 strings: words, and what stands in quotation marks as phrases. All is
+/// quoted, so nothing in a query is an operator.
+fn terms(query: &str) -> Vec<String> {
+    let mut terms: Vec<String> = Vec::new();
+    for (place, part) in query.split('"').enumerate() {
+        let phrase = place % 2 == 1;
+        let words = if phrase { vec![part] } else { part.split_whitespace().collect() };
+        for word in words {
+            // FTS5's unicode61 tokens are letters, digits and marks; a term without is no term.
+            let word = word.replace('\0', " ").to_lowercase();
+            let word = format!("\"{}\"", word.trim());
+            if word.contains(char::is_alphanumeric) && !terms.contains(&word) {
+                terms.push(word);
+            }
+        }
+    }
+    terms.truncate(MOST_TERMS);
+    terms
+}
+
+pub(super) fn cue_row(sql: &Connection, key: i64) -> Result<CueRow> {
+    let mut find = sql.prepare_cached(
+        "SELECT source, start_us, end_us, kind, length(text) FROM cues WHERE key = ?1",
+    )?;
+    Ok(find.query_row([key], |row| {
+        Ok(CueRow {
+            source: row.get(0)?,
+            span: rows::span(row, 1)?,
+            kind: rows::text(row, 3)?,
+            length: row.get(4)?,
+        })
+    })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_has_words_and_phrases_and_no_operators() {
+        assert_eq!(terms("red  Car"), [r#""red""#, r#""car""#]);
+        assert_eq!(terms(r#"a "red car" a"#), [r#""a""#, r#""red car""#]);
+        assert_eq!(terms("NEAR(x* -y) OR ^"), [r#""near(x*""#, r#""-y)""#, r#""or""#]);
+        assert_eq!(terms(r#"" "" - !"#), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_rare_term_weighs_more() {
+        assert!(weight(1_000, 1) > weight(1_000, 500));
+        assert!(weight(1_000, 1_000) >= 0.0);
+        assert!(weight(0, 0) > 0.0);
+    }
+}

@@ -1,0 +1,677 @@
+//! Writing to a library: one process at a time, each call one durable step.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use half::f16;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::ids::{RecipeId, SourceId};
+use super::rows;
+use super::schema::{Database, FEATURES, RECORD};
+use super::types::{
+    ChunkRecord, Location, NewSource, Place, Recipe, RecipeKind, SegmentRecord, Space, State,
+};
+use crate::error::{Error, Result};
+use crate::media::Cue;
+
+const LOCK_FILE: &str = "library.lock";
+
+/// Rows deleted in one transaction when a retired recipe is swept.
+const SWEEP_ROWS: usize = 10_000;
+
+/// The one writer of a library. Whoever holds it holds the folder's lock, which the system takes
+/// back when the process ends, however it ends.
+#[derive(Debug)]
+pub struct Writer {
+    pub(super) folder: PathBuf,
+    pub(super) record: Database,
+    pub(super) features: Database,
+    _lock: File,
+}
+
+/// What [`Writer::add_source`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Added {
+    pub id: SourceId,
+    /// The library had these bytes already, here or at another place.
+    pub known: bool,
+}
+
+impl Writer {
+    /// Opens the library in `folder`, or makes one where there is none or an empty folder.
+    ///
+    /// Errors: `Unavailable` where another process writes to it; `InvalidInput` for a folder that
+    /// holds something else; `Unsupported` for another application's or version's file; `Corrupt`
+    /// where a file is damaged or one of the two is missing.
+    pub fn open(folder: &Path) -> Result<Self> {
+        if let Ok(file) = std::fs::metadata(folder)
+            && !file.is_dir()
+        {
+            return Err(Error::invalid_input(format!("{} is not a folder", folder.display())));
+        }
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(|cause| Error::io(folder, "make the folder", cause))?;
+        let has = |name: &str| folder.join(name).exists();
+        let (has_record, has_features) = (has(RECORD.file_name), has(FEATURES.file_name));
+        if !has_record && !has_features {
+            refuse_other_content(folder)?;
+        }
+        let lock = lock(folder)?;
+        if has_record && !has_features {
+            return Err(Error::corrupt(format!(
+                "{} is missing: restore it, or index into a new folder",
+                folder.join(FEATURES.file_name).display()
+            )));
+        }
+        let mut features =
+            Database::open_or_create(folder, FEATURES, &uuid::Uuid::new_v4().to_string())?;
+        let orphans = "SELECT count(*) FROM features";
+        if !has_record && features.run(|sql| rows::one::<u64>(sql, orphans, []))? > 0 {
+            return Err(Error::corrupt(format!(
+                "{} is missing, but there are features: restore it, or index into a new folder",
+                folder.join(RECORD.file_name).display()
+            )));
+        }
+        let record = Database::open_or_create(folder, RECORD, &features.library_id()?)?;
+        check_pair(&record, &features)?;
+        let mut writer = Writer { folder: folder.to_owned(), record, features, _lock: lock };
+        writer.sweep_retired()?;
+        Ok(writer)
+    }
+
+    /// Adds a source, or finds the one that has this fingerprint already, and notes where it was
+    /// seen. A place that held another source before belongs to this one from now on.
+    pub fn add_source(&mut self, new: &NewSource) -> Result<Added> {
+        let media = to_json(&new.media)?;
+        self.record.write(|sql| {
+            let mut find =
+                sql.prepare_cached("SELECT key, id FROM sources WHERE fingerprint = ?1")?;
+            let known = find
+                .query_row([&new.fingerprint], |row| Ok((row.get(0)?, rows::text(row, 1)?)))
+                .optional()?;
+            let (key, id): (i64, SourceId) = match known {
+                Some(found) => found,
+                None => {
+                    let id = SourceId::random();
+                    sql.execute(
+                        "INSERT INTO sources (id, fingerprint, name, origin, duration_us, media, \
+                         wall_start_us, wall_origin, state, added_us) \
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'new', ?9)",
+                        params![
+                            id.to_string(),
+                            new.fingerprint,
+                            new.name,
+                            new.origin.as_str(),
+                            new.duration.map(|length| length.0),
+                            media,
+                            new.wall.map(|wall| wall.start_us),
+                            new.wall.map(|wall| wall.origin.as_str()),
+                            now_us()
+                        ],
+                    )?;
+                    (sql.last_insert_rowid(), id)
+                }
+            };
+            let Location { place, size_bytes, modified_us, device, inode } = &new.location;
+            sql.execute(
+                "INSERT OR REPLACE INTO locations (kind, place, source, size_bytes, modified_us, \
+                 device, inode, seen_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                params![
+                    place.kind(),
+                    place.bytes(),
+                    key,
+                    size_bytes.map(|n| n as i64),
+                    modified_us,
+                    device.map(|n| n as i64),
+                    inode.map(|n| n as i64),
+                    now_us()
+                ],
+            )?;
+            Ok(Added { id, known: known.is_some() })
+        })
+    }
+
+    /// The source that was last seen at `place`, with what the place looked like then.
+    pub fn source_at(&self, place: &Place) -> Result<Option<(SourceId, Location)>> {
+        self.record.read(|sql| {
+            let find = format!(
+                "SELECT {}, sources.id FROM locations JOIN sources ON sources.key = source \
+                 WHERE kind = ?1 AND place = ?2",
+                rows::LOCATION
+            );
+            let mut find = sql.prepare_cached(&find)?;
+            let found = find.query_row(params![place.kind(), place.bytes()], |row| {
+                Ok((rows::text(row, 6)?, rows::location(row)?))
+            });
+            Ok(found.optional()?)
+        })
+    }
+
+    /// Sets the given tags of a source; its other tags stay.
+    pub fn set_tags(&mut self, source: SourceId, tags: &[(String, String)]) -> Result<()> {
+        self.record.write(|sql| {
+            let key = rows::source_key(sql, source)?;
+            let mut set = sql.prepare_cached("INSERT OR REPLACE INTO tags VALUES (?1, ?2, ?3)")?;
+            for (name, value) in tags {
+                set.execute(params![key, name, value])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes a recipe known. The first of its kind is the current one at once; another is built
+    /// beside it until [`Writer::activate_recipe`].
+    pub fn add_recipe(&mut self, recipe: &Recipe) -> Result<()> {
+        let description = to_json(&recipe.description)?;
+        if let Some(tree) = recipe.tree
+            && rows::sensible_tree(tree.branching, tree.depth).is_none()
+        {
+            return Err(Error::invalid_input("the codebook's leaves don't fit a visual word"));
+        }
+        self.record.write(|sql| {
+            let space = recipe.space.as_ref().map(|space| add_space(sql, space)).transpose()?;
+            let first = rows::current_recipe(sql, recipe.kind)?.is_none();
+            sql.execute(
+                "INSERT INTO recipes (hash, kind, state, space, branching, depth, description, \
+                 added_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
+                 ON CONFLICT (hash) DO UPDATE SET \
+                 state = CASE state WHEN 'retired' THEN 'building' ELSE state END",
+                params![
+                    recipe.id.to_string(),
+                    recipe.kind.as_str(),
+                    if first { "current" } else { "building" },
+                    space,
+                    recipe.tree.map(|tree| tree.branching),
+                    recipe.tree.map(|tree| tree.depth),
+                    description,
+                    now_us()
+                ],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// The numbers of the chunks that are committed, in order.
+    pub fn done_chunks(&self, source: SourceId, recipe: &RecipeId) -> Result<Vec<u32>> {
+        self.record.read(|sql| {
+            let (source, recipe) = (rows::source_key(sql, source)?, rows::recipe_row(sql, recipe)?);
+            let find =
+                "SELECT number FROM chunks WHERE source = ?1 AND recipe = ?2 ORDER BY number";
+            rows::all(sql, find, params![source, recipe.key], |row| row.get(0))
+        })
+    }
+
+    /// Commits what one chunk gave, in place of what the same chunk gave before. When this
+    /// returns, it is durable. An interruption at any point leaves the chunk as it was.
+    pub fn commit_chunk(
+        &mut self,
+        source: SourceId,
+        recipe: &RecipeId,
+        chunk: &ChunkRecord,
+    ) -> Result<()> {
+        let (source, recipe) = self.keys(source, recipe, RecipeKind::Clip)?;
+        let dimension = recipe.recipe.space.as_ref().map(|space| space.dimension);
+        check_chunk(chunk, dimension)?;
+        let span = params![source, recipe.key, chunk.span.start.0, chunk.span.end.0];
+        // Features first: a clip in the record always has its features. Those that an
+        // interruption leaves without a clip are replaced when the chunk is done again.
+        self.features.write(|sql| {
+            sql.execute(
+                "DELETE FROM features WHERE source = ?1 AND recipe = ?2 \
+                 AND start_us >= ?3 AND start_us < ?4",
+                span,
+            )?;
+            let mut insert = sql.prepare_cached("INSERT INTO features VALUES (?1, ?2, ?3, ?4)")?;
+            for clip in &chunk.clips {
+                let start = clip.head.span.start.0;
+                let features = rows::halves_to_bytes(&clip.features);
+                insert.execute(params![source, recipe.key, start, features])?;
+            }
+            Ok(())
+        })?;
+        self.record.write(|sql| {
+            let number = chunk.index;
+            let replaced = sql.execute(
+                "DELETE FROM clips WHERE source = ?1 AND recipe = ?2 \
+                 AND start_us >= ?3 AND start_us < ?4",
+                span,
+            )?;
+            if replaced > 0 {
+                count_up(sql, RecipeKind::Clip)?;
+            }
+            let at = params![source, recipe.key, number];
+            sql.execute("DELETE FROM gaps WHERE source = ?1 AND recipe = ?2 AND chunk = ?3", at)?;
+            insert_clips(sql, source, recipe.key, chunk)?;
+            insert_gaps(sql, source, recipe.key, chunk)?;
+            sql.execute(
+                "INSERT OR REPLACE INTO chunks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    source,
+                    recipe.key,
+                    number,
+                    chunk.span.start.0,
+                    chunk.span.end.0,
+                    chunk.clips.len(),
+                    chunk.gaps.len()
+                ],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Replaces the source's cues of all tracks whose name starts with `tracks` (`sidecar:`,
+    /// `embedded:3`; empty for all). Says whether that changed anything.
+    pub fn replace_cues(&mut self, source: SourceId, tracks: &str, cues: &[Cue]) -> Result<bool> {
+        let known: Vec<Cue> = self.record.read(|sql| {
+            let key = rows::source_key(sql, source)?;
+            let find = format!(
+                "SELECT {} FROM cues WHERE source = ?1 AND substr(track, 1, length(?2)) = ?2 \
+                 ORDER BY key",
+                rows::CUE
+            );
+            rows::all(sql, &find, params![key, tracks], rows::cue)
+        })?;
+        if known == cues {
+            return Ok(false);
+        }
+        if let Some(cue) = cues.iter().find(|cue| !cue.track.starts_with(tracks)) {
+            return Err(Error::internal(format!("track {} is not of {tracks}", cue.track)));
+        }
+        self.record.write(|sql| {
+            let key = rows::source_key(sql, source)?;
+            sql.execute(
+                "DELETE FROM cues WHERE source = ?1 AND substr(track, 1, length(?2)) = ?2",
+                params![key, tracks],
+            )?;
+            let mut insert = sql.prepare_cached(
+                "INSERT INTO cues (source, start_us, end_us, text, kind, language, track, \
+                 confidence, words, speaker) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?;
+            for cue in cues {
+                let words = (!cue.words.is_empty()).then(|| to_json(&cue.words)).transpose()?;
+                insert.execute(params![
+                    key,
+                    cue.span.start.0,
+                    cue.span.end.0,
+                    cue.text,
+                    cue.kind.as_str(),
+                    cue.language,
+                    cue.track,
+                    cue.confidence.filter(|confidence| confidence.is_finite()),
+                    words,
+                    cue.speaker
+                ])?;
+            }
+            Ok(true)
+        })
+    }
+
+    /// Replaces all segments of the source that were made by this recipe.
+    pub fn commit_segments(
+        &mut self,
+        source: SourceId,
+        recipe: &RecipeId,
+        segments: &[SegmentRecord],
+    ) -> Result<()> {
+        let (source, recipe) = self.keys(source, recipe, RecipeKind::Segment)?;
+        let dimension = recipe.recipe.space.as_ref().map(|space| space.dimension);
+        for segment in segments {
+            check_embedding(&segment.embedding, dimension)?;
+        }
+        self.record.write(|sql| {
+            let replaced = sql.execute(
+                "DELETE FROM segments WHERE source = ?1 AND recipe = ?2",
+                params![source, recipe.key],
+            )?;
+            if replaced > 0 {
+                count_up(sql, RecipeKind::Segment)?;
+            }
+            let mut insert = sql.prepare_cached(
+                "INSERT INTO segments (source, recipe, start_us, end_us, text, language, embedding) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?;
+            for segment in segments {
+                insert.execute(params![
+                    source,
+                    recipe.key,
+                    segment.span.start.0,
+                    segment.span.end.0,
+                    segment.text,
+                    segment.language,
+                    embedding_to_bytes(&segment.embedding)
+                ])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Notes how the work on a source by a recipe ended; `error` says why it failed.
+    pub fn finish_source(
+        &mut self,
+        source: SourceId,
+        recipe: &RecipeId,
+        state: State,
+        error: Option<&str>,
+    ) -> Result<()> {
+        self.record.write(|sql| {
+            let key = rows::source_key(sql, source)?;
+            let recipe = rows::recipe_row(sql, recipe)?;
+            sql.execute(
+                "INSERT OR REPLACE INTO progress VALUES (?1, ?2, ?3, ?4)",
+                params![key, recipe.key, state.as_str(), error],
+            )?;
+            sql.execute(
+                "UPDATE sources SET state = ?2, error = ?3 WHERE key = ?1",
+                params![key, state.as_str(), error],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// How far the work on a source by a recipe is.
+    pub fn progress(&self, source: SourceId, recipe: &RecipeId) -> Result<State> {
+        self.record.read(|sql| {
+            let (source, recipe) = (rows::source_key(sql, source)?, rows::recipe_row(sql, recipe)?);
+            let find = "SELECT state FROM progress WHERE source = ?1 AND recipe = ?2";
+            let mut find = sql.prepare_cached(find)?;
+            let found =
+                find.query_row(params![source, recipe.key], |row| rows::text(row, 0)).optional()?;
+            Ok(found.unwrap_or(State::New))
+        })
+    }
+
+    /// The sources whose clips are complete and whose segments are not.
+    pub fn left_to_understand(
+        &self,
+        clips: &RecipeId,
+        segments: &RecipeId,
+    ) -> Result<Vec<SourceId>> {
+        self.record.read(|sql| {
+            let find = "SELECT id FROM sources JOIN progress done ON done.source = sources.key \
+                 AND done.recipe = ?1 AND done.state = 'complete' \
+                 WHERE NOT EXISTS (SELECT 1 FROM progress read WHERE read.source = sources.key \
+                 AND read.recipe = ?2 AND read.state = 'complete') ORDER BY sources.key";
+            let (clips, segments) = (rows::recipe_row(sql, clips)?, rows::recipe_row(sql, segments)?);
+            rows::all(sql, find, params![clips.key, segments.key], |row| rows::text(row, 0))
+        })
+    }
+
+    /// The sources that the current recipe of the same kind has completed and `recipe` has not:
+    /// while there are any, taking over would take them out of search.
+    pub fn waiting_for(&self, recipe: &RecipeId) -> Result<Vec<SourceId>> {
+        self.record.read(|sql| {
+            let row = rows::recipe_row(sql, recipe)?;
+            let Some(current) = rows::current_recipe(sql, row.recipe.kind)? else {
+                return Ok(Vec::new());
+            };
+            let find = "SELECT id FROM sources JOIN progress old ON old.source = sources.key \
+                 AND old.recipe = ?1 AND old.state = 'complete' \
+                 WHERE NOT EXISTS (SELECT 1 FROM progress new WHERE new.source = sources.key \
+                 AND new.recipe = ?2 AND new.state = 'complete') ORDER BY sources.key";
+            rows::all(sql, find, params![current.key, row.key], |row| rows::text(row, 0))
+        })
+    }
+
+    /// Lets a recipe's rows take the place of the current recipe's in one step; the old rows are
+    /// then deleted little by little, and by the next writer where this one is interrupted.
+    pub fn activate_recipe(&mut self, recipe: &RecipeId) -> Result<()> {
+        self.record.write(|sql| {
+            let row = rows::recipe_row(sql, recipe)?;
+            if row.state == "current" {
+                return Ok(());
+            }
+            let kind = row.recipe.kind;
+            sql.execute(
+                "UPDATE recipes SET state = 'retired' WHERE kind = ?1 AND state = 'current'",
+                [kind.as_str()],
+            )?;
+            sql.execute("UPDATE recipes SET state = 'current' WHERE key = ?1", [row.key])?;
+            count_up(sql, kind)
+        })?;
+        self.sweep_retired()
+    }
+
+    /// Keeps a run's report.
+    pub fn record_run(&mut self, report: &serde_json::Value) -> Result<()> {
+        let report = to_json(report)?;
+        self.record.write(|sql| {
+            let insert = "INSERT INTO runs (ended_us, report) VALUES (?1, ?2)";
+            sql.execute(insert, params![now_us(), report])?;
+            Ok(())
+        })
+    }
+
+    fn keys(
+        &self,
+        source: SourceId,
+        recipe: &RecipeId,
+        kind: RecipeKind,
+    ) -> Result<(i64, rows::RecipeRow)> {
+        self.record.read(|sql| {
+            let row = rows::recipe_row(sql, recipe)?;
+            if row.recipe.kind != kind {
+                return Err(Error::internal(format!(
+                    "recipe {recipe} makes no {}s",
+                    kind.as_str()
+                )));
+            }
+            Ok((rows::source_key(sql, source)?, row))
+        })
+    }
+
+    fn sweep_retired(&mut self) -> Result<()> {
+        let find = "SELECT key FROM recipes WHERE state = 'retired'";
+        let retired: Vec<i64> =
+            self.record.run(|sql| rows::all(sql, find, [], |row| row.get(0)))?;
+        for recipe in retired {
+            for table in ["clips", "segments", "gaps", "chunks", "progress"] {
+                // Tables without rowids are small and go at once.
+                let statement = match table {
+                    "clips" | "segments" => format!(
+                        "DELETE FROM {table} WHERE key IN \
+                         (SELECT key FROM {table} WHERE recipe = ?1 LIMIT {SWEEP_ROWS})"
+                    ),
+                    _ => format!("DELETE FROM {table} WHERE recipe = ?1"),
+                };
+                while self.record.write(|sql| Ok(sql.execute(&statement, [recipe])?))? > 0 {}
+            }
+            let statement = format!(
+                "DELETE FROM features WHERE rowid IN \
+                 (SELECT rowid FROM features WHERE recipe = ?1 LIMIT {SWEEP_ROWS})"
+            );
+            while self.features.write(|sql| Ok(sql.execute(&statement, [recipe])?))? > 0 {}
+            self.record.write(|sql| {
+                Ok(sql.execute("UPDATE recipes SET state = 'swept' WHERE key = ?1", [recipe])?)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn refuse_other_content(folder: &Path) -> Result<()> {
+    let entries =
+        std::fs::read_dir(folder).map_err(|cause| Error::io(folder, "read the folder", cause))?;
+    for entry in entries {
+        let entry = entry.map_err(|cause| Error::io(folder, "read the folder", cause))?;
+        if entry.file_name() != LOCK_FILE {
+            return Err(Error::invalid_input(format!(
+                "{} holds other files and no library: name a new or empty folder",
+                folder.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Takes the folder's lock. The file stays; only the lock on it counts, so none can be stale.
+fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join(LOCK_FILE);
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|cause| Error::io(&path, "open", cause))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            let named = Read::by_ref(&mut file).take(32).read_to_string(&mut owner).is_ok();
+            let owner = owner.trim();
+            let by = if named && !owner.is_empty() {
+                format!(" (process {owner})")
+            } else {
+                String::new()
+            };
+            return Err(Error::unavailable(format!(
+                "another process{by} is writing to {}: wait until it is done",
+                folder.display()
+            )));
+        }
+        Err(TryLockError::Error(cause)) => return Err(Error::io(&path, "lock", cause)),
+    }
+    let note = || {
+        file.set_len(0)?;
+        writeln!(&file, "{}", std::process::id())
+    };
+    note().map_err(|cause| Error::io(&path, "write to", cause))?;
+    Ok(file)
+}
+
+pub(super) fn check_pair(record: &Database, features: &Database) -> Result<()> {
+    if record.library_id()? == features.library_id()? {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!(
+        "{} and {} belong to different libraries",
+        record.path.display(),
+        features.path.display()
+    )))
+}
+
+/// Tells readers that rows have gone or changed their visibility.
+pub(super) fn count_up(sql: &Connection, kind: RecipeKind) -> Result<()> {
+    let name = match kind {
+        RecipeKind::Clip => "clips_generation",
+        RecipeKind::Segment => "segments_generation",
+    };
+    sql.execute("UPDATE meta SET value = value + 1 WHERE name = ?1", [name])?;
+    Ok(())
+}
+
+fn add_space(sql: &Connection, space: &Space) -> Result<i64> {
+    if space.dimension == 0 || space.dimension >= rows::MOST_DIMENSIONS {
+        return Err(Error::invalid_input(format!("a space of {} dimensions", space.dimension)));
+    }
+    let find = "SELECT key, dimension FROM spaces WHERE id = ?1";
+    let known = sql
+        .query_row(find, [&space.id], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))
+        .optional()?;
+    match known {
+        Some((key, dimension)) if dimension == space.dimension as i64 => Ok(key),
+        Some((_, dimension)) => Err(Error::invalid_input(format!(
+            "the library's space {} has {dimension} dimensions, not {}",
+            space.id, space.dimension
+        ))),
+        None => {
+            sql.execute(
+                "INSERT INTO spaces (id, tower, dimension, languages) VALUES (?1, ?2, ?3, ?4)",
+                params![space.id, space.tower, space.dimension, to_json(&space.languages)?],
+            )?;
+            Ok(sql.last_insert_rowid())
+        }
+    }
+}
+
+fn insert_clips(sql: &Connection, source: i64, recipe: i64, chunk: &ChunkRecord) -> Result<()> {
+    let mut insert = sql.prepare_cached(
+        "INSERT INTO clips (source, recipe, start_us, end_us, raw_pts, frames, shot_start_us, \
+         words, embedding) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?;
+    for clip in &chunk.clips {
+        insert.execute(params![
+            source,
+            recipe,
+            clip.head.span.start.0,
+            clip.head.span.end.0,
+            clip.head.raw_pts,
+            clip.head.frames,
+            clip.head.shot_start.map(|at| at.0),
+            rows::visual_words_to_bytes(&clip.words),
+            embedding_to_bytes(&clip.embedding)
+        ])?;
+    }
+    Ok(())
+}
+
+fn insert_gaps(sql: &Connection, source: i64, recipe: i64, chunk: &ChunkRecord) -> Result<()> {
+    let mut insert =
+        sql.prepare_cached("INSERT INTO gaps VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+    for (place, gap) in chunk.gaps.iter().enumerate() {
+        insert.execute(params![
+            source,
+            recipe,
+            chunk.index,
+            place,
+            gap.span.start.0,
+            gap.span.end.0,
+            gap.track.as_str(),
+            gap.reason
+        ])?;
+    }
+    Ok(())
+}
+
+fn embedding_to_bytes(embedding: &[f16]) -> Option<Vec<u8>> {
+    (!embedding.is_empty()).then(|| rows::halves_to_bytes(embedding))
+}
+
+/// What the stages hand over keeps these; one that doesn't is a bug there, and must not get in.
+fn check_chunk(chunk: &ChunkRecord, dimension: Option<usize>) -> Result<()> {
+    let length = chunk.clips.first().map_or(0, |clip| clip.features.len());
+    let mut before = None;
+    for clip in &chunk.clips {
+        let start = clip.head.span.start;
+        if !chunk.span.contains(start) || before >= Some(start) {
+            return Err(Error::internal("clips out of their chunk or order").at(start));
+        }
+        before = Some(start);
+        let finite = clip.features.iter().all(|value| value.is_finite());
+        if clip.features.len() != length || length >= rows::MOST_DIMENSIONS || !finite {
+            return Err(Error::internal("features of changing length or not finite").at(start));
+        }
+        check_embedding(&clip.embedding, dimension).map_err(|error| error.at(start))?;
+    }
+    Ok(())
+}
+
+fn check_embedding(embedding: &[f16], dimension: Option<usize>) -> Result<()> {
+    let fits = embedding.is_empty() || dimension == Some(embedding.len());
+    if fits && embedding.iter().all(|value| value.is_finite()) {
+        return Ok(());
+    }
+    Err(Error::internal(format!(
+        "an embedding of {} dimensions or not finite, where the recipe's space has {}",
+        embedding.len(),
+        dimension.unwrap_or(0)
+    )))
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))
+}
+
+/// Microseconds since 1970.
+fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,328 @@
+//! The graph's source for files and finite URLs: looks into them, plans their chunks, and reads
+//! those through a decoder host of its own.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use super::ingest::{CHUNK_CLIPS, Opened, Shared};
+use super::jobs::{ChunkJob, Job};
+use crate::error::{Error, Result};
+use crate::graph::{Event, Outlet, Source, Streams};
+use crate::library::{
+    self, NewSource, Origin, Place, SourceId, State, WallClock, WallOrigin,
+};
+use crate::media::{Cue, Frame, TrackKind};
+use crate::source::{
+    CueEvent, CueRequest, Fingerprint, Host, Input, Location, MediaInfo, PictureEvent,
+    PictureRequest, Summary, Targets, sidecars,
+};
+use crate::time::Micros;
+
+/// One reader, with its own decoder host. Several share the jobs.
+#[derive(Debug)]
+pub(super) struct Files<'a> {
+    pub host: Host,
+    pub shared: &'a Shared<'a>,
+}
+
+/// The chunks to read of a source, as (first, end).
+type Chunks = Vec<(u32, Option<u32>)>;
+
+impl Source for Files<'_> {
+    type Out = Frame;
+    const NAME: &'static str = "decode";
+
+    fn read(&mut self, out: &mut Outlet<'_, Frame>) -> Result<Streams> {
+        match self.shared.jobs.take() {
+            None => return Ok(Streams::Over),
+            Some(Job::Open(location)) => {
+                let opened = self.open(&location);
+                // Whatever came of it, the other readers must not wait for it any longer.
+                let chunks = opened.as_ref().ok().and_then(Option::as_ref);
+                self.shared.jobs.opened(chunks.cloned());
+                if let Some((source, chunks)) = opened?
+                    && chunks.is_empty()
+                {
+                    self.shared.finish(&source)?;
+                }
+            }
+            Some(Job::Read(job)) => {
+                out.begin(job.stream);
+                self.read_chunks(&job, out);
+            }
+        }
+        Ok(Streams::MayFollow)
+    }
+}
+
+impl Files<'_> {
+    /// Looks into a source and registers it. `None` where nothing is left to do for it: it failed, or
+    /// the library has all of it; both are reported. An error is the library's.
+    fn open(&mut self, location: &Location) -> Result<Option<(Arc<Opened>, Chunks)>> {
+        let shared = self.shared;
+        let looked = Input::open(location).and_then(|input| {
+            let place = place(location, &input)?;
+            Ok((input, place))
+        });
+        let (input, place) = match looked {
+            Ok(looked) => looked,
+            Err(error) => {
+                shared.fail_unopened(location, &error);
+                return Ok(None);
+            }
+        };
+        let seen = shared.library().source_at(&place.place)?;
+        if let Some((id, seen)) = seen
+            && seen == place
+            && place.size_bytes.is_some()
+            && self.is_complete(id)?
+        {
+            self.unchanged(id, location)?;
+            return Ok(None);
+        }
+        let probed = Fingerprint::of(&input)
+            .and_then(|fingerprint| Ok((fingerprint, self.host.probe(&input)?)));
+        let (fingerprint, info) = match probed {
+            Ok(probed) => probed,
+            Err(error) => {
+                shared.fail_unopened(location, &error);
+                return Ok(None);
+            }
+        };
+        let id = shared
+            .library()
+            .add_source(&NewSource {
+                fingerprint: fingerprint.to_string(),
+                name: input.name().rsplit('/').next().unwrap_or_default().to_owned(),
+                origin: if input.file().is_some() { Origin::File } else { Origin::Url },
+                duration: info.duration,
+                media: serde_json::to_value(&info)
+                    .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))?,
+                wall: wall_clock(&info),
+                location: place,
+            })?
+            .id;
+        if self.is_complete(id)? {
+            self.unchanged(id, location)?;
+            return Ok(None);
+        }
+        let (cues, mut notices) = self.all_cues(&input, &info, location);
+        let done: BTreeSet<u32> = {
+            let mut library = shared.library();
+            library.set_tags(id, &shared.tags)?;
+            library.replace_cues(id, "", &cues)?;
+            library.done_chunks(id, &shared.recipe)?.into_iter().collect()
+        };
+        let length = plausible_length(&info, &input);
+        let chunks = match info.picture {
+            Some(_) => self.plan(&info, length, &done),
+            None => {
+                notices.push("no picture track".to_owned());
+                Vec::new()
+            }
+        };
+        let opened = Opened::new(id, input, length, chunks.len(), cues.len(), notices);
+        shared.opened(&opened, done.len());
+        Ok(Some((Arc::new(opened), chunks)))
+    }
+
+    fn is_complete(&self, id: SourceId) -> Result<bool> {
+        Ok(self.shared.library().progress(id, &self.shared.recipe)? == State::Complete)
+    }
+
+    /// The picture and the text inside are as they were; files beside it may have changed.
+    fn unchanged(&mut self, id: SourceId, location: &Location) -> Result<()> {
+        let (cues, notices) = self.sidecar_cues(location);
+        let changed = {
+            let mut library = self.shared.library();
+            library.set_tags(id, &self.shared.tags)?;
+            library.replace_cues(id, "sidecar:", &cues)?
+        };
+        self.shared.unchanged(id, location, changed.then_some(cues.len()), notices);
+        Ok(())
+    }
+
+    fn all_cues(
+        &mut self,
+        input: &Input,
+        info: &MediaInfo,
+        location: &Location,
+    ) -> (Vec<Cue>, Vec<String>) {
+        let (mut cues, mut notices) = self.sidecar_cues(location);
+        if info.of_kind(TrackKind::Text).any(|track| !track.is_bitmap) {
+            let read = self.read_cues(input, &CueRequest::Embedded { track: None }, &mut cues);
+            notices.extend(read.unwrap_or_else(|error| {
+                vec![format!("embedded subtitles cannot be read: {}", error.reason())]
+            }));
+        }
+        if info.of_kind(TrackKind::Text).any(|track| track.is_bitmap) {
+            notices.push("subtitles that are pictures cannot be read".to_owned());
+        }
+        (cues, notices)
+    }
+
+    /// The cues of the subtitle files beside a source. Text that cannot be read is a notice, and
+    /// fails nothing.
+    fn sidecar_cues(&mut self, location: &Location) -> (Vec<Cue>, Vec<String>) {
+        let (mut cues, mut notices) = (Vec::new(), Vec::new());
+        let Location::File(path) = location else { return (cues, notices) };
+        for sidecar in sidecars(path) {
+            let location = Location::File(sidecar.path);
+            let read = Input::open(&location).and_then(|input| {
+                let name = input.name().rsplit('/').next().unwrap_or_default().to_owned();
+                let track = format!("sidecar:{name}");
+                let request = CueRequest::Sidecar { language: sidecar.language, track };
+                self.read_cues(&input, &request, &mut cues)
+            });
+            notices.extend(read.unwrap_or_else(|error| {
+                vec![format!("subtitles {location} cannot be read: {}", error.reason())]
+            }));
+        }
+        (cues, notices)
+    }
+
+    fn read_cues(
+        &mut self,
+        input: &Input,
+        request: &CueRequest,
+        cues: &mut Vec<Cue>,
+    ) -> Result<Vec<String>> {
+        let mut notices = Vec::new();
+        for event in self.host.cues(input, request)? {
+            match event? {
+                CueEvent::Cue(cue) if cues.len() < MAX_CUES => cues.push(cue),
+                CueEvent::Cue(_) => {
+                    notices.push(format!("only the first {MAX_CUES} cues are kept"));
+                    break;
+                }
+                CueEvent::Notice(notice) => notices.push(notice),
+                CueEvent::End(_) => {}
+            }
+        }
+        Ok(notices)
+    }
+
+    /// The chunks of a source that are not `done`, each a stream of its own. Where there is no
+    /// random access, or no length, one stream reads from the first that is missing to the end.
+    fn plan(&self, info: &MediaInfo, length: Option<Micros>, done: &BTreeSet<u32>) -> Chunks {
+        let chunk = self.shared.chunk_length();
+        let missing = |number: &u32| !done.contains(number);
+        match length {
+            Some(length) if info.has_random_access && !info.is_still => {
+                let count = u32::try_from(1 + (length.0 - 1) / chunk.0).unwrap_or(u32::MAX);
+                // The length may be understated, so the last chunk has no end.
+                let end = |number| (number + 1 < count).then_some(number + 1);
+                (0..count).filter(missing).map(|number| (number, end(number))).collect()
+            }
+            _ => (0..u32::MAX).find(missing).map(|first| (first, None)).into_iter().collect(),
+        }
+    }
+
+    /// Reads the frames of a chunk into `out`. Returns early when no more is wanted.
+    fn read_chunks(&mut self, job: &ChunkJob<Opened>, out: &mut Outlet<'_, Frame>) {
+        let request = PictureRequest {
+            track: None,
+            rendition: self.shared.rendition,
+            targets: self.targets(job),
+            threads: 1,
+        };
+        let end = match self.frames(job, &request, out) {
+            Ok(Some(end)) => Ok(end),
+            // The host is left in the middle of its answer, and restarts.
+            Ok(None) => return,
+            Err(error) => Err(error),
+        };
+        let end = end.map(|summary| job.source.count(&summary));
+        // An outlet that wants no more needs no end.
+        let _ = out.send(Event::End(end));
+    }
+
+    fn frames(
+        &mut self,
+        job: &ChunkJob<Opened>,
+        request: &PictureRequest,
+        out: &mut Outlet<'_, Frame>,
+    ) -> Result<Option<Summary>> {
+        for event in self.host.picture(&job.source.input, request)? {
+            let event = match event? {
+                PictureEvent::Frame(frame) => Event::Item(frame),
+                PictureEvent::Gap(gap) => Event::Gap(gap),
+                PictureEvent::Watermark(at) => Event::Watermark(at),
+                PictureEvent::Notice(notice) => {
+                    job.source.notice(notice);
+                    continue;
+                }
+                PictureEvent::End(summary) => return Ok(Some(summary)),
+            };
+            if out.send(event).is_err() {
+                return Ok(None);
+            }
+        }
+        Err(Error::internal("the decoder host's answer has no end"))
+    }
+
+    /// The instants to sample in a chunk: each in the middle of its share of a clip.
+    fn targets(&self, job: &ChunkJob<Opened>) -> Targets {
+        let clip = &self.shared.clip;
+        let frames = i64::from(clip.frames);
+        let a_chunk = u64::from(CHUNK_CLIPS) * u64::from(clip.frames);
+        Targets {
+            offset: Micros(clip.length.0 / (2 * frames)),
+            // A clip's length and frame count are positive: the pipeline was checked.
+            step_num: clip.length.0.unsigned_abs(),
+            step_den: u32::from(clip.frames),
+            first: u64::from(job.first) * a_chunk,
+            count: job.end.map(|end| u64::from(end - job.first) * a_chunk),
+        }
+    }
+}
+
+/// More cues than any film has; a file with more is no subtitle file.
+const MAX_CUES: usize = 200_000;
+
+/// Where the source is, and what tells cheaply that it has not changed.
+fn place(location: &Location, input: &Input) -> Result<library::Location> {
+    let mut place = library::Location {
+        place: match location {
+            Location::File(path) => Place::Path(
+                std::path::absolute(path).map_err(|cause| Error::io(path, "find", cause))?,
+            ),
+            Location::Url(url) => Place::url(url),
+        },
+        size_bytes: None,
+        modified_us: None,
+        device: None,
+        inode: None,
+    };
+    if let Some(file) = input.file() {
+        let metadata = file.metadata().map_err(|cause| {
+            Error::unavailable("cannot be read").in_source(input.name()).caused_by(cause)
+        })?;
+        let nanos = metadata.mtime_nsec() / 1_000;
+        place.size_bytes = Some(metadata.len());
+        place.modified_us = Some(metadata.mtime().saturating_mul(1_000_000).saturating_add(nanos));
+        place.device = Some(metadata.dev());
+        place.inode = Some(metadata.ino());
+    }
+    Ok(place)
+}
+
+/// The wall clock at the source's zero, where the container states it.
+fn wall_clock(info: &MediaInfo) -> Option<WallClock> {
+    let stated: jiff::Timestamp = info.creation_time.as_deref()?.parse().ok()?;
+    // Cameras without a clock write the epoch of their container.
+    let plausible = jiff::Timestamp::from_second(0).is_ok_and(|epoch| stated > epoch);
+    plausible.then(|| WallClock { start_us: stated.as_microsecond(), origin: WallOrigin::File })
+}
+
+/// The source's length, unless its header states one that its size belies: then it is read to its
+/// end, and nobody plans a million chunks of nothing.
+fn plausible_length(info: &MediaInfo, input: &Input) -> Option<Micros> {
+    const LEAST_BYTES_A_SEC: f64 = 16.0;
+    let length = info.duration.filter(|length| *length > Micros::ZERO)?;
+    let size = input.file().and_then(|file| file.metadata().ok()).map(|metadata| metadata.len());
+    let belied = length > Micros::from_millis(3_600_000)
+        && size.is_some_and(|size| (size as f64) < length.as_secs_f64() * LEAST_BYTES_A_SEC);
+    (!belied).then_some(length)
+}

@@ -1,0 +1,463 @@
+//! Ingest: files through the graph into the record, a chunk at a time.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::files::Files;
+use super::jobs::{ChunkJob, Jobs};
+use super::loaded::Loaded;
+use super::report::{Problem, Progress, RunReport, SourceReport, SourceState};
+use super::stages::{Encode, Quantize};
+use super::understand::Understand;
+use crate::error::{Error, Kind, Result};
+use crate::graph::{Cancel, Event, Message, QueueLimits, Run, Sink, StreamId};
+use crate::library::{ChunkRecord, Reader, RecipeId, SourceId, State, Writer};
+use crate::media::{Gap, IndexedClip};
+use crate::picture::{ClipGrid, ClipRules};
+use crate::source::{Host, Input, Limits, Location, Rendition, Summary};
+use crate::time::{Micros, Span, Timestamp};
+
+/// Clips in a chunk: the unit of parallel decoding, of committing, and of resuming.
+pub(super) const CHUNK_CLIPS: u32 = 80;
+
+/// What may wait between two stages: half a minute of default clips, or a quarter gigabyte of
+/// pixels, whichever is less.
+const QUEUE: QueueLimits = QueueLimits { items: 64, bytes: 64 << 20 };
+
+/// How a run goes about its work; nothing here changes results.
+#[derive(Debug)]
+pub struct Options {
+    /// Decoder hosts side by side.
+    pub workers: NonZeroUsize,
+    /// Set on every source of this run.
+    pub tags: Vec<(String, String)>,
+    pub cancel: Cancel,
+}
+
+/// A source that has been looked into.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub id: SourceId,
+    pub input: Input,
+    pub length: Option<Micros>,
+    tally: Mutex<Tally>,
+}
+
+/// What has come of a source so far.
+#[derive(Debug)]
+struct Tally {
+    /// Streams of it that have not ended.
+    streams: usize,
+    clips: u64,
+    cues: u64,
+    gaps: u64,
+    gap_length: Micros,
+    notices: Vec<String>,
+    corrupt_packets: u64,
+    damaged_frames: u64,
+    misplaced_frames: u64,
+    error: Option<Problem>,
+    interrupted: bool,
+}
+
+impl Opened {
+    pub fn new(
+        id: SourceId,
+        input: Input,
+        length: Option<Micros>,
+        streams: usize,
+        cues: usize,
+        notices: Vec<String>,
+    ) -> Self {
+        let tally = Tally {
+            streams,
+            clips: 0,
+            cues: cues as u64,
+            gaps: 0,
+            gap_length: Micros::ZERO,
+            notices,
+            corrupt_packets: 0,
+            damaged_frames: 0,
+            misplaced_frames: 0,
+            error: None,
+            interrupted: false,
+        };
+        Opened { id, input, length, tally: Mutex::new(tally) }
+    }
+
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        // Counters: each is right whenever the lock is free.
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something odd that cost nothing. Chunks of one source often notice the same.
+    pub fn notice(&self, notice: String) {
+        const MOST: usize = 20;
+        let mut tally = self.tally();
+        if tally.notices.len() < MOST && !tally.notices.contains(&notice) {
+            tally.notices.push(notice);
+        }
+    }
+
+    /// Counts what a finished request went through.
+    pub fn count(&self, summary: &Summary) {
+        let mut tally = self.tally();
+        tally.corrupt_packets += summary.corrupt_packets;
+        tally.damaged_frames += summary.damaged_frames;
+        tally.misplaced_frames += summary.misplaced_frames;
+    }
+}
+
+/// What readers and the recorder share in one run.
+pub(super) struct Shared<'a> {
+    pub jobs: Jobs<Location, Opened>,
+    pub recipe: RecipeId,
+    pub clip: ClipRules,
+    pub rendition: Rendition,
+    pub tags: Vec<(String, String)>,
+    library: &'a Mutex<Writer>,
+    progress: &'a (dyn Fn(&Progress<'_>) + Sync),
+    /// To the other half: a source whose rows are in the record; `None` when there are no more.
+    understand: crossbeam_channel::Sender<Option<SourceId>>,
+    reports: Mutex<Vec<SourceReport>>,
+}
+
+impl std::fmt::Debug for Shared<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("recipe", &self.recipe).finish_non_exhaustive()
+    }
+}
+
+impl Shared<'_> {
+    /// The one writer. Held for a transaction at a time.
+    pub fn library(&self) -> MutexGuard<'_, Writer> {
+        lock(self.library)
+    }
+
+    pub fn chunk_length(&self) -> Micros {
+        Micros(self.clip.length.0.saturating_mul(i64::from(CHUNK_CLIPS)))
+    }
+
+    fn chunk_start(&self, number: u32) -> Timestamp {
+        Timestamp(self.chunk_length().0.saturating_mul(i64::from(number)))
+    }
+
+    fn report(&self, report: SourceReport) {
+        (self.progress)(&Progress::Finished(&report));
+        lock(&self.reports).push(report);
+    }
+
+    /// Reports a source that could not even be looked into.
+    pub fn fail_unopened(&self, location: &Location, error: &Error) {
+        self.report(if error.kind() == Kind::Cancelled {
+            SourceReport::new(location.to_string(), SourceState::Interrupted)
+        } else {
+            SourceReport::failed(location.to_string(), error)
+        });
+    }
+
+    pub fn opened(&self, source: &Opened, chunks_done: usize) {
+        let stored = Micros(self.chunk_length().0.saturating_mul(chunks_done as i64));
+        (self.progress)(&Progress::Opened {
+            source: source.input.name(),
+            length: source.length,
+            stored,
+        });
+    }
+
+    /// Reports a source that the library had already; `new_cues` counts the words that were read
+    /// again since the files beside it have changed.
+    pub fn unchanged(
+        &self,
+        id: SourceId,
+        location: &Location,
+        new_cues: Option<usize>,
+        notices: Vec<String>,
+    ) {
+        let state = match new_cues {
+            Some(_) => SourceState::Indexed,
+            None => SourceState::Unchanged,
+        };
+        self.report(SourceReport {
+            id: Some(id.to_string()),
+            cues: new_cues.unwrap_or(0) as u64,
+            notices,
+            ..SourceReport::new(location.to_string(), state)
+        });
+        if new_cues.is_some() {
+            self.hand_on(id);
+        }
+    }
+
+    /// Media that has come to the end of the graph.
+    fn advanced(&self, source: &Opened, by: Micros) {
+        if by > Micros::ZERO {
+            (self.progress)(&Progress::Advanced { source: source.input.name(), by });
+        }
+    }
+
+    /// Settles the end of a stream; with the last one, the source is finished.
+    fn stream_ended(&self, job: &ChunkJob<Opened>, end: Result<()>) -> Result<()> {
+        let source = &job.source;
+        self.jobs.ended(job.stream);
+        let left = {
+            let mut tally = source.tally();
+            tally.streams -= 1;
+            if let Err(error) = end {
+                if error.kind() == Kind::Cancelled {
+                    tally.interrupted = true;
+                } else {
+                    tally.error.get_or_insert_with(|| (&error).into());
+                }
+                tally.streams -= self.jobs.give_up(source);
+            }
+            tally.streams
+        };
+        if left == 0 { self.finish(source) } else { Ok(()) }
+    }
+
+    /// Writes down how a source ended, and hands it on to be understood.
+    pub fn finish(&self, source: &Opened) -> Result<()> {
+        let tally = source.tally();
+        let state = match (&tally.error, tally.interrupted) {
+            (Some(_), _) => SourceState::Failed,
+            (None, true) => SourceState::Interrupted,
+            (None, false) => SourceState::Indexed,
+        };
+        let mut notices = tally.notices.clone();
+        let counted = [
+            (tally.corrupt_packets, "corrupt packets skipped"),
+            (tally.damaged_frames, "damaged frames"),
+            (tally.misplaced_frames, "frames out of order left out"),
+        ];
+        let counted = counted.iter().filter(|(count, _)| *count > 0);
+        notices.extend(counted.map(|(count, what)| format!("{count} {what}")));
+        let report = SourceReport {
+            source: source.input.name().to_owned(),
+            id: Some(source.id.to_string()),
+            state,
+            length_secs: source.length.map(Micros::as_secs_f64),
+            clips: tally.clips,
+            cues: tally.cues,
+            gaps: tally.gaps,
+            gap_secs: tally.gap_length.as_secs_f64(),
+            notices,
+            error: tally.error.clone(),
+        };
+        drop(tally);
+        let error = report.error.as_ref().map(|error| error.reason.as_str());
+        let stored = match state {
+            SourceState::Failed => Some(State::Failed),
+            SourceState::Interrupted => None,
+            SourceState::Indexed | SourceState::Unchanged => Some(State::Complete),
+        };
+        if let Some(stored) = stored {
+            self.library().finish_source(source.id, &self.recipe, stored, error)?;
+        }
+        self.report(report);
+        self.hand_on(source.id);
+        Ok(())
+    }
+
+    fn hand_on(&self, source: SourceId) {
+        // The other half is gone only when it failed, and its error ends the run.
+        let _ = self.understand.send(Some(source));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in a transaction rolls it back, so what the lock guards is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Indexes `locations` into a library. What could not be read is in the report; an error is
+/// something that no source can be indexed with.
+pub fn index(
+    locations: Vec<Location>,
+    library: Writer,
+    reader: Reader,
+    loaded: Loaded,
+    options: Options,
+    progress: &(dyn Fn(&Progress<'_>) + Sync),
+) -> Result<RunReport> {
+    let started = Instant::now();
+    let Loaded { pipeline, encoder, codebook, space, tower, clip_recipe, segment_recipe } = loaded;
+    let library = Mutex::new(library);
+    {
+        let mut library = lock(&library);
+        library.add_recipe(&clip_recipe)?;
+        library.add_recipe(&segment_recipe)?;
+    }
+    let (width_px, height_px) = encoder.input_px();
+    let (sender, receiver) = crossbeam_channel::bounded(64);
+    let shared = Shared {
+        jobs: Jobs::new(locations),
+        recipe: clip_recipe.id.clone(),
+        clip: pipeline.clip,
+        rendition: Rendition { width_px, height_px, fit: pipeline.fit },
+        tags: options.tags,
+        library: &library,
+        progress,
+        understand: sender,
+        reports: Mutex::new(Vec::new()),
+    };
+    let mut readers = Vec::with_capacity(options.workers.get());
+    for _ in 0..options.workers.get() {
+        let host = Host::start_until(&Limits::default(), options.cancel.flag())?;
+        readers.push(Files { host, shared: &shared });
+    }
+    let encode =
+        Encode { encoder, cells: pipeline.cells, frames_per_clip: pipeline.clip.frames };
+    let quantize = Quantize { codebook: &codebook, space: space.as_ref() };
+    let mut recorder = Recorder { shared: &shared, streams: HashMap::new() };
+    let mut understand = Understand {
+        library: &library,
+        reader,
+        tower,
+        sentence: pipeline.sentence,
+        segment: pipeline.segment,
+        clip_recipe: &clip_recipe.id,
+        recipe: &segment_recipe.id,
+    };
+
+    let mut stored = Micros::ZERO;
+    let (stages, segments) = std::thread::scope(|scope| {
+        let understanding = scope.spawn(|| understand.all(&receiver, &options.cancel));
+        let grid = |stream| {
+            let first = shared.jobs.of(stream).map_or(0, |job| job.first);
+            ClipGrid::new(shared.clip, shared.chunk_start(first))
+        };
+        let stages = Run::execute(QUEUE, &options.cancel, |run| {
+            let frames = run.sources(readers)?;
+            let clips = run.fold(frames, grid)?;
+            let encoded = run.map(clips, encode)?;
+            let indexed = run.map(encoded, quantize)?;
+            run.sink(indexed, &mut recorder, |length| stored = Micros(stored.0 + length.0))
+        });
+        // The other half reads on what is in the record already, and then ends.
+        let _ = shared.understand.send(None);
+        let segments = understanding.join().unwrap_or_else(|_| {
+            Err(Error::internal("understanding panicked"))
+        });
+        (stages, segments)
+    });
+    let report = RunReport {
+        interrupted: options.cancel.is_cancelled(),
+        segments: segments?,
+        media_secs: stored.as_secs_f64(),
+        elapsed_secs: started.elapsed().as_secs_f64(),
+        stages: stages?,
+        sources: std::mem::take(&mut *lock(&shared.reports)),
+    };
+    let mut library = lock(&library);
+    for recipe in [&clip_recipe.id, &segment_recipe.id] {
+        if library.waiting_for(recipe)?.is_empty() {
+            library.activate_recipe(recipe)?;
+        }
+    }
+    let json = serde_json::to_value(&report)
+        .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))?;
+    library.record_run(&json)?;
+    Ok(report)
+}
+
+/// The graph's sink: clips into the record, a chunk in a transaction.
+struct Recorder<'a> {
+    shared: &'a Shared<'a>,
+    streams: HashMap<StreamId, Pending>,
+}
+
+/// The chunk of a stream that is being filled.
+struct Pending {
+    job: Arc<ChunkJob<Opened>>,
+    number: u32,
+    clips: Vec<IndexedClip>,
+    gaps: Vec<Gap>,
+    /// Up to where the stream has come.
+    seen: Timestamp,
+}
+
+impl Sink for Recorder<'_> {
+    type In = IndexedClip;
+    /// The length of media that is durable since the last one.
+    type Ack = Micros;
+    const NAME: &'static str = "record";
+
+    fn accept(&mut self, message: Message<IndexedClip>) -> Result<Option<Micros>> {
+        let Message { stream, event } = message;
+        let shared = self.shared;
+        let Some(pending) = self.pending(stream) else {
+            return Err(Error::internal("a stream that nobody began"));
+        };
+        match event {
+            Event::Item(clip) => {
+                let durable = pending.advance(clip.head.span.start, shared)?;
+                pending.clips.push(clip);
+                Ok(durable)
+            }
+            Event::Watermark(at) => pending.advance(at, shared),
+            Event::Gap(gap) => {
+                pending.gaps.push(gap);
+                Ok(None)
+            }
+            Event::End(end) => {
+                let durable = end.is_ok().then(|| pending.commit(shared)).transpose()?;
+                let job = Arc::clone(&pending.job);
+                self.streams.remove(&stream);
+                shared.stream_ended(&job, end)?;
+                Ok(durable)
+            }
+        }
+    }
+}
+
+impl Recorder<'_> {
+    fn pending(&mut self, stream: StreamId) -> Option<&mut Pending> {
+        if !self.streams.contains_key(&stream) {
+            let job = self.shared.jobs.of(stream)?;
+            let (number, seen) = (job.first, self.shared.chunk_start(job.first));
+            let pending = Pending { job, number, clips: Vec::new(), gaps: Vec::new(), seen };
+            self.streams.insert(stream, pending);
+        }
+        self.streams.get_mut(&stream)
+    }
+}
+
+impl Pending {
+    /// The stream has come to `at`: commits the chunk when that lies behind it.
+    fn advance(&mut self, at: Timestamp, shared: &Shared<'_>) -> Result<Option<Micros>> {
+        let number = u32::try_from(at.0.div_euclid(shared.chunk_length().0)).unwrap_or(u32::MAX);
+        shared.advanced(&self.job.source, at - self.seen);
+        self.seen = self.seen.max(at);
+        if number <= self.number {
+            return Ok(None);
+        }
+        let durable = self.commit(shared)?;
+        self.number = number;
+        Ok(Some(durable))
+    }
+
+    /// Commits the chunk as it is, and returns how much of the source it covers.
+    fn commit(&mut self, shared: &Shared<'_>) -> Result<Micros> {
+        let start = shared.chunk_start(self.number);
+        let span = Span::new(start, shared.chunk_start(self.number.saturating_add(1)));
+        let record = ChunkRecord {
+            index: self.number,
+            span,
+            clips: std::mem::take(&mut self.clips),
+            gaps: std::mem::take(&mut self.gaps),
+        };
+        let source = &self.job.source;
+        shared.library().commit_chunk(source.id, &shared.recipe, &record)?;
+        let mut tally = source.tally();
+        tally.clips += record.clips.len() as u64;
+        tally.gaps += record.gaps.len() as u64;
+        for gap in &record.gaps {
+            tally.gap_length = Micros(tally.gap_length.0.saturating_add(gap.span.length().0));
+        }
+        let end = record.clips.last().map_or(start, |clip| clip.head.span.end);
+        Ok(end.max(self.seen.min(span.end)) - start)
+    }
+}

@@ -1,0 +1,160 @@
+//! A pipeline with its models in memory, and the recipes that these make.
+
+use serde_json::json;
+
+use super::Pipeline;
+use crate::codebook::Codebook;
+use crate::error::{Error, Result};
+use crate::library::{Recipe, RecipeKind, Space, Tree};
+use crate::model::{Device, Models};
+use crate::picture::Encoder;
+use crate::source::{Host, Input, PictureEvent, PictureRequest, Rendition, Targets};
+use crate::text::{JointSpace, TextTower};
+use crate::time::Micros;
+
+/// Raised whenever Cinelex itself would compute other clips from the same models.
+const CLIPS_VERSION: u32 = 1;
+/// Raised whenever Cinelex itself would compute other segments.
+const SEGMENTS_VERSION: u32 = 1;
+
+/// Everything that indexing computes with.
+#[derive(Debug)]
+pub struct Loaded {
+    pub pipeline: Pipeline,
+    pub encoder: Encoder,
+    pub codebook: Codebook,
+    /// `None` where the encoder tells no classes apart.
+    pub space: Option<JointSpace>,
+    pub tower: TextTower,
+    pub clip_recipe: Recipe,
+    pub segment_recipe: Recipe,
+}
+
+impl Loaded {
+    /// Loads all models of a pipeline. `threads` work on one batch of pictures.
+    ///
+    /// # Errors
+    /// `NotFound` for a model that is not set up; `InvalidInput` where models do not fit together;
+    /// `Unsupported` for a device that is not there.
+    pub fn load(
+        pipeline: Pipeline,
+        models: &Models,
+        device: Device,
+        threads: usize,
+    ) -> Result<Loaded> {
+        let encoder_manifest = models.manifest(&pipeline.encoder)?;
+        let text_manifest = models.manifest(&pipeline.text)?;
+        let encoder = Encoder::load(models, &encoder_manifest, device, threads)?;
+        let wanted = encoder.frames();
+        if wanted > 1 && wanted != usize::from(pipeline.clip.frames) {
+            return Err(Error::invalid_input(format!(
+                "{}: encoder {} reads {wanted} frames at once, so `frames_per_clip` must be \
+                 {wanted}, not {}",
+                pipeline.name, pipeline.encoder, pipeline.clip.frames
+            )));
+        }
+        let codebook = load_codebook(models, &pipeline.codebook)?;
+        if codebook.input_dims() != encoder.dim() {
+            return Err(Error::invalid_input(format!(
+                "{}: codebook {} was fitted on {} features of {} dimensions; encoder {} gives {}",
+                pipeline.name,
+                pipeline.codebook,
+                codebook.origin().encoder,
+                codebook.input_dims(),
+                pipeline.encoder,
+                encoder.dim()
+            )));
+        }
+        let has_classes = encoder_manifest.encoder()?.classes.is_some();
+        let space = has_classes
+            .then(|| JointSpace::open(models, &encoder_manifest, &text_manifest, threads))
+            .transpose()?;
+        let tower = TextTower::load(models, &text_manifest, threads)?;
+        let row = Space {
+            id: tower.space().to_owned(),
+            tower: text_manifest.id.clone(),
+            dimension: tower.dim(),
+            languages: tower.languages().to_vec(),
+        };
+        let clip_recipe = recipe(
+            RecipeKind::Clip,
+            json!({
+                "version": CLIPS_VERSION,
+                "clip_us": pipeline.clip.length.0,
+                "frames_per_clip": pipeline.clip.frames,
+                "shot_change": pipeline.clip.shot_change,
+                "fit": pipeline.fit,
+                "encoder": encoder_manifest.identity(),
+                "cells": pipeline.cells,
+                "codebook": codebook.id().to_hex().as_str(),
+                "space": space.as_ref().map(|space| space.id().to_hex().to_string()),
+            }),
+            space.as_ref().map(|_| row.clone()),
+            Some(Tree { branching: codebook.branching(), depth: codebook.depth() }),
+        )?;
+        let segment_recipe = recipe(
+            RecipeKind::Segment,
+            json!({
+                "version": SEGMENTS_VERSION,
+                "sentence": pipeline.sentence,
+                "segment": pipeline.segment,
+                "text": text_manifest.identity(),
+                // Segments are made of clips.
+                "clips": clip_recipe.id,
+            }),
+            Some(row),
+            None,
+        )?;
+        Ok(Loaded { pipeline, encoder, codebook, space, tower, clip_recipe, segment_recipe })
+    }
+
+    /// Where a picture lies in the joint space, for searching by it.
+    ///
+    /// # Errors
+    /// `Unsupported` where the encoder has no classes; else the decoder's and the encoder's.
+    pub fn embed_picture(&mut self, host: &mut Host, picture: &Input) -> Result<Vec<f32>> {
+        let space = self.space.as_ref().ok_or_else(|| {
+            Error::unsupported(format!(
+                "encoder {} maps pictures into no space that can be searched",
+                self.pipeline.encoder
+            ))
+        })?;
+        let (width_px, height_px) = self.encoder.input_px();
+        let request = PictureRequest {
+            track: None,
+            rendition: Rendition { width_px, height_px, fit: self.pipeline.fit },
+            targets: Targets::every(Micros(1_000_000), Micros::ZERO).part(0, Some(1)),
+            threads: 1,
+        };
+        for event in host.picture(picture, &request)? {
+            if let PictureEvent::Frame(frame) = event? {
+                let features = self.encoder.encode(&[&frame.rgb])?.pop();
+                let features = features.ok_or_else(|| Error::internal("no features"))??;
+                return space.picture(&features.classes);
+            }
+        }
+        Err(Error::corrupt("there is no picture in it").in_source(picture.name()))
+    }
+}
+
+fn load_codebook(models: &Models, reference: &str) -> Result<Codebook> {
+    let manifest = models.manifest(reference)?;
+    let file = manifest
+        .files_here()
+        .next()
+        .ok_or_else(|| Error::invalid_input(format!("codebook {reference} has no file")))?;
+    let name = file.name.clone();
+    Codebook::from_bytes(&models.bytes(&manifest, &name)?)
+        .map_err(|error| error.in_source(format!("codebook {reference}")))
+}
+
+/// A recipe is named by the hash of its description, which `serde_json` writes with sorted keys.
+fn recipe(
+    kind: RecipeKind,
+    description: serde_json::Value,
+    space: Option<Space>,
+    tree: Option<Tree>,
+) -> Result<Recipe> {
+    let hash = blake3::hash(description.to_string().as_bytes());
+    Ok(Recipe { id: hash.to_hex().as_str().parse()?, kind, description, space, tree })
+}

@@ -1,0 +1,110 @@
+//! What a run tells while it goes on, and when it is over.
+
+use serde::Serialize;
+
+use crate::error::{Error, Kind};
+use crate::graph::StageReport;
+use crate::time::Micros;
+
+/// Something that a user who waits wants to know.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// A source was looked into: how long it is, if it says, and how much the library has already.
+    Opened { source: &'a str, length: Option<Micros>, stored: Micros },
+    /// Media of this source that has come through the graph, in this run.
+    Advanced { source: &'a str, by: Micros },
+    /// Nothing more will be done for this source in this run.
+    Finished(&'a SourceReport),
+}
+
+/// How one source fared.
+#[derive(Debug, Clone, Serialize)]
+pub struct SourceReport {
+    /// As the user knows it, without credentials.
+    pub source: String,
+    /// Its id in the library, if it got that far.
+    pub id: Option<String>,
+    pub state: SourceState,
+    /// In seconds; of the media, not of the work.
+    pub length_secs: Option<f64>,
+    /// Stored in this run.
+    pub clips: u64,
+    pub cues: u64,
+    pub gaps: u64,
+    /// Media without a picture, in seconds.
+    pub gap_secs: f64,
+    /// What was noticed and is no failure: `3 corrupt packets skipped`.
+    pub notices: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+}
+
+impl SourceReport {
+    /// A source of which nothing is known yet.
+    pub fn new(source: String, state: SourceState) -> Self {
+        SourceReport {
+            source,
+            id: None,
+            state,
+            length_secs: None,
+            clips: 0,
+            cues: 0,
+            gaps: 0,
+            gap_secs: 0.0,
+            notices: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// A source that could not even be found, or looked into.
+    pub fn failed(source: String, error: &Error) -> Self {
+        SourceReport { error: Some(error.into()), ..Self::new(source, SourceState::Failed) }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceState {
+    Indexed,
+    /// The library has all of it already.
+    Unchanged,
+    Failed,
+    /// The user stopped the run; a later one goes on from what is stored.
+    Interrupted,
+}
+
+/// An error as a report has it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Problem {
+    pub kind: Kind,
+    pub reason: String,
+}
+
+impl From<&Error> for Problem {
+    fn from(error: &Error) -> Self {
+        Problem { kind: error.kind(), reason: error.reason() }
+    }
+}
+
+/// The whole run.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunReport {
+    pub sources: Vec<SourceReport>,
+    pub interrupted: bool,
+    pub segments: u64,
+    /// Media that came through the graph, in seconds.
+    pub media_secs: f64,
+    pub elapsed_secs: f64,
+    pub stages: Vec<StageReport>,
+}
+
+impl RunReport {
+    pub fn count(&self, state: SourceState) -> usize {
+        self.sources.iter().filter(|source| source.state == state).count()
+    }
+
+    /// Media seconds per second of work.
+    pub fn times_real_time(&self) -> f64 {
+        if self.elapsed_secs > 0.0 { self.media_secs / self.elapsed_secs } else { 0.0 }
+    }
+}
