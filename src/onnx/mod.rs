@@ -1,1 +1,54 @@
-//! (to be written)
+//! Writing ONNX graphs from checkpoints, so that models come as their authors published them and
+//! no Python is needed to run them.
+
+use crate::error::{Error, Kind, Result};
+use crate::model::{Conversion, Manifest, Models, Progress};
+
+mod bert;
+mod build;
+mod checkpoint;
+mod efficientnet;
+mod pickle;
+mod proto;
+
+use checkpoint::Checkpoint;
+
+/// Fetches a model's files and, where its manifest has a conversion, writes its ONNX graph into
+/// the cache. What is there already stays.
+///
+/// # Errors
+/// `Unavailable` or `NotFound` where a file cannot be fetched, saying what to do by hand;
+/// `Corrupt` where a file is not what the manifest says; `InvalidInput` where the manifest does
+/// not fit its files.
+pub fn prepare(
+    models: &Models,
+    manifest: &Manifest,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<()> {
+    models.fetch(manifest, progress)?;
+    let Some(conversion) = &manifest.conversion else { return Ok(()) };
+    match models.graph(manifest) {
+        Ok(_) => return Ok(()),
+        // A graph that was changed is written again.
+        Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Corrupt) => (),
+        Err(error) => return Err(error),
+    }
+    let graph = convert(models, manifest, conversion)
+        .map_err(|error| Error::new(error.kind(), format!("model {}: {error}", manifest.id)))?;
+    models.keep_graph(manifest, &graph)
+}
+
+fn convert(models: &Models, manifest: &Manifest, conversion: &Conversion) -> Result<Vec<u8>> {
+    match conversion {
+        Conversion::EfficientNetLite { checkpoint, width, depth, .. } => {
+            let bytes = models.bytes(manifest, checkpoint)?;
+            let mut checkpoint = Checkpoint::from_legacy_pth(&bytes)?;
+            efficientnet::convert(&mut checkpoint, manifest.encoder()?, *width, *depth)
+        }
+        Conversion::SentenceBert { checkpoint, heads } => {
+            let bytes = models.bytes(manifest, checkpoint)?;
+            let mut checkpoint = Checkpoint::from_safetensors(&bytes)?;
+            bert::convert(&mut checkpoint, manifest.text()?, *heads)
+        }
+    }
+}

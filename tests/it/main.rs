@@ -1,2 +1,4 @@
 //! The one integration-test binary: a module a subject.
+
+mod models;
 mod tidy;
