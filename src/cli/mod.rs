@@ -1,6 +1,15 @@
 //! Arguments, progress, exit codes. Each command is a module with its `Args` (what was typed) and
 //! `run`; what the words mean is decided there, the work is done in the rooms below.
 
+mod export;
+mod index;
+mod interrupt;
+mod models;
+mod pipeline;
+mod progress;
+mod search;
+mod setup;
+
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -23,25 +32,31 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Failure {
     code: u8,
-    error: Error,
+    /// `None` where everything has been told.
+    error: Option<Error>,
 }
 
 impl Failure {
     /// Exit code 2: wrong usage or configuration.
     pub fn usage(error: Error) -> Self {
-        Failure { code: 2, error }
+        Failure { code: 2, error: Some(error) }
+    }
+
+    /// What was wrong has been printed already.
+    pub fn told(code: u8) -> Self {
+        Failure { code, error: None }
     }
 
     /// Exit code 3: the library, a model or the pipeline could not be opened.
     pub fn cannot_open(error: Error) -> Self {
-        Failure { code: 3, error }
+        Failure { code: 3, error: Some(error) }
     }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = if error.kind() == Kind::Cancelled { 130 } else { 1 };
-        Failure { code, error }
+        Failure { code, error: Some(error) }
     }
 }
 
@@ -71,6 +86,83 @@ pub fn print_line(line: &str) -> Result<(), Error> {
     }
 }
 
+/// `--tag KEY=VALUE`.
+fn tag(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+/// Turns video files into a library that can be searched, read and compared.
+#[derive(clap::Parser, Debug)]
+#[command(name = "cinelex", version, after_help = "Example:
+  cinelex setup
+  cinelex index ~/Videos --library ~/videos.library
+  cinelex search ~/videos.library \"a dog on a beach\"
+
+Exit codes: 0; 1 some or all inputs failed; 2 wrong usage or configuration; 3 library, models or
+pipeline could not be opened; 130 interrupted (what was finished is kept).")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// Fetch and verify ONNX Runtime and the models, and say what is there
+    #[command(after_help = "Example:\n  cinelex setup")]
+    Setup(setup::Args),
+    /// The models that are known
+    #[command(after_help = "Example:\n  cinelex models list")]
+    Models(models::Args),
+    /// Read sources into a library
+    #[command(after_help = "Examples:
+  cinelex index talk.mp4 --library talks.library
+  cinelex index tapes/ 'more/*.mkv' --library archive.library --tag shelf=12
+  find /archive -name '*.mxf' -print0 | cinelex index - --library archive.library")]
+    Index(index::Args),
+    /// Find moments by words, by a picture, or by another moment
+    #[command(after_help = "Examples:
+  cinelex search archive.library \"a man on a bicycle\"
+  cinelex search archive.library \"ring road\" --channel speech --within 10:00-20:00
+  cinelex search archive.library --image photo.jpg --top 3 --export moment.mp4")]
+    Search(search::Args),
+    /// The pipelines: what is computed
+    #[command(after_help = "Example:\n  cinelex pipeline list")]
+    Pipeline(pipeline::Args),
+    /// Serve decoding to the parent process
+    #[command(name = "decoder-host", hide = true)]
+    DecoderHost,
+}
+
+/// What `main` runs.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    // A decoder host starts for every few files, so it starts before anything else is set up.
+    if std::env::args_os().nth(1).is_some_and(|command| command == "decoder-host") {
+        return crate::source::host::main();
+    }
+    let cli = <Cli as clap::Parser>::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CINELEX_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let result = match cli.command {
+        Command::Setup(args) => setup::run(args),
+        Command::Models(args) => models::run(args),
+        Command::Index(args) => index::run(args),
+        Command::Search(args) => search::run(args),
+        Command::Pipeline(args) => pipeline::run(args),
+        Command::DecoderHost => return crate::source::host::main(),
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::SomeFailed) => ExitCode::from(1),
+        Ok(Outcome::Interrupted) => ExitCode::from(130),
+        Err(Failure { code, error }) => {
+            if let Some(error) = error {
+                eprintln!("cinelex: {error}");
+            }
+            ExitCode::from(code)
+        }
+    }
 }

@@ -106,6 +106,15 @@ pub enum By {
     Words,
 }
 
+impl By {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            By::Meaning => "meaning",
+            By::Words => "words",
+        }
+    }
+}
+
 /// What is ranked: a segment, or what belongs to none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Unit {

@@ -14,7 +14,7 @@ use ort::value::{Tensor as OrtTensor, ValueType};
 use crate::error::{Error, Result};
 
 /// Where a graph is to be run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Device {
     /// CUDA where the runtime and the machine have it, else the CPU.
     #[default]

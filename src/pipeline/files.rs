@@ -67,7 +67,10 @@ impl Files<'_> {
         });
         let (input, place) = match looked {
             Ok(looked) => looked,
-            Err(error) => return shared.fail_unopened(location, &error).map(|()| None),
+            Err(error) => {
+                shared.fail_unopened(location, &error);
+                return Ok(None);
+            }
         };
         let seen = shared.library().source_at(&place.place)?;
         if let Some((id, seen)) = seen
@@ -82,7 +85,10 @@ impl Files<'_> {
             .and_then(|fingerprint| Ok((fingerprint, self.host.probe(&input)?)));
         let (fingerprint, info) = match probed {
             Ok(probed) => probed,
-            Err(error) => return shared.fail_unopened(location, &error).map(|()| None),
+            Err(error) => {
+                shared.fail_unopened(location, &error);
+                return Ok(None);
+            }
         };
         let id = shared
             .library()
@@ -133,7 +139,8 @@ impl Files<'_> {
             library.set_tags(id, &self.shared.tags)?;
             library.replace_cues(id, "sidecar:", &cues)?
         };
-        self.shared.unchanged(id, location, changed.then_some(cues.len()), notices)
+        self.shared.unchanged(id, location, changed.then_some(cues.len()), notices);
+        Ok(())
     }
 
     fn all_cues(
@@ -203,7 +210,7 @@ impl Files<'_> {
         let missing = |number: &u32| !done.contains(number);
         match length {
             Some(length) if info.has_random_access && !info.is_still => {
-                let count = u32::try_from(length.0.div_ceil(chunk.0)).unwrap_or(u32::MAX).max(1);
+                let count = u32::try_from(1 + (length.0 - 1) / chunk.0).unwrap_or(u32::MAX);
                 // The length may be understated, so the last chunk has no end.
                 let end = |number| (number + 1 < count).then_some(number + 1);
                 (0..count).filter(missing).map(|number| (number, end(number))).collect()
@@ -226,7 +233,7 @@ impl Files<'_> {
             Ok(None) => return,
             Err(error) => Err(error),
         };
-        let end = end.map(|summary| job.source.note(&summary));
+        let end = end.map(|summary| job.source.count(&summary));
         // An outlet that wants no more needs no end.
         let _ = out.send(Event::End(end));
     }

@@ -13,7 +13,7 @@ use super::stages::{Encode, Quantize};
 use super::understand::Understand;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Cancel, Event, Message, QueueLimits, Run, Sink, StreamId};
-use crate::library::{ChunkRecord, RecipeId, SourceId, State, Writer};
+use crate::library::{ChunkRecord, Reader, RecipeId, SourceId, State, Writer};
 use crate::media::{Gap, IndexedClip};
 use crate::picture::{ClipGrid, ClipRules};
 use crate::source::{Host, Input, Limits, Location, Rendition, Summary};
@@ -150,15 +150,12 @@ impl Shared<'_> {
     }
 
     /// Reports a source that could not even be looked into.
-    pub fn fail_unopened(&self, location: &Location, error: &Error) -> Result<()> {
-        let mut report = SourceReport::new(location.to_string(), SourceState::Failed);
-        if error.kind() == Kind::Cancelled {
-            report.state = SourceState::Interrupted;
+    pub fn fail_unopened(&self, location: &Location, error: &Error) {
+        self.report(if error.kind() == Kind::Cancelled {
+            SourceReport::new(location.to_string(), SourceState::Interrupted)
         } else {
-            report.error = Some(error.into());
-        }
-        self.report(report);
-        Ok(())
+            SourceReport::failed(location.to_string(), error)
+        });
     }
 
     pub fn opened(&self, source: &Opened, chunks_done: usize) {
@@ -178,7 +175,7 @@ impl Shared<'_> {
         location: &Location,
         new_cues: Option<usize>,
         notices: Vec<String>,
-    ) -> Result<()> {
+    ) {
         let state = match new_cues {
             Some(_) => SourceState::Indexed,
             None => SourceState::Unchanged,
@@ -192,7 +189,6 @@ impl Shared<'_> {
         if new_cues.is_some() {
             self.hand_on(id);
         }
-        Ok(())
     }
 
     /// Media that has come to the end of the graph.
@@ -281,6 +277,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub fn index(
     locations: Vec<Location>,
     library: Writer,
+    reader: Reader,
     loaded: Loaded,
     options: Options,
     progress: &(dyn Fn(&Progress<'_>) + Sync),
@@ -295,7 +292,6 @@ pub fn index(
     }
     let (width_px, height_px) = encoder.input_px();
     let (sender, receiver) = crossbeam_channel::bounded(64);
-    let workers = options.workers.get().min(locations.len().max(1) * 64);
     let shared = Shared {
         jobs: Jobs::new(locations),
         recipe: clip_recipe.id.clone(),
@@ -307,8 +303,8 @@ pub fn index(
         understand: sender,
         reports: Mutex::new(Vec::new()),
     };
-    let mut readers = Vec::with_capacity(workers);
-    for _ in 0..workers {
+    let mut readers = Vec::with_capacity(options.workers.get());
+    for _ in 0..options.workers.get() {
         let host = Host::start_until(&Limits::default(), options.cancel.flag())?;
         readers.push(Files { host, shared: &shared });
     }

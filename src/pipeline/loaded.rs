@@ -8,7 +8,9 @@ use crate::error::{Error, Result};
 use crate::library::{Recipe, RecipeKind, Space, Tree};
 use crate::model::{Device, Models};
 use crate::picture::Encoder;
+use crate::source::{Host, Input, PictureEvent, PictureRequest, Rendition, Targets};
 use crate::text::{JointSpace, TextTower};
+use crate::time::Micros;
 
 /// Raised whenever Cinelex itself would compute other clips from the same models.
 const CLIPS_VERSION: u32 = 1;
@@ -104,6 +106,34 @@ impl Loaded {
             None,
         )?;
         Ok(Loaded { pipeline, encoder, codebook, space, tower, clip_recipe, segment_recipe })
+    }
+
+    /// Where a picture lies in the joint space, for searching by it.
+    ///
+    /// # Errors
+    /// `Unsupported` where the encoder has no classes; else the decoder's and the encoder's.
+    pub fn embed_picture(&mut self, host: &mut Host, picture: &Input) -> Result<Vec<f32>> {
+        let space = self.space.as_ref().ok_or_else(|| {
+            Error::unsupported(format!(
+                "encoder {} maps pictures into no space that can be searched",
+                self.pipeline.encoder
+            ))
+        })?;
+        let (width_px, height_px) = self.encoder.input_px();
+        let request = PictureRequest {
+            track: None,
+            rendition: Rendition { width_px, height_px, fit: self.pipeline.fit },
+            targets: Targets::every(Micros(1_000_000), Micros::ZERO).part(0, Some(1)),
+            threads: 1,
+        };
+        for event in host.picture(picture, &request)? {
+            if let PictureEvent::Frame(frame) = event? {
+                let features = self.encoder.encode(&[&frame.rgb])?.pop();
+                let features = features.ok_or_else(|| Error::internal("no features"))??;
+                return space.picture(&features.classes);
+            }
+        }
+        Err(Error::corrupt("there is no picture in it").in_source(picture.name()))
     }
 }
 

@@ -39,6 +39,29 @@ pub struct SourceReport {
     pub error: Option<Problem>,
 }
 
+impl SourceReport {
+    /// A source of which nothing is known yet.
+    pub fn new(source: String, state: SourceState) -> Self {
+        SourceReport {
+            source,
+            id: None,
+            state,
+            length_secs: None,
+            clips: 0,
+            cues: 0,
+            gaps: 0,
+            gap_secs: 0.0,
+            notices: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// A source that could not even be found, or looked into.
+    pub fn failed(source: String, error: &Error) -> Self {
+        SourceReport { error: Some(error.into()), ..Self::new(source, SourceState::Failed) }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceState {

@@ -1,1 +1,27 @@
-//! (to be written)
+//! Sources: what the user named, opened here and decoded in another process.
+//!
+//! Parsers of media are the attack surface, so none runs in this process: a [`Host`] is a child of
+//! the same executable that gets a file's descriptor (or a URL) and sends back plain messages.
+//! [`listing`] turns what was typed into [`Location`]s, [`Input`] opens one, and a request to the
+//! host ([`Host::probe`], [`Host::picture`], [`Host::sound`], [`Host::cues`]) reads one track kind
+//! of it. Each request has the socket to itself, so a slow reader of one track holds up no other.
+
+mod client;
+mod fingerprint;
+pub mod host;
+mod input;
+pub mod listing;
+mod process;
+mod protocol;
+mod sidecar;
+
+pub use client::{CueEvent, CueStream, Host, PictureEvent, PictureStream, SoundEvent, SoundStream};
+pub use fingerprint::Fingerprint;
+pub use input::Input;
+pub use listing::Location;
+pub use process::Limits;
+pub use protocol::{
+    CueRequest, FieldOrder, Fit, MediaInfo, PictureRequest, Rational, Rendition, SoundRequest,
+    Summary, Targets, Track,
+};
+pub use sidecar::{Sidecar, sidecars};

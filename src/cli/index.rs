@@ -1,0 +1,156 @@
+//! `cinelex index`: sources into a library.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use super::progress::IndexProgress;
+use super::{CommandResult, Failure, Outcome, interrupt, print_json, print_line};
+use crate::error::{Error, Result};
+use crate::library::{Reader, Writer};
+use crate::model::{Device, Models};
+use crate::pipeline::{
+    self, Loaded, Options, Pipeline, Progress, RunReport, SourceReport, SourceState,
+};
+use crate::source::listing;
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Files, folders (with what is in them), patterns such as 'tapes/*.mp4', or http(s) addresses;
+    /// `-` reads such names from standard input, one a line
+    #[arg(required = true)]
+    sources: Vec<std::ffi::OsString>,
+    /// The library's folder; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    library: PathBuf,
+    /// What to compute: a built-in pipeline (see `cinelex pipeline list`) or a file
+    #[arg(long, default_value = "default", value_name = "NAME|FILE")]
+    pipeline: String,
+    /// Decoders side by side; as many as there are processors unless told otherwise
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZeroUsize>,
+    /// Where the CNN runs: auto takes CUDA where it is there
+    #[arg(long, value_enum, default_value_t)]
+    device: Device,
+    /// Take still images too when looking through folders
+    #[arg(long)]
+    images: bool,
+    /// Mark every source of this run; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = super::tag)]
+    tag: Vec<(String, String)>,
+    /// One JSON object a line: a `source` for each, and a `run` at the end
+    #[arg(long)]
+    json: bool,
+    /// Show at the end where the time went, stage by stage
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+pub fn run(args: Args) -> CommandResult {
+    let models = Models::open().map_err(Failure::cannot_open)?;
+    let pipeline = Pipeline::load(&args.pipeline, &models).map_err(|error| match error.kind() {
+        crate::error::Kind::InvalidInput => Failure::usage(error),
+        _ => Failure::cannot_open(error),
+    })?;
+    let cancel = interrupt::cancel_on_signal()?;
+    let found = listing::expand(&args.sources, args.images);
+    let mut locations = Vec::new();
+    let mut missing = Vec::new();
+    for location in found {
+        match location {
+            Ok(location) => locations.push(location),
+            Err(error) => {
+                let source = error.source_name().unwrap_or("?").to_owned();
+                missing.push(SourceReport::failed(source, &error));
+            }
+        }
+    }
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let loaded = Loaded::load(pipeline, &models, args.device, cores.get())
+        .map_err(Failure::cannot_open)?;
+    let library = Writer::open(&args.library).map_err(Failure::cannot_open)?;
+    let reader = Reader::open(&args.library).map_err(Failure::cannot_open)?;
+
+    let bars = (!args.json).then(|| IndexProgress::new(locations.len() + missing.len()));
+    let show = |progress: &Progress<'_>| match (&bars, progress) {
+        (Some(bars), progress) => bars.show(progress),
+        (None, Progress::Finished(report)) => {
+            if let Err(error) = print_json("source", report) {
+                tracing::error!(%error, "cannot report");
+            }
+        }
+        (None, _) => {}
+    };
+    for report in &missing {
+        show(&Progress::Finished(report));
+    }
+    let options =
+        Options { workers: args.workers.unwrap_or(cores), tags: args.tag, cancel: cancel.clone() };
+    let mut report = pipeline::index(locations, library, reader, loaded, options, &show)?;
+    report.sources.splice(0..0, missing);
+    if let Some(bars) = &bars {
+        bars.finish();
+    }
+    if args.json {
+        print_json("run", &report)?;
+    } else {
+        print_report(&report, args.verbose)?;
+    }
+    Ok(if report.interrupted {
+        Outcome::Interrupted
+    } else if report.count(SourceState::Failed) > 0 {
+        Outcome::SomeFailed
+    } else {
+        Outcome::Done
+    })
+}
+
+fn print_report(report: &RunReport, verbose: bool) -> Result<(), Error> {
+    let count = |state| report.count(state);
+    let sum = |of: fn(&SourceReport) -> u64| report.sources.iter().map(of).sum::<u64>();
+    let mut parts = vec![format!("{} indexed", count(SourceState::Indexed))];
+    for (state, word) in [
+        (SourceState::Unchanged, "unchanged"),
+        (SourceState::Interrupted, "interrupted"),
+        (SourceState::Failed, "failed"),
+    ] {
+        if count(state) > 0 {
+            parts.push(format!("{} {word}", count(state)));
+        }
+    }
+    print_line(&format!(
+        "{}: {} clips, {} cues, {} segments, {} gaps",
+        parts.join(", "),
+        sum(|source| source.clips),
+        sum(|source| source.cues),
+        report.segments,
+        sum(|source| source.gaps),
+    ))?;
+    print_line(&format!(
+        "{:.1} s of media in {:.1} s: {:.1}x real time",
+        report.media_secs,
+        report.elapsed_secs,
+        report.times_real_time()
+    ))?;
+    if report.interrupted {
+        print_line("Interrupted: what was finished is kept. The same command goes on from there.")?;
+    }
+    if verbose {
+        print_line("")?;
+        print_line(&format!(
+            "{:<10}{:>10}{:>10}{:>12}{:>12}{:>12}",
+            "stage", "items", "calls", "busy s", "starved s", "blocked s"
+        ))?;
+        for stage in &report.stages {
+            print_line(&format!(
+                "{:<10}{:>10}{:>10}{:>12.2}{:>12.2}{:>12.2}",
+                stage.stage,
+                stage.items,
+                stage.batches,
+                stage.busy_secs,
+                stage.starved_secs,
+                stage.blocked_secs
+            ))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! `cinelex models`: which models are known and what is there of them.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{CommandResult, Failure, Outcome, print_json, print_line};
+use crate::error::Result;
+use crate::model::{Commercial, FileState, FoundFile, Manifest, Models, Task};
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// List the built-in models: licence, size, and whether they are there
+    List(Which),
+    /// Hash every file of the models that are there and compare with the manifests
+    Check(Which),
+}
+
+#[derive(clap::Args, Debug)]
+struct Which {
+    /// Ids or manifests (paths ending in .toml); all built-in models where none is given
+    models: Vec<String>,
+
+    /// One JSON object a line: kind "model" for each model
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> CommandResult {
+    let models = Models::open().map_err(Failure::cannot_open)?;
+    let (which, check) = match args.command {
+        Command::List(which) => (which, false),
+        Command::Check(which) => (which, true),
+    };
+    let mut manifests = Vec::new();
+    for name in &which.models {
+        manifests.push(models.manifest(name).map_err(Failure::usage)?);
+    }
+    if which.models.is_empty() {
+        manifests = models.built_in().to_vec();
+    }
+    let mut lines = Vec::new();
+    for manifest in &manifests {
+        lines.push(ModelLine::of(&models, manifest, check)?);
+    }
+    if which.json {
+        for line in &lines {
+            print_json("model", line)?;
+        }
+    } else {
+        ModelLine::print_table(&lines)?;
+    }
+    // A model that was never fetched is no fault, unless it was asked for by name.
+    let is_wrong = |line: &ModelLine| match line.state {
+        State::Ready => false,
+        State::Missing => !which.models.is_empty(),
+        State::Incomplete | State::Damaged => true,
+    };
+    let failed = check && lines.iter().any(is_wrong);
+    Ok(if failed { Outcome::SomeFailed } else { Outcome::Done })
+}
+
+/// One model, as it is shown.
+#[derive(Debug, Serialize)]
+pub(super) struct ModelLine {
+    id: String,
+    version: String,
+    task: &'static str,
+    about: String,
+    licence: String,
+    commercial: Commercial,
+    state: State,
+    /// Of all files, converted ones too.
+    bytes: u64,
+    files: Vec<FoundFile>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Ready,
+    Missing,
+    /// Some files are there, others not.
+    Incomplete,
+    Damaged,
+}
+
+impl ModelLine {
+    pub(super) fn of(models: &Models, manifest: &Manifest, check: bool) -> Result<ModelLine> {
+        let files = models.files(manifest, check)?;
+        let missing = files.iter().filter(|file| file.state == FileState::Missing).count();
+        let state = if files.iter().any(|file| matches!(file.state, FileState::Damaged(_))) {
+            State::Damaged
+        } else if missing == 0 && !files.is_empty() {
+            State::Ready
+        } else if missing == files.len() {
+            State::Missing
+        } else {
+            State::Incomplete
+        };
+        Ok(ModelLine {
+            id: manifest.id.clone(),
+            version: manifest.version.clone(),
+            task: manifest.task.as_str(),
+            about: manifest.about.clone(),
+            licence: manifest.licence.clone(),
+            commercial: manifest.commercial,
+            state,
+            bytes: files.iter().map(|file| file.bytes).sum(),
+            files,
+        })
+    }
+
+    pub(super) fn print_table(lines: &[ModelLine]) -> Result<()> {
+        let longest = lines.iter().map(|line| line.id.len()).max().unwrap_or(0);
+        let head = format!(
+            "{:longest$}  {:8} {:9} {:>9}  {:13} {:10} {:10} where",
+            "model", "version", "task", "size", "licence", "commercial", "state"
+        );
+        print_line(&head)?;
+        for line in lines {
+            let state = match line.state {
+                State::Ready => "ready",
+                State::Missing => "missing",
+                State::Incomplete => "incomplete",
+                State::Damaged => "DAMAGED",
+            };
+            let commercial = match line.commercial {
+                Commercial::Yes => "yes",
+                Commercial::No => "no",
+                Commercial::Unknown => "unknown",
+            };
+            let size = indicatif::BinaryBytes(line.bytes).to_string();
+            let first = line.files.first().and_then(|file| file.path.as_deref());
+            let place = first.and_then(Path::parent);
+            let place = place.map_or("(built in)".to_owned(), |place| place.display().to_string());
+            print_line(&format!(
+                "{:longest$}  {:8} {:9} {size:>9}  {:13} {commercial:10} {state:10} {place}",
+                line.id, line.version, line.task, line.licence
+            ))?;
+            for file in &line.files {
+                if let FileState::Damaged(reason) = &file.state {
+                    print_line(&format!("{:longest$}  {reason}", ""))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

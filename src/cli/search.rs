@@ -1,0 +1,242 @@
+//! `cinelex search`: words or a picture to moments.
+
+use std::path::{Path, PathBuf};
+
+
+use super::{CommandResult, Failure, Outcome, export, print_json, print_line};
+use crate::error::{Error, Result};
+use crate::library::{ClipId, Hit, Place, Query, Reader, RecipeKind, Space};
+use crate::media::Channel;
+use crate::model::{Device, Models};
+use crate::pipeline::{Loaded, Pipeline};
+use crate::source::{Host, Input, Limits, Location};
+use crate::text::TextTower;
+use crate::time::Span;
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The library
+    library: PathBuf,
+    /// What to look for, in words; "quotation marks" keep a phrase together
+    #[arg(required_unless_present_any = ["image", "like"])]
+    words: Option<String>,
+    /// Look for what this picture shows
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["words", "like"])]
+    image: Option<PathBuf>,
+    /// Look for what this clip of the library shows: SOURCE@MICROSECONDS, as hits name it
+    #[arg(long, value_name = "CLIP", conflicts_with = "words")]
+    like: Option<ClipId>,
+    /// Only in this source: its id or the beginning of it, its name, or its path; may be repeated
+    #[arg(long)]
+    source: Vec<String>,
+    /// Only within this part of each source: 10:00-12:00, or 1:00:00- for everything after
+    #[arg(long, value_name = "START-END")]
+    within: Option<Span>,
+    /// Only what was recorded at or after this time of day: 2026-11-20, "2026-11-20 10:00", or with
+    /// a zone 2026-11-20T10:00:00Z
+    #[arg(long, value_name = "WHEN")]
+    from: Option<WallTime>,
+    /// Only what was recorded before this time of day
+    #[arg(long, value_name = "WHEN")]
+    to: Option<WallTime>,
+    /// Only in sources with this tag; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = super::tag)]
+    tag: Vec<(String, String)>,
+    /// Only by what was seen or said there; may be repeated
+    #[arg(long)]
+    channel: Vec<Channel>,
+    /// How many hits
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    top: u16,
+    /// Leave out hits whose best score is lower
+    #[arg(long, allow_negative_numbers = true)]
+    min_score: Option<f32>,
+    /// Cut the best hit's moment out into a new file, whose ending says the format
+    #[arg(long, value_name = "FILE")]
+    export: Option<PathBuf>,
+    /// The pipeline that the library was indexed with, for --image
+    #[arg(long, default_value = "default", value_name = "NAME|FILE")]
+    pipeline: String,
+    /// The sentence encoder's manifest, where the library was indexed with one that is not built in
+    #[arg(long, value_name = "FILE")]
+    text: Option<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// An instant on the wall clock, as people write it.
+#[derive(Debug, Clone, Copy)]
+struct WallTime(jiff::Timestamp);
+
+impl std::str::FromStr for WallTime {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if let Ok(at) = text.parse::<jiff::Timestamp>() {
+            return Ok(WallTime(at));
+        }
+        let civil: jiff::civil::DateTime = text.parse().map_err(|_| {
+            "write a date (2026-11-20), a date and time (\"2026-11-20 10:00\"), or with a zone \
+             (2026-11-20T10:00:00Z)"
+                .to_owned()
+        })?;
+        let here = jiff::tz::TimeZone::system().to_timestamp(civil).map_err(|e| e.to_string())?;
+        Ok(WallTime(here))
+    }
+}
+
+pub fn run(args: Args) -> CommandResult {
+    let mut reader = Reader::open(&args.library).map_err(Failure::cannot_open)?;
+    let mut query = Query {
+        within: args.within,
+        from_us: args.from.map(|at| at.0.as_microsecond()),
+        to_us: args.to.map(|at| at.0.as_microsecond()),
+        tags: args.tag.clone(),
+        channels: args.channel.clone(),
+        top: usize::from(args.top),
+        min_score: args.min_score,
+        ..Query::default()
+    };
+    for source in &args.source {
+        query.sources.push(reader.source(source).map_err(Failure::usage)?.id);
+    }
+    if let Some(image) = &args.image {
+        query.vectors.push((Channel::Picture, image_vector(&reader, image, &args.pipeline)?));
+    } else if let Some(clip) = args.like {
+        query.vectors.push((Channel::Picture, reader.embedding(clip).map_err(Failure::usage)?));
+    } else if let Some(words) = &args.words {
+        query.words = Some(words.clone());
+        if let Some(vector) = text_vector(&reader, words, args.text.as_deref())? {
+            query.vectors.push((Channel::Picture, vector.clone()));
+            query.vectors.push((Channel::Speech, vector));
+        }
+    }
+    let hits = reader.search(&query)?;
+    for hit in &hits {
+        if args.json { print_json("hit", hit)? } else { print_hit(hit)? }
+    }
+    if hits.is_empty() && !args.json {
+        print_line("Nothing was found.")?;
+    }
+    if let Some(file) = &args.export {
+        let best = hits.first().ok_or_else(|| {
+            Error::not_found("nothing was found, so there is nothing to cut out")
+        })?;
+        let exported = export::cut(best, file)?;
+        if args.json {
+            print_json("export", &exported)?;
+        } else {
+            print_line(&format!("Cut {} out of {} into {}", exported.span, best.name, exported.file))?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// The query's vector, `None` where the library has no embeddings yet.
+fn text_vector(
+    reader: &Reader,
+    words: &str,
+    manifest: Option<&str>,
+) -> Result<Option<Vec<f32>>, Failure> {
+    let Some(space) = space(reader)? else { return Ok(None) };
+    let models = Models::open().map_err(Failure::cannot_open)?;
+    let tower = manifest.unwrap_or(&space.tower);
+    let manifest = models.manifest(tower).map_err(|error| {
+        Failure::cannot_open(
+            Error::not_found(format!(
+                "the library was indexed with the sentence encoder {tower}; name its manifest \
+                 with --text FILE"
+            ))
+            .caused_by(error),
+        )
+    })?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut tower =
+        TextTower::load(&models, &manifest, threads).map_err(Failure::cannot_open)?;
+    same_space(&space, tower.space())?;
+    let rows = tower.embed(&[words])?;
+    Ok(Some(rows.row(0).to_vec()))
+}
+
+fn space(reader: &Reader) -> Result<Option<Space>> {
+    let segments = reader.current(RecipeKind::Segment)?.and_then(|recipe| recipe.space);
+    match segments {
+        Some(space) => Ok(Some(space)),
+        None => Ok(reader.current(RecipeKind::Clip)?.and_then(|recipe| recipe.space)),
+    }
+}
+
+fn same_space(library: &Space, query: &str) -> Result<(), Failure> {
+    if library.id == query {
+        return Ok(());
+    }
+    Err(Failure::usage(Error::invalid_input(format!(
+        "the library's embeddings are in the space {}, the query's in {query}: they cannot be \
+         compared; index again, or name the models that the library was indexed with",
+        library.id
+    ))))
+}
+
+fn image_vector(reader: &Reader, image: &Path, pipeline: &str) -> Result<Vec<f32>, Failure> {
+    let models = Models::open().map_err(Failure::cannot_open)?;
+    let pipeline = Pipeline::load(pipeline, &models).map_err(Failure::usage)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut loaded =
+        Loaded::load(pipeline, &models, Device::Cpu, threads).map_err(Failure::cannot_open)?;
+    let recipe = reader.current(RecipeKind::Clip)?;
+    let encoder = |recipe: &crate::library::Recipe| recipe.description.get("encoder").cloned();
+    match &recipe {
+        Some(recipe) if encoder(recipe) == encoder(&loaded.clip_recipe) => {}
+        _ => {
+            return Err(Failure::usage(Error::invalid_input(
+                "the library was indexed with another encoder; name its pipeline with --pipeline",
+            )));
+        }
+    }
+    let input = Input::open(&Location::File(image.to_owned()))?;
+    let mut host = Host::start(&Limits::default())?;
+    Ok(loaded.embed_picture(&mut host, &input)?)
+}
+
+fn print_hit(hit: &Hit) -> Result<()> {
+    let by = match hit.found.channel {
+        Channel::Picture => "picture".to_owned(),
+        channel => format!("{channel}, by {}", hit.found.by.as_str()),
+    };
+    let span = Span::new(hit.span.start_us, hit.span.end_us);
+    print_line(&format!(
+        "{:>3}. {:.3}  {span}  {}  ({by})",
+        hit.rank,
+        hit.found.score,
+        place(hit)
+    ))?;
+    if !hit.words.is_empty() {
+        print_line(&format!("       “{}”", shortened(&hit.words, 100)))?;
+    }
+    if let Some(clip) = hit.clip {
+        print_line(&format!("       clip {clip}"))?;
+    }
+    Ok(())
+}
+
+fn place(hit: &Hit) -> String {
+    match &hit.location {
+        Some(location) => match &location.place {
+            Place::Path(path) => path.display().to_string(),
+            Place::Url(url) => url.clone(),
+        },
+        None => format!("{} (gone)", hit.name),
+    }
+}
+
+/// At most `most` characters of one line.
+fn shortened(text: &str, most: usize) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= most {
+        return line;
+    }
+    let mut cut: String = line.chars().take(most - 1).collect();
+    cut.push('…');
+    cut
+}

@@ -1,0 +1,384 @@
+//! The parent's side: requests to a decoder host and its answers, none of which is believed.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::input::Input;
+use super::process::{Limits, Process, with_log};
+use super::protocol::{
+    self, CueRequest, MediaInfo, Message, PictureRequest, Rendition, Request, SoundRequest, Summary,
+};
+use crate::error::{Error, Result};
+use crate::media::{Change, Cue, Frame, Gap};
+use crate::time::Timestamp;
+
+/// A decoder host: a child process that is started when the first request needs it, and again
+/// after it crashed, hung, ate too much memory, was left in the middle of an answer, or has read
+/// its share of sources.
+#[derive(Debug)]
+pub struct Host {
+    limits: Limits,
+    stop: Arc<AtomicBool>,
+    process: Option<Process>,
+    /// Sources that the running process has been given.
+    sources: u32,
+    last_source: String,
+}
+
+impl Host {
+    /// Starts the child, so that a missing executable shows at once.
+    ///
+    /// # Errors
+    /// `Internal` where the child cannot be started.
+    pub fn start(limits: &Limits) -> Result<Host> {
+        Self::start_until(limits, Arc::default())
+    }
+
+    /// As [`Host::start`]; once `stop` is true, a request that waits for the host ends with
+    /// `Cancelled` within a fraction of a second.
+    pub fn start_until(limits: &Limits, stop: Arc<AtomicBool>) -> Result<Host> {
+        let process = Process::start(limits, &stop)?;
+        Ok(Host {
+            limits: limits.clone(),
+            stop,
+            process: Some(process),
+            sources: 0,
+            last_source: String::new(),
+        })
+    }
+
+    /// The child's process id, for tests and for measuring memory.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// What the source holds.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Unsupported` where FFmpeg can make nothing of it, `Exhausted` where it took
+    /// too much time or memory; named after the source.
+    pub fn probe(&mut self, input: &Input) -> Result<MediaInfo> {
+        self.ask(input, Request::Probe(input.address()))?;
+        let mut info = None;
+        loop {
+            match self.answer(input)? {
+                (Message::Info(answer), _) if info.is_none() => info = Some(*answer),
+                (Message::End(_), _) => break,
+                _ => return Err(self.distrust(input)),
+            }
+        }
+        info.ok_or_else(|| self.distrust(input))
+    }
+
+    /// Frames of one picture track. Dropping the stream before its end restarts the host.
+    pub fn picture<'a>(
+        &'a mut self,
+        input: &'a Input,
+        request: &PictureRequest,
+    ) -> Result<PictureStream<'a>> {
+        request.check().map_err(|error| error.in_source(input.name()))?;
+        self.ask(input, Request::Picture(input.address(), *request))?;
+        Ok(PictureStream {
+            answers: Answers::new(self, input),
+            request: *request,
+            next: request.targets.first,
+            last: None,
+        })
+    }
+
+    /// 16 kHz mono sound of one track. Dropping the stream before its end restarts the host.
+    pub fn sound<'a>(
+        &'a mut self,
+        input: &'a Input,
+        request: &SoundRequest,
+    ) -> Result<SoundStream<'a>> {
+        self.ask(input, Request::Sound(input.address(), *request))?;
+        Ok(SoundStream { answers: Answers::new(self, input) })
+    }
+
+    /// Timed text, in order of start within each track.
+    pub fn cues<'a>(&'a mut self, input: &'a Input, request: &CueRequest) -> Result<CueStream<'a>> {
+        self.ask(input, Request::Cues(input.address(), request.clone()))?;
+        Ok(CueStream { answers: Answers::new(self, input) })
+    }
+
+    /// Sends a request to a process that has none under way.
+    fn ask(&mut self, input: &Input, request: Request) -> Result<()> {
+        if input.name() != self.last_source {
+            self.sources += 1;
+            self.last_source = input.name().to_owned();
+        }
+        if self.sources > self.limits.sources {
+            self.process = None;
+        }
+        // A host that died between two requests is no fault of the new source: one more try.
+        for attempt in 0..2 {
+            let process = match &mut self.process {
+                Some(process) => process,
+                None => {
+                    self.sources = 1;
+                    self.process.insert(Process::start(&self.limits, &self.stop)?)
+                }
+            };
+            process.clear_log();
+            let descriptor = input.file().map(AsFd::as_fd);
+            match process.send(&request, descriptor) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    self.process = None;
+                    if attempt == 1 {
+                        return Err(error.in_source(input.name()));
+                    }
+                }
+            }
+        }
+        unreachable!("the second attempt returns")
+    }
+
+    /// The next message of the request under way. After an error there is none under way.
+    fn answer(&mut self, input: &Input) -> Result<(Message, Vec<u8>)> {
+        let name = input.name();
+        let Some(process) = &mut self.process else {
+            return Err(Error::internal("no request is under way").in_source(name));
+        };
+        match protocol::receive(process.stream()) {
+            Ok((Message::Failed { kind, message, at }, _)) => {
+                let log = process.log_lines();
+                let error = Error::new(kind, with_log(message, &log)).in_source(name);
+                Err(match at {
+                    Some(at) => error.at(at),
+                    None => error,
+                })
+            }
+            Ok(answer) => Ok(answer),
+            Err(cause) => {
+                let error = process.explain(cause).in_source(name);
+                self.process = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends a host that broke its protocol.
+    fn distrust(&mut self, input: &Input) -> Error {
+        self.process = None;
+        Error::corrupt("the decoder host answered what was not asked").in_source(input.name())
+    }
+}
+
+/// The answers to one request, up to its end.
+#[derive(Debug)]
+struct Answers<'a> {
+    host: &'a mut Host,
+    input: &'a Input,
+    is_over: bool,
+}
+
+impl<'a> Answers<'a> {
+    fn new(host: &'a mut Host, input: &'a Input) -> Self {
+        Answers { host, input, is_over: false }
+    }
+
+    fn next(&mut self) -> Option<Result<(Message, Vec<u8>)>> {
+        if self.is_over {
+            return None;
+        }
+        let answer = self.host.answer(self.input);
+        self.is_over = !matches!(&answer, Ok((message, _)) if !matches!(message, Message::End(_)));
+        Some(answer)
+    }
+
+    fn distrust<T>(&mut self) -> Option<Result<T>> {
+        self.is_over = true;
+        Some(Err(self.host.distrust(self.input)))
+    }
+}
+
+impl Drop for Answers<'_> {
+    fn drop(&mut self) {
+        // The rest of the answer would lie in the socket before the next one.
+        if !self.is_over {
+            self.host.process = None;
+        }
+    }
+}
+
+/// What comes of a picture request, in order of time.
+#[derive(Debug, Clone)]
+pub enum PictureEvent {
+    Frame(Frame),
+    /// No picture at the targets in this span (from the first such target to the next target that
+    /// has one).
+    Gap(Gap),
+    /// No frame or gap before this instant will come.
+    Watermark(Timestamp),
+    /// Something odd that cost nothing, for the report.
+    Notice(String),
+    /// The last event.
+    End(Summary),
+}
+
+/// See [`Host::picture`]. After an error or [`PictureEvent::End`] nothing follows.
+#[derive(Debug)]
+pub struct PictureStream<'a> {
+    answers: Answers<'a>,
+    request: PictureRequest,
+    /// The first target that may still come.
+    next: u64,
+    last: Option<Frame>,
+}
+
+impl PictureStream<'_> {
+    /// Whether `target` is one of those asked for and not yet passed.
+    fn accept(&mut self, target: Timestamp) -> bool {
+        let targets = &self.request.targets;
+        let index = targets.first_at_or_after(target);
+        let expected = self.next..targets.end();
+        if targets.at(index) != target || !expected.contains(&index) {
+            return false;
+        }
+        self.next = index + 1;
+        true
+    }
+}
+
+fn is_plausible(change: &Change) -> bool {
+    (0.0..=1.0).contains(&change.strength)
+}
+
+impl Iterator for PictureStream<'_> {
+    type Item = Result<PictureEvent>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (message, body) = match self.answers.next()? {
+            Ok(answer) => answer,
+            Err(error) => return Some(Err(error)),
+        };
+        let Rendition { width_px: wanted_width, height_px: wanted_height, .. } =
+            self.request.rendition;
+        let event = match message {
+            Message::Frame { target, pts, raw_pts, width_px, height_px, change } => {
+                let bytes = wanted_width as usize * wanted_height as usize * 3;
+                if (width_px, height_px, body.len()) != (wanted_width, wanted_height, bytes)
+                    || !is_plausible(&change)
+                    || !self.accept(target)
+                {
+                    return self.answers.distrust();
+                }
+                let rgb = Arc::from(body);
+                let frame = Frame { target, pts, raw_pts, width_px, height_px, rgb, change };
+                self.last = Some(frame.clone());
+                PictureEvent::Frame(frame)
+            }
+            Message::Repeat { target, change } => match self.last.clone() {
+                Some(last) if is_plausible(&change) && self.accept(target) => {
+                    PictureEvent::Frame(Frame { target, change, ..last })
+                }
+                _ => return self.answers.distrust(),
+            },
+            Message::Gap(gap) => {
+                if gap.span.end <= gap.span.start {
+                    return self.answers.distrust();
+                }
+                PictureEvent::Gap(gap)
+            }
+            Message::Watermark(at) => PictureEvent::Watermark(at),
+            Message::Notice(text) => PictureEvent::Notice(text),
+            Message::End(summary) => PictureEvent::End(summary),
+            _ => return self.answers.distrust(),
+        };
+        Some(Ok(event))
+    }
+}
+
+/// What comes of a sound request, in order of time.
+#[derive(Debug, Clone)]
+pub enum SoundEvent {
+    /// 16 kHz mono samples, -1 to 1, the first of them at `pts`.
+    Samples {
+        pts: Timestamp,
+        samples: Vec<f32>,
+    },
+    Gap(Gap),
+    Watermark(Timestamp),
+    Notice(String),
+    /// The last event.
+    End(Summary),
+}
+
+/// See [`Host::sound`].
+#[derive(Debug)]
+pub struct SoundStream<'a> {
+    answers: Answers<'a>,
+}
+
+impl Iterator for SoundStream<'_> {
+    type Item = Result<SoundEvent>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (message, body) = match self.answers.next()? {
+            Ok(answer) => answer,
+            Err(error) => return Some(Err(error)),
+        };
+        let event = match message {
+            Message::Sound { pts } => {
+                let (words, rest) = body.as_chunks::<4>();
+                let samples: Vec<f32> =
+                    words.iter().map(|word| f32::from_le_bytes(*word)).collect();
+                if !rest.is_empty() || !samples.iter().all(|sample| sample.is_finite()) {
+                    return self.answers.distrust();
+                }
+                SoundEvent::Samples { pts, samples }
+            }
+            Message::Gap(gap) => SoundEvent::Gap(gap),
+            Message::Watermark(at) => SoundEvent::Watermark(at),
+            Message::Notice(text) => SoundEvent::Notice(text),
+            Message::End(summary) => SoundEvent::End(summary),
+            _ => return self.answers.distrust(),
+        };
+        Some(Ok(event))
+    }
+}
+
+/// What comes of a cue request.
+#[derive(Debug, Clone)]
+pub enum CueEvent {
+    Cue(Cue),
+    Notice(String),
+    /// The last event.
+    End(Summary),
+}
+
+/// See [`Host::cues`].
+#[derive(Debug)]
+pub struct CueStream<'a> {
+    answers: Answers<'a>,
+}
+
+impl Iterator for CueStream<'_> {
+    type Item = Result<CueEvent>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let (message, _) = match self.answers.next()? {
+                Ok(answer) => answer,
+                Err(error) => return Some(Err(error)),
+            };
+            let event = match message {
+                Message::Cue(cue) => {
+                    if cue.span.end <= cue.span.start {
+                        return self.answers.distrust();
+                    }
+                    CueEvent::Cue(*cue)
+                }
+                Message::Notice(text) => CueEvent::Notice(text),
+                Message::End(summary) => CueEvent::End(summary),
+                // Only a sign of life.
+                Message::Watermark(_) => continue,
+                _ => return self.answers.distrust(),
+            };
+            return Some(Ok(event));
+        }
+    }
+}

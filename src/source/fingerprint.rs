@@ -1,0 +1,168 @@
+//! What tells one file from another, wherever it lies.
+
+use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::str::FromStr;
+
+use super::Input;
+use crate::error::{Error, Result};
+
+const END_BYTES: u64 = 1 << 20;
+const BLOCK_BYTES: u64 = 64 << 10;
+const BLOCKS: u64 = 64;
+
+/// BLAKE3 of a file's size and of parts of it (first and last MiB, 64 blocks of 64 KiB at equal
+/// distances), or of all of it.
+///
+/// The two kinds never equal each other, not even for a file that the parts cover whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// Reads at most 6 MiB.
+    ///
+    /// # Errors
+    /// `Unavailable` where reading fails.
+    pub fn of_parts(file: &File) -> Result<Fingerprint> {
+        let size = size(file)?;
+        let mut hasher = blake3::Hasher::new_derive_key("cinelex 2026 fingerprint of parts");
+        hasher.update(&size.to_le_bytes());
+        hash_span(file, &mut hasher, 0, END_BYTES.min(size))?;
+        if size > END_BYTES {
+            let tail = END_BYTES.min(size - END_BYTES);
+            let middle = size - END_BYTES - tail;
+            let block = BLOCK_BYTES.min(middle);
+            for index in 0..if block > 0 { BLOCKS } else { 0 } {
+                // 128 bits: the product of a size and 63 may not fit into 64.
+                let offset =
+                    u128::from(middle - block) * u128::from(index) / u128::from(BLOCKS - 1);
+                let start = END_BYTES + u64::try_from(offset).unwrap_or(middle - block);
+                hash_span(file, &mut hasher, start, block)?;
+            }
+            hash_span(file, &mut hasher, size - tail, tail)?;
+        }
+        Ok(Fingerprint(*hasher.finalize().as_bytes()))
+    }
+
+    /// Of an open file, or of an address, whose content only reading it all would tell.
+    ///
+    /// # Errors
+    /// `Unavailable` where reading fails.
+    pub fn of(input: &Input) -> Result<Fingerprint> {
+        match input.file() {
+            Some(file) => Self::of_parts(file).map_err(|error| error.in_source(input.name())),
+            None => {
+                let mut hasher = blake3::Hasher::new_derive_key("cinelex 2026 address");
+                hasher.update(input.name().as_bytes());
+                Ok(Fingerprint(*hasher.finalize().as_bytes()))
+            }
+        }
+    }
+
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+fn size(file: &File) -> Result<u64> {
+    Ok(file
+        .metadata()
+        .map_err(|cause| Error::unavailable("cannot read the file's size").caused_by(cause))?
+        .len())
+}
+
+/// A file that shrinks while it is read counts as shorter, not as an error.
+fn hash_span(file: &File, hasher: &mut blake3::Hasher, start: u64, length: u64) -> Result<()> {
+    let mut buffer = vec![0; length.min(END_BYTES) as usize];
+    let mut done = 0;
+    while done < length {
+        let wanted = (length - done).min(END_BYTES) as usize;
+        let read = match file.read_at(&mut buffer[..wanted], start + done) {
+            Ok(read) => read,
+            Err(cause) if cause.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(cause) => {
+                return Err(Error::unavailable("cannot read the file")
+                    .caused_by(cause)
+                    .at_byte(start + done));
+            }
+        };
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+        done += read as u64;
+    }
+    Ok(())
+}
+
+/// Hexadecimal, 64 digits.
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(blake3::Hash::from_bytes(self.0).to_hex().as_str())
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        blake3::Hash::from_hex(text)
+            .map(|hash| Fingerprint(*hash.as_bytes()))
+            .map_err(|_| Error::corrupt(format!("{text:?} is no fingerprint")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Seek, SeekFrom, Write};
+
+    fn file_of(size: u64) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.set_len(size).unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file.write_all(&[7; 16][..size.min(16) as usize]).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_change_of_size_start_or_end_changes_the_fingerprint() {
+        let size = 9 << 20;
+        let mut file = file_of(size);
+        let before = Fingerprint::of_parts(&file).unwrap();
+        assert_ne!(before, Fingerprint::of_parts(&file_of(size + 1)).unwrap());
+        for place in [0, size - 1] {
+            file.seek(SeekFrom::Start(place)).unwrap();
+            file.write_all(&[9]).unwrap();
+            assert_ne!(before, Fingerprint::of_parts(&file).unwrap());
+        }
+    }
+
+    #[test]
+    fn the_whole_sees_a_change_that_the_parts_do_not() {
+        let size: u64 = 64 << 20;
+        let mut file = file_of(size);
+        let (parts, whole) =
+            (Fingerprint::of_parts(&file).unwrap(), Fingerprint::of_whole(&file).unwrap());
+        file.seek(SeekFrom::Start(END_BYTES + BLOCK_BYTES + 1)).unwrap();
+        file.write_all(&[9]).unwrap();
+        assert_eq!(parts, Fingerprint::of_parts(&file).unwrap());
+        assert_ne!(whole, Fingerprint::of_whole(&file).unwrap());
+    }
+
+    #[test]
+    fn files_of_every_size_around_the_limits_have_one() {
+        let mut seen = std::collections::HashSet::new();
+        for size in [0, 1, END_BYTES, END_BYTES + 1, 2 * END_BYTES, 2 * END_BYTES + 1, 1 << 33] {
+            assert!(seen.insert(Fingerprint::of_parts(&file_of(size)).unwrap()), "{size}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_reads_back() {
+        let fingerprint = Fingerprint::of_parts(&file_of(3)).unwrap();
+        assert_eq!(fingerprint.to_string().parse::<Fingerprint>().unwrap(), fingerprint);
+        assert!("xyz".parse::<Fingerprint>().is_err());
+    }
+}

@@ -1,0 +1,184 @@
+//! The decoder host: the other end of the socket, in a process of its own.
+//!
+//! It serves one request after the other until its parent is gone. It has no way to open a file:
+//! descriptors come with the requests, and FFmpeg's own protocols are shut (but for the request
+//! that names a URL).
+
+mod cues;
+mod demux;
+mod ffi;
+mod orientation;
+mod picture;
+mod sampler;
+mod signature;
+mod sound;
+
+use std::fs::File;
+use std::io::{self, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use super::protocol::{self, Message, Request};
+use crate::error::{Error, Result};
+
+/// Serves the parent on standard input, a socket, until it hangs up.
+pub fn main() -> ExitCode {
+    let stream = match io::stdin().as_fd().try_clone_to_owned() {
+        Ok(stream) => UnixStream::from(stream),
+        Err(_) => return ExitCode::from(2),
+    };
+    if stream.peer_addr().is_err() {
+        eprintln!("this command is for cinelex's own use: it decodes media for another cinelex");
+        return ExitCode::from(2);
+    }
+    give_up_rights();
+    let Ok(outbox) = stream.try_clone() else { return ExitCode::FAILURE };
+    let Ok(watched) = stream.try_clone() else { return ExitCode::FAILURE };
+    std::thread::spawn(move || end_with_parent(&watched));
+    ffi::log_errors_only();
+    let mut inbox = Inbox { stream, descriptor: None };
+    let mut outbox = Outbox { stream: outbox };
+    loop {
+        let request = match protocol::receive::<Request>(&mut inbox) {
+            Ok((request, _)) => request,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("bad request: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let descriptor = inbox.descriptor.take().map(File::from);
+        if let Err(error) = serve(request, descriptor, &mut outbox) {
+            outbox.send(&Message::Failed { kind: error.kind(), message: error.reason(), at: None });
+        }
+    }
+}
+
+fn serve(request: Request, descriptor: Option<File>, outbox: &mut Outbox) -> Result<()> {
+    let summary = match request {
+        Request::Limit { memory_bytes } => {
+            limit(Resource::Data, memory_bytes);
+            // The only request without an answer.
+            return Ok(());
+        }
+        Request::Probe(address) => {
+            let source = demux::Source::open(address, descriptor)?;
+            outbox.send(&Message::Info(Box::new(source.info().clone())));
+            protocol::Summary::default()
+        }
+        Request::Picture(address, request) => {
+            request.check()?;
+            picture::serve(demux::Source::open(address, descriptor)?, &request, outbox)?
+        }
+        Request::Sound(address, request) => {
+            sound::serve(demux::Source::open(address, descriptor)?, &request, outbox)?
+        }
+        Request::Cues(address, request) => cues::serve(address, descriptor, &request, outbox)?,
+    };
+    outbox.send(&Message::End(summary));
+    Ok(())
+}
+
+/// What a parser that was taken over could do is little: no new files, no core dumps, no more
+/// descriptors than a decoder needs.
+fn give_up_rights() {
+    limit(Resource::Fsize, 0);
+    limit(Resource::Core, 0);
+    limit(Resource::Nofile, 64);
+}
+
+fn limit(resource: Resource, value: u64) {
+    // A limit that cannot be set leaves the parent's watch over memory and time.
+    let _ = setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) });
+}
+
+/// Ends this process as soon as the parent hangs up, also in the middle of decoding.
+fn end_with_parent(stream: &UnixStream) {
+    loop {
+        let mut sockets = [PollFd::new(stream, PollFlags::RDHUP)];
+        match poll(&mut sockets, None) {
+            Ok(_) if !sockets[0].revents().is_empty() => std::process::exit(0),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Requests, with the descriptor that came beside the last one.
+struct Inbox {
+    stream: UnixStream,
+    descriptor: Option<OwnedFd>,
+}
+
+impl Read for Inbox {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut buffers = [IoSliceMut::new(buffer)];
+        let received = recvmsg(&self.stream, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
+                self.descriptor = descriptors.next();
+            }
+        }
+        Ok(received.bytes)
+    }
+}
+
+/// The way back to the parent.
+struct Outbox {
+    stream: UnixStream,
+}
+
+impl Outbox {
+    fn send(&mut self, message: &Message) {
+        self.send_with(message, &[]);
+    }
+
+    /// Blocks while the parent has not read what was sent before: that is the back-pressure.
+    fn send_with(&mut self, message: &Message, body: &[u8]) {
+        if protocol::send(&mut self.stream, message, body).is_err() {
+            // The parent is gone, and with it the reason to be.
+            std::process::exit(0);
+        }
+    }
+}
+
+/// An FFmpeg error as the project's own.
+fn explain(doing: &str, cause: ffmpeg_next::Error) -> Error {
+    use crate::error::Kind;
+    use ffmpeg_next::Error as Av;
+    let kind = match cause {
+        Av::DecoderNotFound
+        | Av::DemuxerNotFound
+        | Av::PatchWelcome
+        | Av::ProtocolNotFound
+        | Av::Experimental => Kind::Unsupported,
+        Av::HttpNotFound => Kind::NotFound,
+        Av::HttpBadRequest
+        | Av::HttpForbidden
+        | Av::HttpOther4xx
+        | Av::HttpServerError
+        | Av::HttpUnauthorized => Kind::Unavailable,
+        Av::Bug | Av::Bug2 | Av::Unknown | Av::External => Kind::Corrupt,
+        Av::Other { errno } => match errno {
+            ffmpeg_next::error::ENOMEM => Kind::Exhausted,
+            ffmpeg_next::error::EIO
+            | ffmpeg_next::error::ETIMEDOUT
+            | ffmpeg_next::error::ECONNREFUSED
+            | ffmpeg_next::error::ECONNRESET
+            | ffmpeg_next::error::ENETUNREACH
+            | ffmpeg_next::error::EHOSTUNREACH => Kind::Unavailable,
+            ffmpeg_next::error::ENOSYS => Kind::Unsupported,
+            _ => Kind::Corrupt,
+        },
+        _ => Kind::Corrupt,
+    };
+    Error::new(kind, doing).caused_by(cause)
+}

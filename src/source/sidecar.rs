@@ -1,0 +1,222 @@
+//! Subtitle files that lie beside a film: `film.srt`, `film.en.srt`, `film.pt-BR.forced.vtt`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Extensions of the subtitle formats that are read.
+const EXTENSIONS: [&str; 4] = ["srt", "vtt", "ass", "ssa"];
+/// Parts of a name that say what a file is for, not its language.
+const REMARKS: [&str; 6] = ["forced", "sdh", "cc", "default", "full", "signs"];
+/// No folder is searched beyond this many entries.
+const MAX_ENTRIES: usize = 100_000;
+
+/// A subtitle file of a film.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sidecar {
+    pub path: PathBuf,
+    /// BCP-47, from the file's name.
+    pub language: Option<String>,
+}
+
+/// The subtitle files in the film's folder that bear its name, in order of their own. Letters'
+/// case does not matter, and names need not be UTF-8. A folder that cannot be read has none.
+pub fn sidecars(film: &Path) -> Vec<Sidecar> {
+    let Some(stem) = film.file_stem() else { return Vec::new() };
+    let folder = match film.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut found: Vec<Sidecar> = entries
+        .take(MAX_ENTRIES)
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            let language = match_name(&name, stem)?;
+            let path = folder.join(name);
+            path.is_file().then_some(Sidecar { path, language })
+        })
+        .collect();
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+/// The language, if `name` is `stem`, parts between dots, and a subtitle extension.
+fn match_name(name: &OsStr, stem: &OsStr) -> Option<Option<String>> {
+    let (name, stem) = (name.as_bytes(), stem.as_bytes());
+    let start = name.get(..stem.len())?;
+    let is_same = match (std::str::from_utf8(start), std::str::from_utf8(stem)) {
+        (Ok(start), Ok(stem)) => start.to_lowercase() == stem.to_lowercase(),
+        _ => start.eq_ignore_ascii_case(stem),
+    };
+    if !is_same {
+        return None;
+    }
+    let rest = std::str::from_utf8(name.get(stem.len()..)?).ok()?.strip_prefix('.')?;
+    let mut parts: Vec<&str> = rest.split('.').collect();
+    let extension = parts.pop()?.to_ascii_lowercase();
+    if !EXTENSIONS.contains(&extension.as_str()) || parts.len() > 3 {
+        return None;
+    }
+    let language = parts
+        .iter()
+        .filter(|part| !REMARKS.contains(&part.to_ascii_lowercase().as_str()))
+        .find_map(|part| bcp47(part));
+    Some(language)
+}
+
+/// A language tag in BCP-47's form (`en`, `pt-BR`, `zh-Hans`) from what containers and file names
+/// write (`eng`, `pt_br`, `English`). `None` where it is none, or says that it is not known.
+pub(super) fn bcp47(text: &str) -> Option<String> {
+    let mut parts = text.trim().split(['-', '_']);
+    let first = parts.next()?.to_ascii_lowercase();
+    if !(2..=8).contains(&first.len()) || !first.bytes().all(|byte| byte.is_ascii_lowercase()) {
+        return None;
+    }
+    let known = LANGUAGES.iter().find(|(short, long, names)| {
+        first == *short || long.contains(&first.as_str()) || first == names.to_ascii_lowercase()
+    });
+    let language = match known {
+        Some((short, _, _)) => (*short).to_owned(),
+        None if first.len() <= 3 && !["und", "mul", "zxx", "mis", "qaa"].contains(&&*first) => {
+            first
+        }
+        None => return None,
+    };
+    let mut tag = language;
+    for part in parts {
+        let is_plain = part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        match part.len() {
+            2 if is_plain => tag.push_str(&format!("-{}", part.to_ascii_uppercase())),
+            3 if part.bytes().all(|byte| byte.is_ascii_digit()) => {
+                tag.push_str(&format!("-{part}"))
+            }
+            4 if is_plain => {
+                let (head, tail) = part.split_at(1);
+                let (head, tail) = (head.to_ascii_uppercase(), tail.to_ascii_lowercase());
+                tag.push_str(&format!("-{head}{tail}"));
+            }
+            _ => return None,
+        }
+    }
+    Some(tag)
+}
+
+/// Languages with a two-letter code (ISO 639-1), their three-letter codes (ISO 639-2, both forms)
+/// and English names. Others keep their three letters, which BCP-47 allows.
+const LANGUAGES: [(&str, &[&str], &str); 48] = [
+    ("af", &["afr"], "Afrikaans"),
+    ("ar", &["ara"], "Arabic"),
+    ("bg", &["bul"], "Bulgarian"),
+    ("bn", &["ben"], "Bengali"),
+    ("ca", &["cat"], "Catalan"),
+    ("cs", &["ces", "cze"], "Czech"),
+    ("da", &["dan"], "Danish"),
+    ("de", &["deu", "ger"], "German"),
+    ("el", &["ell", "gre"], "Greek"),
+    ("en", &["eng"], "English"),
+    ("es", &["spa"], "Spanish"),
+    ("et", &["est"], "Estonian"),
+    ("eu", &["eus", "baq"], "Basque"),
+    ("fa", &["fas", "per"], "Persian"),
+    ("fi", &["fin"], "Finnish"),
+    ("fr", &["fra", "fre"], "French"),
+    ("ga", &["gle"], "Irish"),
+    ("gl", &["glg"], "Galician"),
+    ("he", &["heb"], "Hebrew"),
+    ("hi", &["hin"], "Hindi"),
+    ("hr", &["hrv"], "Croatian"),
+    ("hu", &["hun"], "Hungarian"),
+    ("id", &["ind"], "Indonesian"),
+    ("is", &["isl", "ice"], "Icelandic"),
+    ("it", &["ita"], "Italian"),
+    ("ja", &["jpn"], "Japanese"),
+    ("ko", &["kor"], "Korean"),
+    ("la", &["lat"], "Latin"),
+    ("lt", &["lit"], "Lithuanian"),
+    ("lv", &["lav"], "Latvian"),
+    ("ms", &["msa", "may"], "Malay"),
+    ("nb", &["nob"], "Bokmal"),
+    ("nl", &["nld", "dut"], "Dutch"),
+    ("no", &["nor"], "Norwegian"),
+    ("pl", &["pol"], "Polish"),
+    ("pt", &["por"], "Portuguese"),
+    ("ro", &["ron", "rum"], "Romanian"),
+    ("ru", &["rus"], "Russian"),
+    ("sk", &["slk", "slo"], "Slovak"),
+    ("sl", &["slv"], "Slovenian"),
+    ("sr", &["srp"], "Serbian"),
+    ("sv", &["swe"], "Swedish"),
+    ("th", &["tha"], "Thai"),
+    ("tr", &["tur"], "Turkish"),
+    ("uk", &["ukr"], "Ukrainian"),
+    ("ur", &["urd"], "Urdu"),
+    ("vi", &["vie"], "Vietnamese"),
+    ("zh", &["zho", "chi"], "Chinese"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_films_subtitles_are_found_whatever_their_case() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [
+            "Film.mp4",
+            "film.srt",
+            "FILM.EN.SRT",
+            "film.pt-br.forced.vtt",
+            "film 2.srt",
+            "filmography.srt",
+            "film.txt",
+            "film.sdh.ass",
+        ] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let found: Vec<(String, Option<String>)> = sidecars(&folder.path().join("Film.mp4"))
+            .into_iter()
+            .map(|found| {
+                (found.path.file_name().unwrap().to_str().unwrap().to_owned(), found.language)
+            })
+            .collect();
+        let expected = [
+            ("FILM.EN.SRT", Some("en")),
+            ("film.pt-br.forced.vtt", Some("pt-BR")),
+            ("film.sdh.ass", None),
+            ("film.srt", None),
+        ];
+        assert_eq!(
+            found,
+            expected.map(|(name, language)| (name.to_owned(), language.map(str::to_owned)))
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_has_its_subtitles_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = |text: &[u8]| folder.path().join(OsStr::from_bytes(text));
+        std::fs::write(name(b"f\xfflm.de.srt"), "").unwrap();
+        let found = sidecars(&name(b"f\xfflm.mkv"));
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].language.as_deref(), Some("de"));
+    }
+
+    #[test]
+    fn languages_are_brought_into_one_form() {
+        for (text, tag) in [
+            ("eng", Some("en")),
+            ("ger", Some("de")),
+            ("Deutsch", None),
+            ("English", Some("en")),
+            ("pt_BR", Some("pt-BR")),
+            ("zh-hans", Some("zh-Hans")),
+            ("und", None),
+            ("gsw", Some("gsw")),
+            ("", None),
+            ("1080p", None),
+        ] {
+            assert_eq!(bcp47(text).as_deref(), tag, "{text}");
+        }
+    }
+}
