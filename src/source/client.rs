@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::input::Input;
-use super::process::{Limits, Process, with_log};
+use super::child::{Limits, Process, with_log};
 use super::protocol::{
     self, CueRequest, MediaInfo, Message, PictureRequest, Rendition, Request, SoundRequest, Summary,
 };
