@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod decoding;
+mod help;
 mod media;
 mod models;
 mod tidy;
