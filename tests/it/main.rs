@@ -3,6 +3,7 @@
 mod bad_input;
 mod cinelex;
 mod decoding;
+mod help;
 mod indexing;
 mod media;
 mod models;
