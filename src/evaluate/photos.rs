@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::error::{Error, Result};
-use crate::picture::encoder::{Encoder, FrameFeatures};
+use crate::picture::{Encoder, FrameFeatures};
 use crate::source::{
     Fit, Host, Input, Limits, Location, PictureEvent, PictureRequest, Rendition, Targets,
 };

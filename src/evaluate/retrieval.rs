@@ -9,7 +9,7 @@ use super::metrics::{Retrieval, rank};
 use super::photos::{self, Collection, Photo};
 use crate::error::{Error, Result};
 use crate::model::{Device, Manifest, Models};
-use crate::picture::encoder::Encoder;
+use crate::picture::Encoder;
 use crate::text::{JointSpace, TextTower};
 
 /// Captions that are embedded between two reports of progress.
