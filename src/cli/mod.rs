@@ -4,6 +4,7 @@
 mod export;
 mod index;
 mod interrupt;
+mod library;
 mod models;
 mod pipeline;
 mod progress;
@@ -128,6 +129,9 @@ enum Command {
   cinelex search archive.library \"ring road\" --channel speech --within 10:00-20:00
   cinelex search archive.library --image photo.jpg --top 3 --export moment.mp4")]
     Search(search::Args),
+    /// What a library holds
+    #[command(after_help = "Example:\n  cinelex library info archive.library")]
+    Library(library::Args),
     /// The pipelines: what is computed
     #[command(after_help = "Example:\n  cinelex pipeline list")]
     Pipeline(pipeline::Args),
@@ -151,6 +155,7 @@ pub fn main() -> ExitCode {
         Command::Models(args) => models::run(args),
         Command::Index(args) => index::run(args),
         Command::Search(args) => search::run(args),
+        Command::Library(args) => library::run(args),
         Command::Pipeline(args) => pipeline::run(args),
         Command::DecoderHost => return crate::source::host::main(),
     };

@@ -5,9 +5,10 @@ use serde::Serialize;
 
 use super::ids::SourceId;
 use super::reader::all_sources;
+use super::recipes::count_up;
 use super::rows;
 use super::types::{RecipeKind, Source};
-use super::writer::{Writer, count_up};
+use super::writer::Writer;
 use crate::error::{Error, Result};
 
 /// What [`Writer::forget`] removed.

@@ -5,9 +5,12 @@
 //! holds the clips' features. One [`Writer`] at a time holds the folder's lock; any number of
 //! [`Reader`]s look on meanwhile. `docs/library.md` documents the tables.
 
+mod dot;
 mod forget;
 mod ids;
+mod lock;
 mod reader;
+mod recipes;
 mod rows;
 mod schema;
 mod search;

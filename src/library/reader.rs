@@ -109,6 +109,7 @@ impl Reader {
     /// Counts of everything.
     pub fn info(&self) -> Result<Info> {
         let bytes = folder_bytes(&self.folder)?;
+        let library_id = self.record.library_id()?;
         self.record.read(|sql| {
             let count = |statement: &str| rows::one::<u64>(sql, statement, []);
             let of_current = |table: &str, kind: RecipeKind| {
@@ -126,7 +127,7 @@ impl Reader {
                 }
             }
             Ok(Info {
-                library_id: self.record.library_id()?,
+                library_id,
                 sources: count("SELECT count(*) FROM sources")?,
                 complete: count("SELECT count(*) FROM sources WHERE state = 'complete'")?,
                 failed: count("SELECT count(*) FROM sources WHERE state = 'failed'")?,
@@ -445,6 +446,16 @@ impl Shown {
     pub fn clips_of(&self, segment: &SegmentRow) -> impl Iterator<Item = &ClipRow> {
         let span = segment.span;
         self.clips.iter().filter(move |clip| span.contains(clip.head.span.midpoint()))
+    }
+
+    /// The clips that belong to no segment.
+    pub fn clips_alone(&self) -> impl Iterator<Item = &ClipRow> {
+        let held = |clip: &ClipRow| {
+            let at = clip.head.span.midpoint();
+            let before = self.segments.partition_point(|segment| segment.span.start <= at);
+            self.segments[..before].last().is_some_and(|segment| segment.span.contains(at))
+        };
+        self.clips.iter().filter(move |clip| !held(clip))
     }
 
     /// The length that is known, else the end of the last thing in it.

@@ -28,7 +28,7 @@ const LIST: usize = 100;
 const LIST_TIMES_TOP: usize = 5;
 
 /// Cues that are looked at together for those that pass the filters.
-const CUES: usize = 2_000;
+const CUES: usize = 1_000;
 
 /// What is searched for, and where.
 #[derive(Debug, Clone, Default)]

@@ -1,8 +1,7 @@
 //! Writing to a library: one process at a time, each call one durable step.
 
-use std::fs::{File, TryLockError};
-use std::io::{Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,18 +9,13 @@ use half::f16;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::ids::{RecipeId, SourceId};
+use super::lock::{LOCK_FILE, lock};
+use super::recipes::count_up;
 use super::rows;
 use super::schema::{Database, FEATURES, RECORD};
-use super::types::{
-    ChunkRecord, Location, NewSource, Place, Recipe, RecipeKind, SegmentRecord, Space, State,
-};
+use super::types::{ChunkRecord, Location, NewSource, Place, RecipeKind, SegmentRecord, State};
 use crate::error::{Error, Result};
 use crate::media::Cue;
-
-const LOCK_FILE: &str = "library.lock";
-
-/// Rows deleted in one transaction when a retired recipe is swept.
-const SWEEP_ROWS: usize = 10_000;
 
 /// The one writer of a library. Whoever holds it holds the folder's lock, which the system takes
 /// back when the process ends, however it ends.
@@ -62,6 +56,9 @@ impl Writer {
         let (has_record, has_features) = (has(RECORD.file_name), has(FEATURES.file_name));
         if !has_record && !has_features {
             refuse_other_content(folder)?;
+            // An empty folder that was there already may be open to others.
+            std::fs::set_permissions(folder, Permissions::from_mode(0o700))
+                .map_err(|cause| Error::io(folder, "set the permissions of", cause))?;
         }
         let lock = lock(folder)?;
         if has_record && !has_features {
@@ -162,38 +159,6 @@ impl Writer {
             for (name, value) in tags {
                 set.execute(params![key, name, value])?;
             }
-            Ok(())
-        })
-    }
-
-    /// Makes a recipe known. The first of its kind is the current one at once; another is built
-    /// beside it until [`Writer::activate_recipe`].
-    pub fn add_recipe(&mut self, recipe: &Recipe) -> Result<()> {
-        let description = to_json(&recipe.description)?;
-        if let Some(tree) = recipe.tree
-            && rows::sensible_tree(tree.branching, tree.depth).is_none()
-        {
-            return Err(Error::invalid_input("the codebook's leaves don't fit a visual word"));
-        }
-        self.record.write(|sql| {
-            let space = recipe.space.as_ref().map(|space| add_space(sql, space)).transpose()?;
-            let first = rows::current_recipe(sql, recipe.kind)?.is_none();
-            sql.execute(
-                "INSERT INTO recipes (hash, kind, state, space, branching, depth, description, \
-                 added_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
-                 ON CONFLICT (hash) DO UPDATE SET \
-                 state = CASE state WHEN 'retired' THEN 'building' ELSE state END",
-                params![
-                    recipe.id.to_string(),
-                    recipe.kind.as_str(),
-                    if first { "current" } else { "building" },
-                    space,
-                    recipe.tree.map(|tree| tree.branching),
-                    recipe.tree.map(|tree| tree.depth),
-                    description,
-                    now_us()
-                ],
-            )?;
             Ok(())
         })
     }
@@ -387,57 +352,6 @@ impl Writer {
         })
     }
 
-    /// The sources whose clips are complete and whose segments are not.
-    pub fn left_to_understand(
-        &self,
-        clips: &RecipeId,
-        segments: &RecipeId,
-    ) -> Result<Vec<SourceId>> {
-        self.record.read(|sql| {
-            let find = "SELECT id FROM sources JOIN progress done ON done.source = sources.key \
-                 AND done.recipe = ?1 AND done.state = 'complete' \
-                 WHERE NOT EXISTS (SELECT 1 FROM progress read WHERE read.source = sources.key \
-                 AND read.recipe = ?2 AND read.state = 'complete') ORDER BY sources.key";
-            let (clips, segments) = (rows::recipe_row(sql, clips)?, rows::recipe_row(sql, segments)?);
-            rows::all(sql, find, params![clips.key, segments.key], |row| rows::text(row, 0))
-        })
-    }
-
-    /// The sources that the current recipe of the same kind has completed and `recipe` has not:
-    /// while there are any, taking over would take them out of search.
-    pub fn waiting_for(&self, recipe: &RecipeId) -> Result<Vec<SourceId>> {
-        self.record.read(|sql| {
-            let row = rows::recipe_row(sql, recipe)?;
-            let Some(current) = rows::current_recipe(sql, row.recipe.kind)? else {
-                return Ok(Vec::new());
-            };
-            let find = "SELECT id FROM sources JOIN progress old ON old.source = sources.key \
-                 AND old.recipe = ?1 AND old.state = 'complete' \
-                 WHERE NOT EXISTS (SELECT 1 FROM progress new WHERE new.source = sources.key \
-                 AND new.recipe = ?2 AND new.state = 'complete') ORDER BY sources.key";
-            rows::all(sql, find, params![current.key, row.key], |row| rows::text(row, 0))
-        })
-    }
-
-    /// Lets a recipe's rows take the place of the current recipe's in one step; the old rows are
-    /// then deleted little by little, and by the next writer where this one is interrupted.
-    pub fn activate_recipe(&mut self, recipe: &RecipeId) -> Result<()> {
-        self.record.write(|sql| {
-            let row = rows::recipe_row(sql, recipe)?;
-            if row.state == "current" {
-                return Ok(());
-            }
-            let kind = row.recipe.kind;
-            sql.execute(
-                "UPDATE recipes SET state = 'retired' WHERE kind = ?1 AND state = 'current'",
-                [kind.as_str()],
-            )?;
-            sql.execute("UPDATE recipes SET state = 'current' WHERE key = ?1", [row.key])?;
-            count_up(sql, kind)
-        })?;
-        self.sweep_retired()
-    }
-
     /// Keeps a run's report.
     pub fn record_run(&mut self, report: &serde_json::Value) -> Result<()> {
         let report = to_json(report)?;
@@ -465,34 +379,6 @@ impl Writer {
             Ok((rows::source_key(sql, source)?, row))
         })
     }
-
-    fn sweep_retired(&mut self) -> Result<()> {
-        let find = "SELECT key FROM recipes WHERE state = 'retired'";
-        let retired: Vec<i64> =
-            self.record.run(|sql| rows::all(sql, find, [], |row| row.get(0)))?;
-        for recipe in retired {
-            for table in ["clips", "segments", "gaps", "chunks", "progress"] {
-                // Tables without rowids are small and go at once.
-                let statement = match table {
-                    "clips" | "segments" => format!(
-                        "DELETE FROM {table} WHERE key IN \
-                         (SELECT key FROM {table} WHERE recipe = ?1 LIMIT {SWEEP_ROWS})"
-                    ),
-                    _ => format!("DELETE FROM {table} WHERE recipe = ?1"),
-                };
-                while self.record.write(|sql| Ok(sql.execute(&statement, [recipe])?))? > 0 {}
-            }
-            let statement = format!(
-                "DELETE FROM features WHERE rowid IN \
-                 (SELECT rowid FROM features WHERE recipe = ?1 LIMIT {SWEEP_ROWS})"
-            );
-            while self.features.write(|sql| Ok(sql.execute(&statement, [recipe])?))? > 0 {}
-            self.record.write(|sql| {
-                Ok(sql.execute("UPDATE recipes SET state = 'swept' WHERE key = ?1", [recipe])?)
-            })?;
-        }
-        Ok(())
-    }
 }
 
 fn refuse_other_content(folder: &Path) -> Result<()> {
@@ -510,42 +396,6 @@ fn refuse_other_content(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes the folder's lock. The file stays; only the lock on it counts, so none can be stale.
-fn lock(folder: &Path) -> Result<File> {
-    let path = folder.join(LOCK_FILE);
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|cause| Error::io(&path, "open", cause))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut owner = String::new();
-            let named = Read::by_ref(&mut file).take(32).read_to_string(&mut owner).is_ok();
-            let owner = owner.trim();
-            let by = if named && !owner.is_empty() {
-                format!(" (process {owner})")
-            } else {
-                String::new()
-            };
-            return Err(Error::unavailable(format!(
-                "another process{by} is writing to {}: wait until it is done",
-                folder.display()
-            )));
-        }
-        Err(TryLockError::Error(cause)) => return Err(Error::io(&path, "lock", cause)),
-    }
-    let note = || {
-        file.set_len(0)?;
-        writeln!(&file, "{}", std::process::id())
-    };
-    note().map_err(|cause| Error::io(&path, "write to", cause))?;
-    Ok(file)
-}
-
 pub(super) fn check_pair(record: &Database, features: &Database) -> Result<()> {
     if record.library_id()? == features.library_id()? {
         return Ok(());
@@ -555,40 +405,6 @@ pub(super) fn check_pair(record: &Database, features: &Database) -> Result<()> {
         record.path.display(),
         features.path.display()
     )))
-}
-
-/// Tells readers that rows have gone or changed their visibility.
-pub(super) fn count_up(sql: &Connection, kind: RecipeKind) -> Result<()> {
-    let name = match kind {
-        RecipeKind::Clip => "clips_generation",
-        RecipeKind::Segment => "segments_generation",
-    };
-    sql.execute("UPDATE meta SET value = value + 1 WHERE name = ?1", [name])?;
-    Ok(())
-}
-
-fn add_space(sql: &Connection, space: &Space) -> Result<i64> {
-    if space.dimension == 0 || space.dimension >= rows::MOST_DIMENSIONS {
-        return Err(Error::invalid_input(format!("a space of {} dimensions", space.dimension)));
-    }
-    let find = "SELECT key, dimension FROM spaces WHERE id = ?1";
-    let known = sql
-        .query_row(find, [&space.id], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))
-        .optional()?;
-    match known {
-        Some((key, dimension)) if dimension == space.dimension as i64 => Ok(key),
-        Some((_, dimension)) => Err(Error::invalid_input(format!(
-            "the library's space {} has {dimension} dimensions, not {}",
-            space.id, space.dimension
-        ))),
-        None => {
-            sql.execute(
-                "INSERT INTO spaces (id, tower, dimension, languages) VALUES (?1, ?2, ?3, ?4)",
-                params![space.id, space.tower, space.dimension, to_json(&space.languages)?],
-            )?;
-            Ok(sql.last_insert_rowid())
-        }
-    }
 }
 
 fn insert_clips(sql: &Connection, source: i64, recipe: i64, chunk: &ChunkRecord) -> Result<()> {
@@ -665,13 +481,13 @@ fn check_embedding(embedding: &[f16], dimension: Option<usize>) -> Result<()> {
     )))
 }
 
-fn to_json(value: &impl serde::Serialize) -> Result<String> {
+pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value)
         .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))
 }
 
 /// Microseconds since 1970.
-fn now_us() -> i64 {
+pub(super) fn now_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,5 @@
 //! The one integration-test binary: a module a subject.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod decoding;
 mod media;

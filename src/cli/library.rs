@@ -1,0 +1,357 @@
+//! `cinelex library`: what a library holds, what is known of a source, and forgetting one.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::{CommandResult, Failure, Outcome, print_json, print_line};
+use crate::error::Result;
+use crate::library::{ClipRow, Info, Place, Reader, SegmentRow, Shown, Source, Tree, Writer};
+use crate::media::{Cue, CueKind, Gap, TimedWord, TrackKind, VisualWord};
+use crate::time::Micros;
+
+/// Look into a library, or remove a source from it
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// Count what a library holds
+    #[command(after_help = "Example:\n  cinelex library info films.library")]
+    Info {
+        /// The library's folder
+        #[arg(value_name = "DIR")]
+        library: PathBuf,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a source's segments and clips with their words
+    #[command(after_help = "Example:\n  cinelex library show films.library talk.mp4")]
+    Show {
+        /// The library's folder
+        #[arg(value_name = "DIR")]
+        library: PathBuf,
+        /// The source's name, path, address, id or the beginning of its id
+        source: String,
+        /// Print a JSON object for the source and for each segment, clip, cue and gap
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a source and every trace of it; its file is not touched
+    #[command(after_help = "Example:\n  cinelex library forget films.library talk.mp4")]
+    Forget {
+        /// The library's folder
+        #[arg(value_name = "DIR")]
+        library: PathBuf,
+        /// The source's name, path, address, id or the beginning of its id
+        source: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub fn run(args: Args) -> CommandResult {
+    match args.command {
+        Command::Info { library, json } => {
+            let reader = open(&library)?;
+            let info = reader.info()?;
+            if json {
+                print_json("info", &info)?;
+            } else {
+                print_info(&info, &reader.sources()?)?;
+            }
+        }
+        Command::Show { library, source, json } => {
+            let reader = open(&library)?;
+            let shown = reader.show(reader.source(&source)?.id)?;
+            if json { print_shown_json(&shown)? } else { print_shown(&shown)? }
+        }
+        Command::Forget { library, source, json } => {
+            // Looked up by a reader first, so that a mistyped folder makes no new library.
+            let id = open(&library)?.source(&source)?.id;
+            let mut writer = Writer::open(&library).map_err(Failure::cannot_open)?;
+            let forgotten = writer.forget(id)?;
+            if json {
+                print_json("forgotten", &forgotten)?;
+            } else {
+                print_line(&format!(
+                    "forgot {}: {} clips, {} segments, {} cues, {} gaps, {} reports of runs",
+                    one_line(&forgotten.name),
+                    forgotten.clips,
+                    forgotten.segments,
+                    forgotten.cues,
+                    forgotten.gaps,
+                    forgotten.runs
+                ))?;
+            }
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn open(library: &Path) -> Result<Reader, Failure> {
+    Reader::open(library).map_err(Failure::cannot_open)
+}
+
+fn print_info(info: &Info, sources: &[Source]) -> Result<()> {
+    let state = match (info.sources - info.complete - info.failed, info.failed) {
+        (0, 0) => String::new(),
+        (new, failed) => format!("  ({} complete, {failed} failed, {new} not read to the end)", info.complete),
+    };
+    print_line(&format!("sources   {}{state}", info.sources))?;
+    print_line(&format!("length    {}", Micros::from_secs_f64(info.hours * 3_600.0)))?;
+    for (name, count) in [
+        ("clips", info.clips),
+        ("segments", info.segments),
+        ("cues", info.cues),
+        ("gaps", info.gaps),
+    ] {
+        print_line(&format!("{name:<9} {count}"))?;
+    }
+    print_line(&format!("size      {}", bytes(info.bytes)))?;
+    for recipe in &info.recipes {
+        let id = recipe.recipe.id.to_string();
+        print_line(&format!(
+            "recipe    {:.12} for {}s, {}: {} {}s, {} sources complete",
+            id,
+            recipe.recipe.kind.as_str(),
+            if recipe.current { "current" } else { "being built" },
+            recipe.rows,
+            recipe.recipe.kind.as_str(),
+            recipe.complete
+        ))?;
+    }
+    if sources.is_empty() {
+        return Ok(());
+    }
+    print_line("")?;
+    print_line(&format!("{:<8}  {:>12}  {:<8}  name", "id", "length", "state"))?;
+    for source in sources {
+        let state = if source.locations.is_empty() { "gone" } else { source.state.as_str() };
+        let id = source.id.to_string();
+        let length = source.duration.map_or_else(|| "-".into(), |length| length.to_string());
+        print_line(&format!("{id:.8}  {length:>12}  {state:<8}  {}", one_line(&source.name)))?;
+    }
+    Ok(())
+}
+
+fn print_shown(shown: &Shown) -> Result<()> {
+    let source = &shown.source;
+    print_line(&one_line(&source.name))?;
+    print_line(&format!("  id        {}", source.id))?;
+    print_line(&format!("  length    {}", shown.length()))?;
+    let error = source.error.as_deref().map_or(String::new(), |why| format!(": {}", one_line(why)));
+    print_line(&format!("  state     {}{error}", source.state.as_str()))?;
+    for location in &source.locations {
+        print_line(&format!("  at        {}", one_line(&location.place.to_string())))?;
+    }
+    if source.locations.is_empty() {
+        print_line("  at        gone: no place holds it any more")?;
+    }
+    for (name, value) in &source.tags {
+        print_line(&format!("  tag       {}={}", one_line(name), one_line(value)))?;
+    }
+    print_line(&format!(
+        "  holds     {} segments, {} clips, {} cues, {} shot changes, {} gaps",
+        shown.segments.len(),
+        shown.clips.len(),
+        shown.cues.len(),
+        shown.clips.iter().filter(|clip| clip.head.shot_start.is_some()).count(),
+        shown.gaps.len()
+    ))?;
+    for segment in &shown.segments {
+        print_line("")?;
+        let text = if segment.text.is_empty() { "(no words)" } else { &segment.text };
+        print_line(&format!("{}  {}", segment.span, one_line(text)))?;
+        for clip in shown.clips_of(segment) {
+            print_clip(clip, shown.tree)?;
+        }
+    }
+    let alone: Vec<&ClipRow> = shown.clips_alone().collect();
+    if !alone.is_empty() {
+        print_line("")?;
+        print_line("clips in no segment")?;
+        for clip in alone {
+            print_clip(clip, shown.tree)?;
+        }
+    }
+    if shown.segments.is_empty() && !shown.cues.is_empty() {
+        print_line("")?;
+        for cue in &shown.cues {
+            print_line(&format!("{}  {}", cue.span, one_line(&cue.text)))?;
+        }
+    }
+    if !shown.gaps.is_empty() {
+        print_line("")?;
+        for gap in &shown.gaps {
+            print_line(&format!("gap  {}  {}: {}", gap.span, gap.track, one_line(&gap.reason)))?;
+        }
+    }
+    Ok(())
+}
+
+/// `  0:01.500  3.11.7 | 0.2.4 …  shot at 0:02.040`: the whole picture's word, then the cells'.
+fn print_clip(clip: &ClipRow, tree: Option<Tree>) -> Result<()> {
+    let words: Vec<String> = clip.words.iter().map(|&word| dotted(&path(word, tree))).collect();
+    let words = match words.split_first() {
+        None => String::new(),
+        Some((whole, [])) => whole.clone(),
+        Some((whole, cells)) => format!("{whole} | {}", cells.join(" ")),
+    };
+    let shot = clip.head.shot_start.map_or(String::new(), |at| format!("  shot at {at}"));
+    print_line(&format!("  {:>11}  {words}{shot}", clip.head.span.start))
+}
+
+fn path(word: VisualWord, tree: Option<Tree>) -> Vec<u32> {
+    tree.map_or_else(|| vec![word.0], |tree| word.path(tree.branching, tree.depth))
+}
+
+fn dotted(path: &[u32]) -> String {
+    path.iter().map(u32::to_string).collect::<Vec<_>>().join(".")
+}
+
+/// Text from a file or a file's name, with nothing in it that moves the cursor.
+fn one_line(text: &str) -> String {
+    let shown = text.chars().map(|char| if char.is_control() { ' ' } else { char });
+    shown.collect()
+}
+
+fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["bytes", "kB", "MB", "GB"] {
+        if value < 1_000.0 {
+            let digits = usize::from(unit != "bytes");
+            return format!("{value:.digits$} {unit}");
+        }
+        value /= 1_000.0;
+    }
+    format!("{value:.1} TB")
+}
+
+#[derive(Serialize)]
+struct SourceLine<'a> {
+    #[serde(flatten)]
+    source: &'a Source,
+    /// No place holds it any more.
+    gone: bool,
+    /// Locations as bytes in hexadecimal where they are not UTF-8.
+    location_bytes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct SegmentLine<'a> {
+    start_us: i64,
+    end_us: i64,
+    words: &'a str,
+    language: Option<&'a str>,
+    clips: usize,
+}
+
+#[derive(Serialize)]
+struct ClipLine {
+    id: String,
+    start_us: i64,
+    end_us: i64,
+    raw_pts: i64,
+    frames: u16,
+    shot_start_us: Option<i64>,
+    visual_words: Vec<Vec<u32>>,
+}
+
+#[derive(Serialize)]
+struct CueLine<'a> {
+    start_us: i64,
+    end_us: i64,
+    text: &'a str,
+    cue_kind: CueKind,
+    language: Option<&'a str>,
+    track: &'a str,
+    confidence: Option<f32>,
+    words: &'a [TimedWord],
+    speaker: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct GapLine<'a> {
+    start_us: i64,
+    end_us: i64,
+    track: TrackKind,
+    reason: &'a str,
+}
+
+fn print_shown_json(shown: &Shown) -> Result<()> {
+    print_json("source", &SourceLine {
+        source: &shown.source,
+        gone: shown.source.locations.is_empty(),
+        location_bytes: hex_of_unreadable(&shown.source),
+    })?;
+    for segment in &shown.segments {
+        let SegmentRow { span, text, language } = segment;
+        print_json("segment", &SegmentLine {
+            start_us: span.start.0,
+            end_us: span.end.0,
+            words: text,
+            language: language.as_deref(),
+            clips: shown.clips_of(segment).count(),
+        })?;
+    }
+    for ClipRow { id, head, words } in &shown.clips {
+        print_json("clip", &ClipLine {
+            id: id.to_string(),
+            start_us: head.span.start.0,
+            end_us: head.span.end.0,
+            raw_pts: head.raw_pts,
+            frames: head.frames,
+            shot_start_us: head.shot_start.map(|at| at.0),
+            visual_words: words.iter().map(|&word| path(word, shown.tree)).collect(),
+        })?;
+    }
+    for Cue { span, text, kind, language, track, confidence, words, speaker } in &shown.cues {
+        print_json("cue", &CueLine {
+            start_us: span.start.0,
+            end_us: span.end.0,
+            text,
+            cue_kind: *kind,
+            language: language.as_deref(),
+            track,
+            confidence: *confidence,
+            words,
+            speaker: speaker.as_deref(),
+        })?;
+    }
+    for Gap { span, track, reason } in &shown.gaps {
+        let (start_us, end_us) = (span.start.0, span.end.0);
+        print_json("gap", &GapLine { start_us, end_us, track: *track, reason })?;
+    }
+    Ok(())
+}
+
+fn hex_of_unreadable(source: &Source) -> Vec<String> {
+    let paths = source.locations.iter().filter_map(|location| match &location.place {
+        Place::Path(path) if path.to_str().is_none() => Some(path.as_os_str().as_encoded_bytes()),
+        _ => None,
+    });
+    paths.map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_shown_in_decimal_units() {
+        assert_eq!(bytes(999), "999 bytes");
+        assert_eq!(bytes(1_500), "1.5 kB");
+        assert_eq!(bytes(3_000_000_000_000), "3.0 TB");
+    }
+
+    #[test]
+    fn a_name_cannot_move_the_cursor() {
+        assert_eq!(one_line("a\n\x1b[2Jb"), "a  [2Jb");
+    }
+}

@@ -1,0 +1,45 @@
+//! The lock that makes a writer the only one.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+pub(super) const LOCK_FILE: &str = "library.lock";
+
+/// Takes the folder's lock. The file stays; only the lock on it counts, so none can be stale.
+pub(super) fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join(LOCK_FILE);
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|cause| Error::io(&path, "open", cause))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            let named = Read::by_ref(&mut file).take(32).read_to_string(&mut owner).is_ok();
+            let owner = owner.trim();
+            let by = if named && !owner.is_empty() {
+                format!(" (process {owner})")
+            } else {
+                String::new()
+            };
+            return Err(Error::unavailable(format!(
+                "another process{by} is writing to {}: wait until it is done",
+                folder.display()
+            )));
+        }
+        Err(TryLockError::Error(cause)) => return Err(Error::io(&path, "lock", cause)),
+    }
+    let note = || {
+        file.set_len(0)?;
+        writeln!(&file, "{}", std::process::id())
+    };
+    note().map_err(|cause| Error::io(&path, "write to", cause))?;
+    Ok(file)
+}
