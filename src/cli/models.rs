@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{CommandResult, Failure, Outcome, print_json, print_line};
 use crate::error::Result;
-use crate::model::{Commercial, FileState, FoundFile, Manifest, Models, Task};
+use crate::model::{Commercial, FileState, FoundFile, Manifest, Models};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {

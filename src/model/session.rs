@@ -194,6 +194,13 @@ fn environment(path: &Path) -> Result<Environment> {
         }
         return Ok(environment.clone());
     }
+    let environment = start(path)?;
+    *runtime = Some((path.to_owned(), environment.clone()));
+    Ok(environment)
+}
+
+/// Loads the library at `path`, which must be an ONNX Runtime that is not too old.
+fn start(path: &Path) -> Result<Environment> {
     let cannot_load = || {
         Error::unsupported(format!(
             "{} cannot be loaded as ONNX Runtime 1.{} or later",
@@ -212,6 +219,33 @@ fn environment(path: &Path) -> Result<Environment> {
     });
     let environment = built.unwrap_or_else(|_| Err(cannot_load()))?;
     environment.set_log_level(ort::logging::LogLevel::Warning);
-    *runtime = Some((path.to_owned(), environment.clone()));
     Ok(environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn what_is_no_onnx_runtime_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = folder.path().join("libonnxruntime.so");
+        std::fs::write(&text, "no library").unwrap();
+        // A library that every test has loaded already, and that is not this one.
+        let libc = PathBuf::from("libc.so.6");
+        for path in [text, libc, folder.path().join("missing.so")] {
+            let error = start(&path).unwrap_err();
+            assert_eq!(error.kind(), Kind::Unsupported);
+            assert!(error.to_string().contains("cannot be loaded as ONNX Runtime 1.22"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_read_as_it_is_shown() {
+        for device in [Device::Auto, Device::Cpu, Device::Cuda] {
+            assert_eq!(device.to_string().parse::<Device>().unwrap(), device);
+        }
+        assert!("gpu".parse::<Device>().unwrap_err().to_string().contains("auto, cpu or cuda"));
+    }
 }

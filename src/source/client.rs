@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::child::{Limits, Process, with_log};
 use super::input::Input;
-use super::process::{Limits, Process, with_log};
 use super::protocol::{
     self, CueRequest, MediaInfo, Message, PictureRequest, Rendition, Request, SoundRequest, Summary,
 };

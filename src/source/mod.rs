@@ -11,7 +11,7 @@ mod fingerprint;
 pub mod host;
 mod input;
 pub mod listing;
-mod process;
+mod child;
 mod protocol;
 mod sidecar;
 
@@ -19,7 +19,7 @@ pub use client::{CueEvent, CueStream, Host, PictureEvent, PictureStream, SoundEv
 pub use fingerprint::Fingerprint;
 pub use input::Input;
 pub use listing::Location;
-pub use process::Limits;
+pub use child::Limits;
 pub use protocol::{
     CueRequest, FieldOrder, Fit, MediaInfo, PictureRequest, Rational, Rendition, SoundRequest,
     Summary, Targets, Track,

@@ -26,6 +26,8 @@ const MAX_COVER: f64 = 8.0;
 /// How far before the wanted start another attempt begins, doubled each time.
 const FIRST_STEP_BACK: Micros = Micros(2_000_000);
 const MAX_STEPS_BACK: u32 = 5;
+/// Frames that a decoder may hold back to bring them into order.
+const MAX_DELAY_FRAMES: i64 = 16;
 
 pub(super) fn serve(
     source: Source,
@@ -65,7 +67,9 @@ pub(super) fn serve(
         if shown.pts.0.saturating_sub(last_watermark.0.0) >= MICROS_PER_WATERMARK
             || reader.summary.packets - last_watermark.1 >= PACKETS_PER_WATERMARK
         {
-            delivery.outbox.send(&Message::Watermark(sampler.next_target()));
+            // A gap that may still grow has not come yet.
+            let at = delivery.gaps.start().unwrap_or(sampler.next_target());
+            delivery.outbox.send(&Message::Watermark(at));
             last_watermark = (shown.pts, reader.summary.packets);
         }
         if is_still {
@@ -138,6 +142,11 @@ struct Reader {
     first_frame: Option<(frame::Video, Shown)>,
     is_drained: bool,
     broke: Option<ffmpeg::Error>,
+    /// Whether the container knows when packets are decoded, but not when frames are displayed, as
+    /// AVI does.
+    lacks_pts: bool,
+    /// How much later than its time of display the track's first frame came out.
+    delay: Option<i64>,
     /// What follows the last frame, for frames without a time of their own (raw pts).
     expected: i64,
     summary: Summary,
@@ -163,6 +172,8 @@ impl Reader {
             first_frame: None,
             is_drained: false,
             broke: None,
+            lacks_pts: false,
+            delay: None,
             summary: Summary::default(),
         };
         if start.0 <= 0 || !reader.source.info().has_random_access {
@@ -195,6 +206,7 @@ impl Reader {
         self.first_packet = None;
         self.is_drained = false;
         self.broke = None;
+        self.delay = None;
         self.expected = self.track.start_raw_pts.unwrap_or(0);
         self.summary = Summary::default();
     }
@@ -288,6 +300,9 @@ impl Reader {
                 }
             },
         };
+        if self.summary.packets == 0 {
+            self.lacks_pts = packet.pts().is_none() && packet.dts().is_some();
+        }
         self.summary.packets += 1;
         let is_corrupt = packet.is_corrupt();
         match self.decoder.send_packet(&packet) {
@@ -308,7 +323,21 @@ impl Reader {
     }
 
     fn when_shown(&mut self, frame: &frame::Video) -> Shown {
-        let pts = frame.timestamp().unwrap_or(self.expected);
+        let pts = if self.lacks_pts {
+            // The decode time of the packet that pushed this frame out, less how long the first
+            // one took.
+            let out = frame.packet().dts;
+            if out == ffmpeg::ffi::AV_NOPTS_VALUE {
+                self.expected
+            } else {
+                let start = self.track.start_raw_pts.unwrap_or(0);
+                let longest = self.usual_duration().saturating_mul(MAX_DELAY_FRAMES);
+                let delay = out.checked_sub(start).filter(|delay| (0..=longest).contains(delay));
+                out.saturating_sub(*self.delay.get_or_insert(delay.unwrap_or(0)))
+            }
+        } else {
+            frame.timestamp().unwrap_or(self.expected)
+        };
         let stated = frame.packet().duration;
         let duration = if stated > 0 { stated } else { self.usual_duration() };
         self.expected = pts.saturating_add(duration);

@@ -99,8 +99,7 @@ impl Sampler {
             return;
         };
         // A source that is over before its first target still has something to show there.
-        let is_single = self.targets.first == 0 && self.served == 0 && self.next == 0;
-        if is_single && !self.is_done() {
+        if self.targets.first == 0 && self.served == 0 && !self.is_done() {
             let target = self.next_target();
             let change = self.take_change(held.pts);
             decide(Decision::Serve { target, change });
@@ -169,6 +168,11 @@ impl Gaps {
             return None;
         }
         self.open.replace(Gap { span, track: TrackKind::Picture, reason: reason() })
+    }
+
+    /// Where the gap begins that may still grow.
+    pub fn start(&self) -> Option<Timestamp> {
+        self.open.as_ref().map(|gap| gap.span.start)
     }
 
     /// The gap before a frame or the end.

@@ -1,0 +1,259 @@
+//! Collections of captioned photos, and encoding them.
+//!
+//! A collection is a folder with `captions.tsv` (tab-separated, a header, no quoting; the columns
+//! `image`, `split` or `subset`, and `caption`; other columns are left alone) and the images below
+//! `images/`. Flickr8k, the COCO sample and the YouCook2 frames come in this form.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::error::{Error, Result};
+use crate::picture::{Encoder, FrameFeatures};
+use crate::source::{
+    Fit, Host, Input, Limits, Location, PictureEvent, PictureRequest, Rendition, Targets,
+};
+use crate::time::Micros;
+
+/// Far more than any collection of captions by hand.
+const MAX_CAPTIONS_BYTES: u64 = 1 << 30;
+/// Photos that are decoded ahead of the encoder.
+const DECODED_AHEAD: usize = 32;
+/// Photos that the encoder gets at a time.
+const BATCH: usize = 16;
+
+/// A photo of a collection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Photo {
+    /// Its path below `images/`, as the file of captions has it: what it is called in lists.
+    pub image: String,
+    pub split: String,
+    /// In the order of the file.
+    pub captions: Vec<String>,
+}
+
+/// A folder of captioned photos.
+#[derive(Debug, Clone)]
+pub struct Collection {
+    folder: PathBuf,
+    photos: Vec<Photo>,
+}
+
+impl Collection {
+    /// Reads `captions.tsv` in `folder`; the images are not looked at.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidInput` with the line, where the file is not as described above.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("captions.tsv");
+        let reading = |cause| Error::io(&path, "read", cause);
+        let bytes = std::fs::metadata(&path).map_err(reading)?.len();
+        if bytes > MAX_CAPTIONS_BYTES {
+            return Err(Error::invalid_input(format!("{bytes} bytes of captions are too many"))
+                .in_source(path.display()));
+        }
+        let text = std::fs::read_to_string(&path).map_err(reading)?;
+        let photos = parse(&text).map_err(|error| error.in_source(path.display()))?;
+        Ok(Collection { folder: folder.to_owned(), photos })
+    }
+
+    /// Whether a folder looks like a collection.
+    pub fn is_at(folder: &Path) -> bool {
+        folder.join("captions.tsv").is_file()
+    }
+
+    /// All photos, in the order of the file.
+    pub fn photos(&self) -> &[Photo] {
+        &self.photos
+    }
+
+    /// The photos of a split.
+    ///
+    /// # Errors
+    /// `NotFound`, with the names of the splits that there are.
+    pub fn of_split(&self, split: &str) -> Result<Vec<&Photo>> {
+        let photos: Vec<&Photo> =
+            self.photos.iter().filter(|photo| photo.split == split).collect();
+        if photos.is_empty() {
+            let splits: BTreeSet<&str> =
+                self.photos.iter().map(|photo| photo.split.as_str()).collect();
+            return Err(Error::not_found(format!(
+                "{} has no photo of the split {split:?}; its splits are {}",
+                self.folder.display(),
+                splits.into_iter().collect::<Vec<_>>().join(", ")
+            )));
+        }
+        Ok(photos)
+    }
+
+    /// Where a photo's file is.
+    pub fn path(&self, photo: &Photo) -> PathBuf {
+        self.folder.join("images").join(&photo.image)
+    }
+}
+
+fn parse(text: &str) -> Result<Vec<Photo>> {
+    let wrong =
+        |line: usize, what: String| Error::invalid_input(format!("line {}: {what}", line + 1));
+    let mut lines = text.lines().enumerate();
+    let header: Vec<&str> = lines.next().map_or(Vec::new(), |(_, line)| line.split('\t').collect());
+    let column = |names: &[&str]| {
+        header.iter().position(|column| names.contains(column)).ok_or_else(|| {
+            wrong(0, format!("the header names no column {}", names.join(" or ")))
+        })
+    };
+    let (image, split, caption) =
+        (column(&["image"])?, column(&["split", "subset"])?, column(&["caption"])?);
+    let mut photos: Vec<Photo> = Vec::new();
+    let mut known: HashMap<String, usize> = HashMap::new();
+    for (number, line) in lines {
+        let fields: Vec<&str> = line.split('\t').collect();
+        if fields.len() != header.len() {
+            return Err(wrong(
+                number,
+                format!("{} fields, where the header has {}", fields.len(), header.len()),
+            ));
+        }
+        let (image, split, caption) = (fields[image], fields[split], fields[caption]);
+        let is_below = Path::new(image).components().all(|part| matches!(part, Component::Normal(_)));
+        if image.is_empty() || !is_below {
+            return Err(wrong(number, format!("{image:?} is no path below the images' folder")));
+        }
+        let photo = *known.entry(image.to_owned()).or_insert(photos.len());
+        if photo == photos.len() {
+            let (image, split) = (image.to_owned(), split.to_owned());
+            photos.push(Photo { image, split, captions: Vec::new() });
+        } else if photos[photo].split != split {
+            return Err(wrong(number, format!("{image} is in two splits")));
+        }
+        photos[photo].captions.push(caption.trim().to_owned());
+    }
+    Ok(photos)
+}
+
+/// Decodes photos in `hosts` decoder hosts side by side, squashed to the encoder's input, and encodes
+/// them in batches. `each` gets every photo's place in `paths` and what became of it, in no fixed
+/// order.
+///
+/// # Errors
+/// Where a host cannot be started, the encoder fails, or `each` gives an error. A photo that cannot
+/// be decoded is told to `each`.
+pub fn encode(
+    encoder: &mut Encoder,
+    paths: &[PathBuf],
+    hosts: usize,
+    each: &mut dyn FnMut(usize, Result<FrameFeatures>) -> Result<()>,
+) -> Result<()> {
+    let (width_px, height_px) = encoder.input_px();
+    let rendition = Rendition { width_px, height_px, fit: Fit::Squash };
+    let stop = Arc::new(AtomicBool::new(false));
+    let next = AtomicUsize::new(0);
+    let hosts: Vec<Host> = (0..hosts.max(1))
+        .map(|_| Host::start_until(&Limits::default(), Arc::clone(&stop)))
+        .collect::<Result<_>>()?;
+    let (decoded_in, decoded) = crossbeam_channel::bounded(DECODED_AHEAD);
+    std::thread::scope(|scope| {
+        for mut host in hosts {
+            let (decoded_in, next) = (decoded_in.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let photo = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(path) = paths.get(photo) else { break };
+                    let pixels = still(&mut host, path, rendition);
+                    // The other end is gone after an error: there is nobody to decode for.
+                    if decoded_in.send((photo, pixels)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(decoded_in);
+        let encoded = encode_decoded(encoder, &decoded, each);
+        if encoded.is_err() {
+            stop.store(true, Ordering::Relaxed);
+        }
+        // Wakes threads that wait to send.
+        drop(decoded);
+        encoded
+    })
+}
+
+fn encode_decoded(
+    encoder: &mut Encoder,
+    decoded: &crossbeam_channel::Receiver<(usize, Result<Arc<[u8]>>)>,
+    each: &mut dyn FnMut(usize, Result<FrameFeatures>) -> Result<()>,
+) -> Result<()> {
+    loop {
+        let batch: Vec<_> = decoded.iter().take(BATCH).collect();
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut photos = Vec::new();
+        let mut inputs = Vec::new();
+        for (photo, pixels) in batch {
+            match pixels {
+                Ok(pixels) => {
+                    photos.push(photo);
+                    // A network that sees several frames gets the photo for each of them.
+                    inputs.push(pixels.repeat(encoder.frames()));
+                }
+                Err(error) => each(photo, Err(error))?,
+            }
+        }
+        let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+        for (photo, encoded) in photos.into_iter().zip(encoder.encode(&inputs)?) {
+            each(photo, encoded)?;
+        }
+    }
+}
+
+/// The first picture of a file, decoded in `host`: packed RGB in the rendition.
+pub fn still(host: &mut Host, path: &Path, rendition: Rendition) -> Result<Arc<[u8]>> {
+    let input = Input::open(&Location::File(path.to_owned()))?;
+    let targets = Targets::every(Micros(1_000_000), Micros::ZERO).part(0, Some(1));
+    let request = PictureRequest { track: None, rendition, targets, threads: 1 };
+    let mut pixels = None;
+    // To the end: a stream that is dropped before costs a new host.
+    for event in host.picture(&input, &request)? {
+        if let PictureEvent::Frame(frame) = event? {
+            pixels.get_or_insert(frame.rgb);
+        }
+    }
+    pixels.ok_or_else(|| Error::corrupt("it holds no picture").in_source(input.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn captions_are_gathered_by_photo_and_quotes_are_text() {
+        let text = "image\tsubset\tx\tcaption\na.jpg\ttrain\t1\tA \"dog\" .\nb/c.jpg\tval\t2\tcat\n\
+                    a.jpg\ttrain\t3\ttwo \n";
+        let photos = parse(text).unwrap();
+        assert_eq!(photos.len(), 2);
+        assert_eq!(photos[0].captions, ["A \"dog\" .", "two"]);
+        assert_eq!((photos[1].image.as_str(), photos[1].split.as_str()), ("b/c.jpg", "val"));
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused_with_its_line() {
+        let wrong = |text: &str| parse(text).unwrap_err().to_string();
+        assert!(wrong("").contains("line 1: the header names no column image"));
+        assert!(wrong("image\tsplit\n").contains("no column caption"));
+        let header = "image\tsplit\tcaption\n";
+        assert!(wrong(&format!("{header}a\tb\n")).contains("line 2: 2 fields"));
+        assert!(wrong(&format!("{header}../a\tb\tc\n")).contains("line 2: \"../a\" is no path"));
+        assert!(wrong(&format!("{header}/a\tb\tc\n")).contains("is no path below"));
+        assert!(wrong(&format!("{header}a\tb\tc\na\tz\td\n")).contains("line 3: a is in two splits"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "(image\tsplit\tcaption\n)?[a\t\n./é]{0,60}") {
+            let _ = parse(&text);
+        }
+    }
+}
