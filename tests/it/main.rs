@@ -5,6 +5,7 @@ mod cinelex;
 mod decoding;
 mod help;
 mod indexing;
+mod library;
 mod media;
 mod models;
 mod tidy;

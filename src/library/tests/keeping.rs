@@ -193,10 +193,10 @@ fn nothing_of_a_forgotten_source_is_left_in_any_file() {
     let (folder, mut writer) = new_library();
     let kept = writer.add_source(&new_source("kept.mp4")).unwrap().id;
     let gone = writer.add_source(&new_source("secret-name.mp4")).unwrap().id;
-    // No two places have the same row of values.
+    // No two places have the same run of values, whatever lane it starts at.
     let value = |place: usize, lane: usize| {
-        let mixed = (place as u64 * 1_280 + lane as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 40) as f32 / (1 << 24) as f32 + 0.01
+        let hash = blake3::hash(&((place * 2_000 + lane) as u64).to_le_bytes());
+        f32::from(hash.as_bytes()[0]) / 256.0 + f32::from(hash.as_bytes()[1]) / 65_536.0 + 0.01
     };
     // Enough that tables and the index of words have inner pages and several levels.
     for (id, offset) in [(kept, 10_000), (gone, 0)] {
@@ -408,7 +408,7 @@ proptest! {
 fn values_that_no_writer_wrote_are_called_damage() {
     let damages = [
         "UPDATE clips SET embedding = x'0102'",
-        "UPDATE clips SET embedding = zeroblob(16) || x'00'",
+        "UPDATE clips SET embedding = zeroblob(17)",
         "UPDATE clips SET embedding = x'007c007c007c007c007c007c007c007c'",
         "UPDATE clips SET words = x'010203'",
         "UPDATE clips SET frames = -1",
