@@ -1,6 +1,9 @@
 //! Arguments, progress, exit codes. Each command is a module with its `Args` (what was typed) and
 //! `run`; what the words mean is decided there, the work is done in the rooms below.
 
+mod codebook;
+mod counter;
+mod evaluate;
 mod export;
 mod index;
 mod interrupt;
@@ -135,6 +138,12 @@ enum Command {
     /// The pipelines: what is computed
     #[command(after_help = "Example:\n  cinelex pipeline list")]
     Pipeline(pipeline::Args),
+    /// Codebooks: the trees of visual words
+    #[command(after_help = "Example:\n  cinelex codebook stats codebook-default")]
+    Codebook(codebook::Args),
+    /// Measure on data with known answers
+    #[command(after_help = "Example:\n  cinelex evaluate retrieval --data flickr8k")]
+    Evaluate(evaluate::Args),
     /// Serve decoding to the parent process
     #[command(name = "decoder-host", hide = true)]
     DecoderHost,
@@ -157,6 +166,8 @@ pub fn main() -> ExitCode {
         Command::Search(args) => search::run(args),
         Command::Library(args) => library::run(args),
         Command::Pipeline(args) => pipeline::run(args),
+        Command::Codebook(args) => codebook::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
         Command::DecoderHost => return crate::source::host::main(),
     };
     match result {
