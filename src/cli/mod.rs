@@ -1,6 +1,9 @@
 //! Arguments, progress, exit codes. Each command is a module with its `Args` (what was typed) and
 //! `run`; what the words mean is decided there, the work is done in the rooms below.
 
+mod codebook;
+mod counter;
+mod evaluate;
 mod export;
 mod index;
 mod interrupt;
@@ -97,13 +100,17 @@ fn tag(text: &str) -> Result<(String, String), String> {
 
 /// Turns video files into a library that can be searched, read and compared.
 #[derive(clap::Parser, Debug)]
-#[command(name = "cinelex", version, after_help = "Example:
+#[command(
+    name = "cinelex",
+    version,
+    after_help = "Example:
   cinelex setup
   cinelex index ~/Videos --library ~/videos.library
   cinelex search ~/videos.library \"a dog on a beach\"
 
 Exit codes: 0; 1 some or all inputs failed; 2 wrong usage or configuration; 3 library, models or
-pipeline could not be opened; 130 interrupted (what was finished is kept).")]
+pipeline could not be opened; 130 interrupted (what was finished is kept)."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -135,6 +142,12 @@ enum Command {
     /// The pipelines: what is computed
     #[command(after_help = "Example:\n  cinelex pipeline list")]
     Pipeline(pipeline::Args),
+    /// Codebooks: the trees of visual words
+    #[command(after_help = "Example:\n  cinelex codebook stats codebook-default")]
+    Codebook(codebook::Args),
+    /// Measure on data with known answers
+    #[command(after_help = "Example:\n  cinelex evaluate retrieval --data flickr8k")]
+    Evaluate(evaluate::Args),
     /// Serve decoding to the parent process
     #[command(name = "decoder-host", hide = true)]
     DecoderHost,
@@ -157,6 +170,8 @@ pub fn main() -> ExitCode {
         Command::Search(args) => search::run(args),
         Command::Library(args) => library::run(args),
         Command::Pipeline(args) => pipeline::run(args),
+        Command::Codebook(args) => codebook::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
         Command::DecoderHost => return crate::source::host::main(),
     };
     match result {
