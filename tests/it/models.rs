@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use cinelex::error::Kind;
 use cinelex::model::{Device, FileState, Manifest, Models, Tensor};
 use cinelex::onnx;
-use cinelex::picture::encoder::Encoder;
+use cinelex::picture::Encoder;
 use ndarray::ArrayD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
