@@ -1,6 +1,9 @@
 //! Arguments, progress, exit codes. Each command is a module with its `Args` (what was typed) and
 //! `run`; what the words mean is decided there, the work is done in the rooms below.
 
+mod codebook;
+mod counter;
+mod evaluate;
 mod export;
 mod index;
 mod interrupt;
@@ -129,12 +132,18 @@ enum Command {
   cinelex search archive.library \"ring road\" --channel speech --within 10:00-20:00
   cinelex search archive.library --image photo.jpg --top 3 --export moment.mp4")]
     Search(search::Args),
-    /// What a library holds
+    /// Look into a library, or remove a source from it
     #[command(after_help = "Example:\n  cinelex library info archive.library")]
     Library(library::Args),
     /// The pipelines: what is computed
     #[command(after_help = "Example:\n  cinelex pipeline list")]
     Pipeline(pipeline::Args),
+    /// Codebooks: the trees of visual words
+    #[command(after_help = "Example:\n  cinelex codebook stats codebook-default")]
+    Codebook(codebook::Args),
+    /// Measure on data with known answers
+    #[command(after_help = "Example:\n  cinelex evaluate retrieval --data flickr8k")]
+    Evaluate(evaluate::Args),
     /// Serve decoding to the parent process
     #[command(name = "decoder-host", hide = true)]
     DecoderHost,
@@ -157,6 +166,8 @@ pub fn main() -> ExitCode {
         Command::Search(args) => search::run(args),
         Command::Library(args) => library::run(args),
         Command::Pipeline(args) => pipeline::run(args),
+        Command::Codebook(args) => codebook::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
         Command::DecoderHost => return crate::source::host::main(),
     };
     match result {

@@ -73,8 +73,7 @@ impl Collection {
     /// # Errors
     /// `NotFound`, with the names of the splits that there are.
     pub fn of_split(&self, split: &str) -> Result<Vec<&Photo>> {
-        let photos: Vec<&Photo> =
-            self.photos.iter().filter(|photo| photo.split == split).collect();
+        let photos: Vec<&Photo> = self.photos.iter().filter(|photo| photo.split == split).collect();
         if photos.is_empty() {
             let splits: BTreeSet<&str> =
                 self.photos.iter().map(|photo| photo.split.as_str()).collect();
@@ -99,9 +98,10 @@ fn parse(text: &str) -> Result<Vec<Photo>> {
     let mut lines = text.lines().enumerate();
     let header: Vec<&str> = lines.next().map_or(Vec::new(), |(_, line)| line.split('\t').collect());
     let column = |names: &[&str]| {
-        header.iter().position(|column| names.contains(column)).ok_or_else(|| {
-            wrong(0, format!("the header names no column {}", names.join(" or ")))
-        })
+        header
+            .iter()
+            .position(|column| names.contains(column))
+            .ok_or_else(|| wrong(0, format!("the header names no column {}", names.join(" or "))))
     };
     let (image, split, caption) =
         (column(&["image"])?, column(&["split", "subset"])?, column(&["caption"])?);
@@ -116,7 +116,8 @@ fn parse(text: &str) -> Result<Vec<Photo>> {
             ));
         }
         let (image, split, caption) = (fields[image], fields[split], fields[caption]);
-        let is_below = Path::new(image).components().all(|part| matches!(part, Component::Normal(_)));
+        let is_below =
+            Path::new(image).components().all(|part| matches!(part, Component::Normal(_)));
         if image.is_empty() || !is_below {
             return Err(wrong(number, format!("{image:?} is no path below the images' folder")));
         }
@@ -247,7 +248,9 @@ mod tests {
         assert!(wrong(&format!("{header}a\tb\n")).contains("line 2: 2 fields"));
         assert!(wrong(&format!("{header}../a\tb\tc\n")).contains("line 2: \"../a\" is no path"));
         assert!(wrong(&format!("{header}/a\tb\tc\n")).contains("is no path below"));
-        assert!(wrong(&format!("{header}a\tb\tc\na\tz\td\n")).contains("line 3: a is in two splits"));
+        assert!(
+            wrong(&format!("{header}a\tb\tc\na\tz\td\n")).contains("line 3: a is in two splits")
+        );
     }
 
     proptest! {

@@ -64,7 +64,7 @@ pub struct Report {
 }
 
 /// Embeds each photo of `split` through the joint space and each of its captions through the text
-/// tower, and ranks the photos for every caption.
+/// tower, and ranks the photos for every caption. An error of `progress` ends the run.
 ///
 /// # Errors
 /// `NotFound` where the split has no photos or a model is not set up; `InvalidInput` for an encoder
@@ -73,7 +73,7 @@ pub fn retrieval(
     collection: &Collection,
     split: &str,
     setup: &Setup<'_>,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<Report> {
     let photos = collection.of_split(split)?;
     let Setup { models, threads, .. } = *setup;
@@ -91,8 +91,7 @@ pub fn retrieval(
             Err(error) => failed.push((photos[photo].image.clone(), error.reason())),
         }
         done += 1;
-        progress(Progress { what: "photos", done, of: photos.len() });
-        Ok(())
+        progress(Progress { what: "photos", done, of: photos.len() })
     })?;
     failed.sort();
 
@@ -117,7 +116,7 @@ pub fn retrieval(
         let texts: Vec<&str> = batch.iter().map(|(_, caption)| *caption).collect();
         let scores = tower.embed(&texts)?.dot(&pictures.t());
         ranks.extend(batch.iter().zip(scores.rows()).map(|((right, _), row)| rank(row, *right)));
-        progress(Progress { what: "captions", done: ranks.len(), of: captions.len() });
+        progress(Progress { what: "captions", done: ranks.len(), of: captions.len() })?;
     }
     let found = Retrieval::of(&ranks).ok_or_else(|| {
         Error::invalid_input(format!(

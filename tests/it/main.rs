@@ -1,8 +1,10 @@
 //! The one integration-test binary: a module a subject.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod bad_input;
+mod cinelex;
 mod decoding;
 mod help;
+mod indexing;
 mod media;
 mod models;
 mod tidy;

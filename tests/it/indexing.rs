@@ -1,0 +1,367 @@
+//! From files to answers, as a user goes: index, look, search, forget.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::cinelex::{Ran, command, finish, index, index_with, info, run, search, show};
+use crate::media::ffmpeg;
+
+/// Three seconds of a moving test picture and a tone.
+pub fn film(folder: &Path, name: &str) -> PathBuf {
+    film_of(folder, name, 3.0)
+}
+
+fn film_of(folder: &Path, name: &str, secs: f64) -> PathBuf {
+    ffmpeg(
+        folder,
+        &format!(
+            "-f lavfi -i testsrc2=s=320x180:r=25:d={secs} -f lavfi -i sine=d={secs} \
+             -c:v libx264 -g 25 -pix_fmt yuv420p -c:a aac {name}"
+        ),
+    );
+    folder.join(name)
+}
+
+const SUBTITLES: &str = "1\n00:00:00,200 --> 00:00:01,400\nThe harbour lies in the fog.\n\n\
+                         2\n00:00:01,600 --> 00:00:02,800\nA ferry sounds its horn.\n";
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_film_becomes_clips_segments_and_answers() {
+    let folder = TempDir::new().unwrap();
+    let film = film(folder.path(), "harbour.mp4");
+    fs::write(folder.path().join("harbour.en.srt"), SUBTITLES).unwrap();
+    let library = folder.path().join("films.library");
+
+    let ran = index(&library, &[&film]).exits(0);
+    let source = ran.source("harbour.mp4");
+    assert_eq!(source["state"], "indexed");
+    assert_eq!((&source["clips"], &source["cues"]), (&json!(2), &json!(2)));
+    assert_eq!(ran.line("run")["segments"], 2);
+
+    let info = info(&library);
+    for (name, count) in [("sources", 1), ("clips", 2), ("segments", 2), ("cues", 2), ("gaps", 0)] {
+        assert_eq!(info[name], count, "{name}");
+    }
+    assert!(info["bytes"].as_u64().unwrap() > 0);
+
+    let shown = show(&library, "harbour.mp4").exits(0);
+    let clips = shown.lines("clip");
+    assert_eq!(clips.len(), 2);
+    // The whole picture's word and one for each of nine cells.
+    assert_eq!(clips[0]["words"].as_array().unwrap().len(), 10);
+    let texts: Vec<_> = shown.lines("segment").iter().map(|line| line["text"].clone()).collect();
+    assert_eq!(texts, ["The harbour lies in the fog.", "A ferry sounds its horn."]);
+
+    let hits = search(&library, &["ferry", "--channel", "speech"]).exits(0).lines("hit");
+    assert_eq!(hits[0]["words"], "A ferry sounds its horn.");
+    assert_eq!(hits[0]["start_us"], 1_600_000);
+    // By meaning alone: no word of the query was said.
+    let hits = search(&library, &["a ship makes noise", "--channel", "speech"]).lines("hit");
+    assert_eq!((&hits[0]["words"], &hits[0]["by"]), (&json!("A ferry sounds its horn."), &json!("meaning")));
+}
+
+#[test]
+fn an_unchanged_source_changes_nothing_and_new_subtitles_are_read() {
+    let folder = TempDir::new().unwrap();
+    let film = film(folder.path(), "film.mp4");
+    let library = folder.path().join("library");
+    index(&library, &[&film]).exits(0);
+    let before = show(&library, "film.mp4").out;
+
+    let again = index(&library, &[&film]).exits(0);
+    assert_eq!(again.source("film.mp4")["state"], "unchanged");
+    assert_eq!(show(&library, "film.mp4").out, before);
+
+    fs::write(folder.path().join("film.srt"), SUBTITLES).unwrap();
+    let again = index(&library, &[&film]).exits(0);
+    assert_eq!(again.source("film.mp4")["cues"], 2);
+    assert_eq!(again.source("film.mp4")["clips"], 0);
+    assert_eq!(show(&library, "film.mp4").lines("cue").len(), 2);
+    assert_eq!(search(&library, &["ferry"]).lines("hit")[0]["by"], "words");
+}
+
+#[test]
+fn embedded_subtitles_are_cues_with_their_language() {
+    let folder = TempDir::new().unwrap();
+    film(folder.path(), "plain.mp4");
+    fs::write(folder.path().join("words.srt"), SUBTITLES).unwrap();
+    ffmpeg(
+        folder.path(),
+        "-i plain.mp4 -i words.srt -map 0 -map 1 -c copy -c:s ass -metadata:s:s:0 language=eng film.mkv",
+    );
+    let library = folder.path().join("library");
+    index(&library, &[&folder.path().join("film.mkv")]).exits(0);
+    let cues = show(&library, "film.mkv").lines("cue");
+    assert_eq!(cues.len(), 2);
+    assert_eq!(cues[1]["text"], "A ferry sounds its horn.");
+    assert_eq!(cues[1]["language"], "en");
+}
+
+#[test]
+fn search_can_be_narrowed() {
+    let folder = TempDir::new().unwrap();
+    let (one, two) = (film(folder.path(), "one.mp4"), film(folder.path(), "two.mp4"));
+    for name in ["one.srt", "two.srt"] {
+        fs::write(folder.path().join(name), SUBTITLES).unwrap();
+    }
+    let library = folder.path().join("library");
+    index_with(&library, &[&one], &["--tag", "shelf=12", "--tag", "owner=ann"]).exits(0);
+    index(&library, &[&two]).exits(0);
+
+    let names = |options: &[&str]| -> Vec<Value> {
+        let mut options = options.to_vec();
+        options.insert(0, "ferry");
+        let hits = search(&library, &options).exits(0).lines("hit");
+        hits.iter().map(|hit| hit["name"].clone()).collect()
+    };
+    let speech = ["--channel", "speech", "--min-score", "0.9"];
+    let with = |more: &[&'static str]| [&speech[..], more].concat();
+    assert_eq!(names(&with(&[])).len(), 2);
+    assert_eq!(names(&with(&["--top", "1"])).len(), 1);
+    assert_eq!(names(&with(&["--source", "two.mp4"])), ["two.mp4"]);
+    assert_eq!(names(&with(&["--tag", "shelf=12"])), ["one.mp4"]);
+    assert_eq!(names(&with(&["--tag", "shelf=13"])), Vec::<Value>::new());
+    assert_eq!(names(&with(&["--within", "0-1.5"])), Vec::<Value>::new());
+    assert_eq!(names(&with(&["--within", "1.6-"])).len(), 2);
+    let refused = search(&library, &["ferry", "--source", "three.mp4"]).exits(2);
+    assert!(refused.err.contains("three.mp4"), "{refused:?}");
+}
+
+#[test]
+fn wall_clock_search_uses_the_time_that_the_file_states() {
+    let folder = TempDir::new().unwrap();
+    film(folder.path(), "plain.mp4");
+    fs::write(folder.path().join("film.srt"), SUBTITLES).unwrap();
+    ffmpeg(
+        folder.path(),
+        "-i plain.mp4 -c copy -metadata creation_time=2026-03-01T10:00:00Z film.mp4",
+    );
+    let library = folder.path().join("library");
+    index(&library, &[&folder.path().join("film.mp4")]).exits(0);
+    let hits = |from: &str, to: &str| {
+        let options = ["ferry", "--channel", "speech", "--min-score", "0.9", "--from", from, "--to", to];
+        search(&library, &options).exits(0).lines("hit").len()
+    };
+    assert_eq!(hits("2026-03-01T10:00:00Z", "2026-03-01T10:01:00Z"), 1);
+    assert_eq!(hits("2026-03-01T10:00:00Z", "2026-03-01T10:00:01Z"), 0);
+    assert_eq!(hits("2026-03-01T10:00:05Z", "2026-03-02T00:00:00Z"), 0);
+}
+
+#[test]
+fn a_picture_and_a_clip_find_what_looks_like_them_and_the_moment_can_be_cut_out() {
+    let folder = TempDir::new().unwrap();
+    // Three seconds each of a mandelbrot set, a test picture and plain noise.
+    ffmpeg(
+        folder.path(),
+        "-f lavfi -i mandelbrot=s=320x180:r=25 -f lavfi -i testsrc2=s=320x180:r=25 \
+         -f lavfi -i nullsrc=s=320x180:r=25,geq=random(1)*255:128:128 -filter_complex \
+         [0]trim=duration=3,setsar=1[a];[1]trim=duration=3,setsar=1[b];[2]trim=duration=3,setsar=1[c];[a][b][c]concat=n=3 \
+         -pix_fmt yuv420p film.mp4",
+    );
+    ffmpeg(folder.path(), "-ss 4 -i film.mp4 -frames:v 1 picture.png");
+    let library = folder.path().join("library");
+    index(&library, &[&folder.path().join("film.mp4")]).exits(0);
+    let picture = folder.path().join("picture.png");
+    let cut = folder.path().join("cut.mp4");
+
+    let found = search(&library, &["--image", path(&picture), "--top", "1", "--export", path(&cut)]);
+    let hit = found.exits(0).lines("hit").remove(0);
+    let start = hit["start_us"].as_i64().unwrap();
+    assert!((3_000_000..6_000_000).contains(&start), "{hit}");
+    let probed = std::process::Command::new("ffprobe")
+        .args(["-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0"])
+        .arg(&cut)
+        .output()
+        .unwrap();
+    let secs: f64 = String::from_utf8(probed.stdout).unwrap().trim().parse().unwrap();
+    let wanted = (hit["end_us"].as_i64().unwrap() - start) as f64 / 1e6;
+    assert!((secs - wanted).abs() < 0.1, "{secs} s for {wanted} s");
+    // A file that is there is not overwritten.
+    search(&library, &["--image", path(&picture), "--export", path(&cut)]).exits(1);
+
+    let clip = hit["clip"].as_str().unwrap();
+    let like = search(&library, &["--like", clip, "--top", "1"]).exits(0).lines("hit").remove(0);
+    assert!(like["score"].as_f64().unwrap() > 0.99, "a clip is most like itself: {like}");
+}
+
+#[test]
+fn a_forgotten_source_is_gone_and_the_others_stay() {
+    let folder = TempDir::new().unwrap();
+    let (one, two) = (film(folder.path(), "one.mp4"), film(folder.path(), "two.mp4"));
+    fs::write(folder.path().join("one.srt"), SUBTITLES).unwrap();
+    let library = folder.path().join("library");
+    index(&library, &[&one, &two]).exits(0);
+    run(["library", "forget", path(&library), "one.mp4"]).exits(0);
+    assert_eq!(info(&library)["sources"], 1);
+    assert_eq!(info(&library)["cues"], 0);
+    for file in fs::read_dir(&library).unwrap() {
+        let bytes = fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(14).any(|window| window == b"sounds its hor"));
+    }
+    show(&library, "two.mp4").exits(0);
+    // One that was forgotten can be indexed again.
+    assert_eq!(index(&library, &[&one]).exits(0).source("one.mp4")["state"], "indexed");
+}
+
+#[test]
+fn sources_come_from_folders_patterns_links_and_standard_input() {
+    let folder = TempDir::new().unwrap();
+    let tapes = folder.path().join("tapes");
+    fs::create_dir_all(tapes.join("old")).unwrap();
+    let one = film(&tapes, "one.mp4");
+    fs::copy(&one, tapes.join("old/two.mkv.mp4")).unwrap();
+    fs::write(tapes.join("notes.txt"), "not a film").unwrap();
+    std::os::unix::fs::symlink(&one, folder.path().join("link.mp4")).unwrap();
+    // A folder that holds itself.
+    std::os::unix::fs::symlink(&tapes, tapes.join("again")).unwrap();
+
+    let whole = index(&folder.path().join("a"), &[&tapes]).exits(0);
+    assert_eq!(whole.lines("source").len(), 2);
+    // The same bytes are one source at two places.
+    assert_eq!(info(&folder.path().join("a"))["sources"], 1);
+
+    let pattern = folder.path().join("tapes/*.mp4");
+    assert_eq!(index(&folder.path().join("b"), &[&pattern]).exits(0).lines("source").len(), 1);
+    let link = folder.path().join("link.mp4");
+    assert_eq!(index(&folder.path().join("c"), &[&link]).exits(0).lines("source").len(), 1);
+
+    let mut listed = command(["index", "--json", "-", "--library"]);
+    listed.arg(folder.path().join("d")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = listed.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{}\n", one.display()).as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stdout).unwrap().contains("\"indexed\""));
+}
+
+#[test]
+fn still_images_count_in_folders_only_when_asked_for() {
+    let folder = TempDir::new().unwrap();
+    ffmpeg(folder.path(), "-f lavfi -i testsrc2=s=320x180 -frames:v 1 photo.jpg");
+    let library = folder.path().join("library");
+    index(&library, &[folder.path()]).exits(1);
+    let ran = index_with(&library, &[folder.path()], &["--images"]).exits(0);
+    assert_eq!(ran.source("photo.jpg")["clips"], 1);
+}
+
+#[test]
+fn sound_alone_has_no_clips_and_its_words_are_found() {
+    let folder = TempDir::new().unwrap();
+    ffmpeg(folder.path(), "-f lavfi -i sine=d=3 talk.m4a");
+    fs::write(folder.path().join("talk.srt"), SUBTITLES).unwrap();
+    let library = folder.path().join("library");
+    let ran = index(&library, &[&folder.path().join("talk.m4a")]).exits(0);
+    let source = ran.source("talk.m4a");
+    assert_eq!((&source["clips"], &source["cues"]), (&json!(0), &json!(2)));
+    assert_eq!(search(&library, &["ferry"]).lines("hit")[0]["words"], "A ferry sounds its horn.");
+}
+
+/// Serves one file over HTTP, with ranges, until the test ends.
+fn serve(file: &Path) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let file = file.to_owned();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let (mut connection, file) = (connection.unwrap(), file.clone());
+            std::thread::spawn(move || {
+                let mut start = 0;
+                for line in BufReader::new(connection.try_clone().unwrap()).lines() {
+                    let line = line.unwrap_or_default().to_ascii_lowercase();
+                    if let Some(range) = line.strip_prefix("range: bytes=") {
+                        start = range.trim_end_matches('-').split('-').next().unwrap().parse().unwrap();
+                    }
+                    if line.is_empty() {
+                        break;
+                    }
+                }
+                let mut content = Vec::new();
+                let mut file = fs::File::open(file).unwrap();
+                let size = file.metadata().unwrap().len();
+                file.seek(SeekFrom::Start(start)).unwrap();
+                file.read_to_end(&mut content).unwrap();
+                let head = format!(
+                    "HTTP/1.1 206 Partial Content\r\nContent-Type: video/mp4\r\nAccept-Ranges: bytes\r\n\
+                     Content-Range: bytes {start}-{}/{size}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    size - 1,
+                    content.len()
+                );
+                // The reader may have had enough; that is its right.
+                let _ = connection.write_all(head.as_bytes()).and_then(|()| connection.write_all(&content));
+            });
+        }
+    });
+    format!("{address}")
+}
+
+#[test]
+fn an_address_is_indexed_and_its_password_is_kept_nowhere() {
+    let folder = TempDir::new().unwrap();
+    let address = serve(&film(folder.path(), "film.mp4"));
+    let library = folder.path().join("library");
+    let url = format!("http://ann:sesame@{address}/film.mp4");
+    let ran = index(&library, &[Path::new(&url)]).exits(0);
+    assert_eq!(ran.source("film.mp4")["clips"], 2);
+    assert!(!ran.out.contains("sesame") && !ran.err.contains("sesame"), "{ran:?}");
+    for file in fs::read_dir(&library).unwrap() {
+        let bytes = fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(6).any(|window| window == b"sesame"));
+    }
+}
+
+#[test]
+fn an_interrupted_run_keeps_what_is_finished_and_the_next_one_goes_on() {
+    let folder = TempDir::new().unwrap();
+    // Six minutes: three chunks.
+    ffmpeg(
+        folder.path(),
+        "-f lavfi -i testsrc2=s=640x360:r=25:d=360 -c:v libx264 -preset ultrafast -g 50 -pix_fmt yuv420p long.mp4",
+    );
+    let film = folder.path().join("long.mp4");
+    let library = folder.path().join("library");
+    let mut child = command(["index", "--json", "--workers", "1", "--library"])
+        .arg(&library)
+        .arg(&film)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Interrupt once the first chunk is in the record.
+    for _ in 0..600 {
+        let clips = library.join("library.sqlite").exists()
+            && Ran::lines(&finish(command(["library", "info", "--json"]).arg(&library)), "info")
+                .first()
+                .is_some_and(|info| info["clips"].as_u64() > Some(0));
+        if clips {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    let kept = info(&library)["clips"].as_u64().unwrap();
+    assert!((80..240).contains(&kept), "{kept} clips are kept");
+
+    let ran = index(&library, &[&film]).exits(0);
+    assert_eq!(ran.source("long.mp4")["clips"].as_u64().unwrap() + kept, 240);
+    // The same as an unbroken run gives.
+    let whole = folder.path().join("whole");
+    index(&whole, &[&film]).exits(0);
+    let clips = |library: &Path| {
+        let clips = show(library, "long.mp4").lines("clip").into_iter();
+        clips.map(|clip| (clip["start_us"].clone(), clip["words"].clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(clips(&library), clips(&whole));
+}
