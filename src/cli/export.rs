@@ -26,8 +26,10 @@ pub fn cut(hit: &Hit, file: &Path) -> Result<Exported> {
     let source = match hit.location.as_ref().map(|location| &location.place) {
         Some(Place::Path(path)) if path.exists() => path,
         _ => {
-            return Err(Error::not_found("its file is not there any more, so nothing can be cut out")
-                .in_source(&hit.name));
+            return Err(Error::not_found(
+                "its file is not there any more, so nothing can be cut out",
+            )
+            .in_source(&hit.name));
         }
     };
     if file.exists() {
@@ -49,13 +51,13 @@ pub fn cut(hit: &Hit, file: &Path) -> Result<Exported> {
         .stdin(Stdio::null())
         .output()
         .map_err(|cause| match cause.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::not_found("cutting needs the program ffmpeg; install it (apt install ffmpeg)")
-            }
+            std::io::ErrorKind::NotFound => Error::not_found(
+                "cutting needs the program ffmpeg; install it (apt install ffmpeg)",
+            ),
             _ => Error::new(Kind::Unavailable, "cannot start ffmpeg").caused_by(cause),
         })?;
-    let written = output.status.success()
-        && partial.metadata().is_ok_and(|metadata| metadata.len() > 0);
+    let written =
+        output.status.success() && partial.metadata().is_ok_and(|metadata| metadata.len() > 0);
     if !written {
         // There may be nothing to remove, and the failure itself is what matters.
         let _ = std::fs::remove_file(&partial);

@@ -65,8 +65,8 @@ pub fn run(args: Args) -> CommandResult {
         }
     }
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let loaded = Loaded::load(pipeline, &models, args.device, cores.get())
-        .map_err(Failure::cannot_open)?;
+    let loaded =
+        Loaded::load(pipeline, &models, args.device, cores.get()).map_err(Failure::cannot_open)?;
     let library = Writer::open(&args.library).map_err(Failure::cannot_open)?;
     let reader = Reader::open(&args.library).map_err(Failure::cannot_open)?;
 

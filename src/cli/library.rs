@@ -101,7 +101,9 @@ fn open(library: &Path) -> Result<Reader, Failure> {
 fn print_info(info: &Info, sources: &[Source]) -> Result<()> {
     let state = match (info.sources - info.complete - info.failed, info.failed) {
         (0, 0) => String::new(),
-        (new, failed) => format!("  ({} complete, {failed} failed, {new} not read to the end)", info.complete),
+        (new, failed) => {
+            format!("  ({} complete, {failed} failed, {new} not read to the end)", info.complete)
+        }
     };
     print_line(&format!("sources   {}{state}", info.sources))?;
     print_line(&format!("length    {}", Micros::from_secs_f64(info.hours * 3_600.0)))?;
@@ -285,44 +287,56 @@ struct GapLine<'a> {
 }
 
 fn print_shown_json(shown: &Shown) -> Result<()> {
-    print_json("source", &SourceLine {
-        source: &shown.source,
-        gone: shown.source.locations.is_empty(),
-        location_bytes: hex_of_unreadable(&shown.source),
-    })?;
+    print_json(
+        "source",
+        &SourceLine {
+            source: &shown.source,
+            gone: shown.source.locations.is_empty(),
+            location_bytes: hex_of_unreadable(&shown.source),
+        },
+    )?;
     for segment in &shown.segments {
         let SegmentRow { span, text, language } = segment;
-        print_json("segment", &SegmentLine {
-            start_us: span.start.0,
-            end_us: span.end.0,
-            words: text,
-            language: language.as_deref(),
-            clips: shown.clips_of(segment).count(),
-        })?;
+        print_json(
+            "segment",
+            &SegmentLine {
+                start_us: span.start.0,
+                end_us: span.end.0,
+                words: text,
+                language: language.as_deref(),
+                clips: shown.clips_of(segment).count(),
+            },
+        )?;
     }
     for ClipRow { id, head, words } in &shown.clips {
-        print_json("clip", &ClipLine {
-            id: id.to_string(),
-            start_us: head.span.start.0,
-            end_us: head.span.end.0,
-            raw_pts: head.raw_pts,
-            frames: head.frames,
-            shot_start_us: head.shot_start.map(|at| at.0),
-            visual_words: words.iter().map(|&word| path(word, shown.tree)).collect(),
-        })?;
+        print_json(
+            "clip",
+            &ClipLine {
+                id: id.to_string(),
+                start_us: head.span.start.0,
+                end_us: head.span.end.0,
+                raw_pts: head.raw_pts,
+                frames: head.frames,
+                shot_start_us: head.shot_start.map(|at| at.0),
+                visual_words: words.iter().map(|&word| path(word, shown.tree)).collect(),
+            },
+        )?;
     }
     for Cue { span, text, kind, language, track, confidence, words, speaker } in &shown.cues {
-        print_json("cue", &CueLine {
-            start_us: span.start.0,
-            end_us: span.end.0,
-            text,
-            cue_kind: *kind,
-            language: language.as_deref(),
-            track,
-            confidence: *confidence,
-            words,
-            speaker: speaker.as_deref(),
-        })?;
+        print_json(
+            "cue",
+            &CueLine {
+                start_us: span.start.0,
+                end_us: span.end.0,
+                text,
+                cue_kind: *kind,
+                language: language.as_deref(),
+                track,
+                confidence: *confidence,
+                words,
+                speaker: speaker.as_deref(),
+            },
+        )?;
     }
     for Gap { span, track, reason } in &shown.gaps {
         let (start_us, end_us) = (span.start.0, span.end.0);

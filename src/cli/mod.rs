@@ -100,13 +100,17 @@ fn tag(text: &str) -> Result<(String, String), String> {
 
 /// Turns video files into a library that can be searched, read and compared.
 #[derive(clap::Parser, Debug)]
-#[command(name = "cinelex", version, after_help = "Example:
+#[command(
+    name = "cinelex",
+    version,
+    after_help = "Example:
   cinelex setup
   cinelex index ~/Videos --library ~/videos.library
   cinelex search ~/videos.library \"a dog on a beach\"
 
 Exit codes: 0; 1 some or all inputs failed; 2 wrong usage or configuration; 3 library, models or
-pipeline could not be opened; 130 interrupted (what was finished is kept).")]
+pipeline could not be opened; 130 interrupted (what was finished is kept)."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

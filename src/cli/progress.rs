@@ -58,7 +58,9 @@ impl Source {
         let (stored, done) = (self.stored.as_secs_f64(), self.done.as_secs_f64());
         let left = (length - stored - done).max(0.0);
         (done > 0.0)
-            .then(|| Duration::try_from_secs_f64(self.started.elapsed().as_secs_f64() * left / done))
+            .then(|| {
+                Duration::try_from_secs_f64(self.started.elapsed().as_secs_f64() * left / done)
+            })
             .and_then(Result::ok)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-
 use super::{CommandResult, Failure, Outcome, export, print_json, print_line};
 use crate::error::{Error, Result};
 use crate::library::{ClipId, Hit, Place, Query, Reader, RecipeKind, Space};
@@ -120,14 +119,17 @@ pub fn run(args: Args) -> CommandResult {
         print_line("Nothing was found.")?;
     }
     if let Some(file) = &args.export {
-        let best = hits.first().ok_or_else(|| {
-            Error::not_found("nothing was found, so there is nothing to cut out")
-        })?;
+        let best = hits
+            .first()
+            .ok_or_else(|| Error::not_found("nothing was found, so there is nothing to cut out"))?;
         let exported = export::cut(best, file)?;
         if args.json {
             print_json("export", &exported)?;
         } else {
-            print_line(&format!("Cut {} out of {} into {}", exported.span, best.name, exported.file))?;
+            print_line(&format!(
+                "Cut {} out of {} into {}",
+                exported.span, best.name, exported.file
+            ))?;
         }
     }
     Ok(Outcome::Done)
@@ -152,8 +154,7 @@ fn text_vector(
         )
     })?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut tower =
-        TextTower::load(&models, &manifest, threads).map_err(Failure::cannot_open)?;
+    let mut tower = TextTower::load(&models, &manifest, threads).map_err(Failure::cannot_open)?;
     same_space(&space, tower.space())?;
     let rows = tower.embed(&[words])?;
     Ok(Some(rows.row(0).to_vec()))

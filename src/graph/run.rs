@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Closed, Receiver, Sender, queue};
 use super::{
-    Cancel, Event, Fold, Item, Map, Message, QueueLimits, Sink, Source, StageReport,
-    StageStats, StreamId, Streams, Unwanted,
+    Cancel, Event, Fold, Item, Map, Message, QueueLimits, Sink, Source, StageReport, StageStats,
+    StreamId, Streams, Unwanted,
 };
 use crate::error::{Error, Result};
 

@@ -57,6 +57,11 @@ impl Encoder {
         (self.spec.width_px, self.spec.height_px)
     }
 
+    /// Bytes of one input: [`Encoder::frames`] pictures of packed RGB.
+    pub fn input_bytes(&self) -> usize {
+        self.preprocess.input_bytes()
+    }
+
     /// Frames that make one input.
     pub fn frames(&self) -> usize {
         self.spec.frames as usize

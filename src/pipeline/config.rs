@@ -62,15 +62,14 @@ impl Pipeline {
             let text = read_file(Path::new(reference))?;
             return Ok(Self::read(reference, &text, models));
         }
-        let (_, text) =
-            BUILT_IN.iter().find(|(name, _)| *name == reference).ok_or_else(|| {
-                let names: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-                Error::not_found(format!(
-                    "there is no pipeline {reference:?}: built in are {}; a file of your own is \
+        let (_, text) = BUILT_IN.iter().find(|(name, _)| *name == reference).ok_or_else(|| {
+            let names: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+            Error::not_found(format!(
+                "there is no pipeline {reference:?}: built in are {}; a file of your own is \
                      named by a path that ends in .toml",
-                    names.join(", ")
-                ))
-            })?;
+                names.join(", ")
+            ))
+        })?;
         Ok(Self::read(reference, text, models))
     }
 
@@ -137,10 +136,8 @@ fn sample(table: &Table<'_>) -> (ClipRules, Fit) {
     let length = Micros::from_secs_f64(table.required_float("clip_secs", 0.1..=60.0));
     let frames = table.required_int("frames_per_clip", 1..=120);
     let shot_change = table.required_float("shot_change", 0.0..=1.0);
-    let fit = table.required_choice(
-        "fit",
-        &[("squash", Fit::Squash), ("crop", Fit::Crop), ("pad", Fit::Pad)],
-    );
+    let fit = table
+        .required_choice("fit", &[("squash", Fit::Squash), ("crop", Fit::Crop), ("pad", Fit::Pad)]);
     if length.0 / frames < 1_000 {
         table.mistake("frames_per_clip", "more than 1000 frames a second are not sampled");
     }

@@ -9,9 +9,7 @@ use super::ingest::{CHUNK_CLIPS, Opened, Shared};
 use super::jobs::{ChunkJob, Job};
 use crate::error::{Error, Result};
 use crate::graph::{Event, Outlet, Source, Streams};
-use crate::library::{
-    self, NewSource, Origin, Place, SourceId, State, WallClock, WallOrigin,
-};
+use crate::library::{self, NewSource, Origin, Place, SourceId, State, WallClock, WallOrigin};
 use crate::media::{Cue, Frame, TrackKind};
 use crate::source::{
     CueEvent, CueRequest, Fingerprint, Host, Input, Location, MediaInfo, PictureEvent,

@@ -308,8 +308,7 @@ pub fn index(
         let host = Host::start_until(&Limits::default(), options.cancel.flag())?;
         readers.push(Files { host, shared: &shared });
     }
-    let encode =
-        Encode { encoder, cells: pipeline.cells, frames_per_clip: pipeline.clip.frames };
+    let encode = Encode { encoder, cells: pipeline.cells, frames_per_clip: pipeline.clip.frames };
     let quantize = Quantize { codebook: &codebook, space: space.as_ref() };
     let mut recorder = Recorder { shared: &shared, streams: HashMap::new() };
     let mut understand = Understand {
@@ -338,9 +337,8 @@ pub fn index(
         });
         // The other half reads on what is in the record already, and then ends.
         let _ = shared.understand.send(None);
-        let segments = understanding.join().unwrap_or_else(|_| {
-            Err(Error::internal("understanding panicked"))
-        });
+        let segments =
+            understanding.join().unwrap_or_else(|_| Err(Error::internal("understanding panicked")));
         (stages, segments)
     });
     let report = RunReport {
@@ -459,5 +457,72 @@ impl Pending {
         }
         let end = record.clips.last().map_or(start, |clip| clip.head.span.end);
         Ok(end.max(self.seen.min(span.end)) - start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+
+    use serde_json::json;
+
+    use crate::graph::conformance::{Outcome, check_source};
+    use crate::library::{Recipe, RecipeKind};
+    use crate::media::Frame;
+    use crate::source::Fit;
+
+    /// The executable, which `cargo test` builds beside the tests; its decoder host is what runs.
+    fn executable() -> PathBuf {
+        let test = std::env::current_exe().unwrap();
+        let built = test.parent().and_then(Path::parent).unwrap().join("cinelex");
+        assert!(built.exists(), "{} is built by cargo build --release", built.display());
+        built
+    }
+
+    /// Reads a film of five seconds as chunks of 80 clips of 50 ms, and returns each stream's
+    /// outcome.
+    fn read(film: &Path, folder: &Path) -> Vec<Outcome<Frame>> {
+        let library = Mutex::new(Writer::open(&folder.join("library")).unwrap());
+        let recipe = Recipe {
+            id: blake3::hash(b"a test").to_hex().as_str().parse().unwrap(),
+            kind: RecipeKind::Clip,
+            description: json!({}),
+            space: None,
+            tree: None,
+        };
+        lock(&library).add_recipe(&recipe).unwrap();
+        let (understand, _stored) = crossbeam_channel::bounded(8);
+        let shared = Shared {
+            jobs: Jobs::new([Location::File(film.to_owned())]),
+            recipe: recipe.id,
+            clip: ClipRules { length: Micros::from_millis(50), frames: 1, shot_change: 0.35 },
+            rendition: Rendition { width_px: 32, height_px: 32, fit: Fit::Squash },
+            tags: Vec::new(),
+            library: &library,
+            progress: &|_| {},
+            understand,
+            reports: Mutex::new(Vec::new()),
+        };
+        let limits = Limits { executable: Some(executable()), ..Limits::default() };
+        check_source(Files { host: Host::start(&limits).unwrap(), shared: &shared }, 2)
+    }
+
+    #[test]
+    fn reading_files_keeps_the_graphs_rules() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let film = folder.path().join("film.mp4");
+        let made = Command::new("ffmpeg")
+            .args(["-v", "error", "-nostdin", "-f", "lavfi", "-i", "testsrc2=s=64x64:r=20:d=5"])
+            .args(["-g", "20", "-pix_fmt", "yuv420p"])
+            .arg(&film)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let outcomes = read(&film, folder.path());
+        assert!(outcomes.iter().all(|outcome| outcome.end.is_ok()), "{outcomes:?}");
+        // 80 clips in the first chunk, and the last second in the other.
+        assert_eq!(outcomes.iter().map(|o| o.items.len()).collect::<Vec<_>>(), [80, 20]);
     }
 }

@@ -137,7 +137,7 @@ impl Loaded {
     }
 }
 
-fn load_codebook(models: &Models, reference: &str) -> Result<Codebook> {
+pub(super) fn load_codebook(models: &Models, reference: &str) -> Result<Codebook> {
     let manifest = models.manifest(reference)?;
     let file = manifest
         .files_here()

@@ -39,8 +39,10 @@ impl Map for Encode {
         let mut of_clips: Vec<Vec<usize>> = Vec::with_capacity(batch.len());
         if self.encoder.frames() > 1 {
             whole_clips = batch.iter().map(|clip| one_input(clip, self.encoder.frames())).collect();
-            inputs.extend(whole_clips.iter().map(Vec::as_slice));
-            of_clips.extend((0..batch.len()).map(|clip| vec![clip]));
+            for input in &whole_clips {
+                inputs.push(input);
+                of_clips.push(vec![inputs.len() - 1]);
+            }
         } else {
             for clip in &batch {
                 let mut of_clip = Vec::with_capacity(clip.frames.len());
@@ -54,15 +56,24 @@ impl Map for Encode {
                 of_clips.push(of_clip);
             }
         }
-        match self.encoder.encode(&inputs) {
-            Ok(features) => batch
-                .iter()
-                .zip(of_clips)
-                .map(|(clip, inputs)| self.encoded(clip, &inputs, &features))
-                .collect(),
-            // What fails the whole batch fails all its streams.
-            Err(error) => batch.iter().map(|_| Err(again(&error))).collect(),
-        }
+        let wanted = self.encoder.input_bytes();
+        let fits = |input: &&[u8]| input.len() == wanted;
+        let fitting: Vec<&[u8]> = inputs.iter().copied().filter(fits).collect();
+        let mut features = match self.encoder.encode(&fitting) {
+            Ok(features) => features.into_iter(),
+            // What fails the network itself fails all its streams.
+            Err(error) => return batch.iter().map(|_| Err(again(&error))).collect(),
+        };
+        let misfit = || Error::internal("a picture of another size than the encoder's");
+        let features: Vec<Result<FrameFeatures>> = inputs
+            .iter()
+            .map(|input| {
+                let mut next = || features.next().unwrap_or_else(|| Err(misfit()));
+                if fits(input) { next() } else { Err(misfit()) }
+            })
+            .collect();
+        let clips = batch.iter().zip(of_clips);
+        clips.map(|(clip, inputs)| self.encoded(clip, &inputs, &features)).collect()
     }
 }
 
@@ -206,5 +217,96 @@ impl Item for IndexedClip {
     fn bytes(&self) -> usize {
         (self.features.len() + self.embedding.len()) * size_of::<f16>()
             + self.words.len() * size_of::<u32>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use crate::graph::conformance::check_map;
+    use crate::media::{Change, ClipHead, Frame};
+    use crate::model::{Device, Models};
+    use crate::pipeline::Pipeline;
+    use crate::time::{Micros, Span};
+
+    fn head(start_millis: i64) -> ClipHead {
+        let start = Timestamp::from_millis(start_millis);
+        let span = Span::new(start, start + Micros::from_millis(1_500));
+        ClipHead { span, raw_pts: 0, frames: 1, shot_start: None }
+    }
+
+    /// A clip of one picture, plain but for a stripe.
+    fn clip(number: u8, bytes: usize) -> Clip {
+        let start = Timestamp::from_millis(i64::from(number) * 1_500);
+        let mut rgb = vec![number.wrapping_mul(37); bytes];
+        rgb[..bytes / 3].fill(255 - number);
+        let frame = Frame {
+            target: start,
+            pts: start,
+            raw_pts: 0,
+            width_px: 224,
+            height_px: 224,
+            rgb: Arc::from(rgb),
+            change: Change { strength: 0.0, at: start },
+        };
+        Clip { head: head(start.0 / 1_000), frames: vec![frame] }
+    }
+
+    fn near(a: &[f32], b: &[f32]) -> bool {
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4)
+    }
+
+    /// Needs `cinelex setup`.
+    #[test]
+    fn encoding_keeps_the_graphs_rules() {
+        let models = Models::open().unwrap();
+        let manifest = models.manifest("efficientnet-lite0").unwrap();
+        let encode = || {
+            let encoder = Encoder::load(&models, &manifest, Device::Cpu, 1).unwrap();
+            Encode { encoder, cells: true, frames_per_clip: 1 }
+        };
+        let bytes = encode().encoder.input_bytes();
+        let streams = || vec![(0..4).map(|n| clip(n, bytes)).collect(), vec![clip(9, bytes)]];
+        let same = |a: &EncodedClip, b: &EncodedClip| {
+            near(&a.features, &b.features)
+                && near(&a.cells, &b.cells)
+                && near(&a.classes, &b.classes)
+        };
+        let outcomes = check_map(encode, streams, Some(clip(2, 30)), same);
+        assert_eq!(outcomes[0].items[0].cells.len(), 9 * outcomes[0].items[0].features.len());
+    }
+
+    /// Needs `cinelex setup`.
+    #[test]
+    fn quantizing_keeps_the_graphs_rules() {
+        let models = Models::open().unwrap();
+        let pipeline = Pipeline::load("default", &models).unwrap();
+        let codebook = crate::pipeline::loaded::load_codebook(&models, &pipeline.codebook).unwrap();
+        let encoder = models.manifest(&pipeline.encoder).unwrap();
+        let text = models.manifest(&pipeline.text).unwrap();
+        let space = JointSpace::open(&models, &encoder, &text, 1).unwrap();
+        let dims = codebook.input_dims();
+        let encoded = |number: i64, value: f32| {
+            let value = |at: usize| value * ((at as i64 * 31 + number * 17) % 101) as f32 / 101.0;
+            EncodedClip {
+                head: head(number * 1_500),
+                features: (0..dims).map(value).collect(),
+                cells: (0..9 * dims).map(value).collect(),
+                classes: (0..1_000).map(|at| value(at) / 500.0).collect(),
+            }
+        };
+        let streams = || vec![(0..40).map(|n| encoded(n, 1.0)).collect(), vec![encoded(7, 2.0)]];
+        let outcomes = check_map(
+            || Quantize { codebook: &codebook, space: Some(&space) },
+            streams,
+            Some(encoded(20, f32::NAN)),
+            |a, b| a == b,
+        );
+        let clip = &outcomes[0].items[0];
+        assert_eq!(clip.words.len(), 10);
+        let length: f32 = clip.embedding.iter().map(|x| x.to_f32() * x.to_f32()).sum();
+        assert!((length - 1.0).abs() < 1e-2, "{length}");
     }
 }

@@ -6,20 +6,20 @@
 //! host ([`Host::probe`], [`Host::picture`], [`Host::sound`], [`Host::cues`]) reads one track kind
 //! of it. Each request has the socket to itself, so a slow reader of one track holds up no other.
 
+mod child;
 mod client;
 mod fingerprint;
 pub mod host;
 mod input;
 pub mod listing;
-mod child;
 mod protocol;
 mod sidecar;
 
+pub use child::Limits;
 pub use client::{CueEvent, CueStream, Host, PictureEvent, PictureStream, SoundEvent, SoundStream};
 pub use fingerprint::Fingerprint;
 pub use input::Input;
 pub use listing::Location;
-pub use child::Limits;
 pub use protocol::{
     CueRequest, FieldOrder, Fit, MediaInfo, PictureRequest, Rational, Rendition, SoundRequest,
     Summary, Targets, Track,

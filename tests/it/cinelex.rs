@@ -44,9 +44,8 @@ impl Ran {
 
     /// How the source of this file name fared.
     pub fn source(&self, name: &str) -> Value {
-        let ends = |line: &&Value| {
-            line["source"].as_str().is_some_and(|source| source.ends_with(name))
-        };
+        let ends =
+            |line: &&Value| line["source"].as_str().is_some_and(|source| source.ends_with(name));
         let lines = self.lines("source");
         let found: Vec<_> = lines.iter().filter(ends).collect();
         assert_eq!(found.len(), 1, "sources named {name} in {self:?}");

@@ -67,7 +67,10 @@ fn a_film_becomes_clips_segments_and_answers() {
     assert_eq!(hits[0]["start_us"], 1_600_000);
     // By meaning alone: no word of the query was said.
     let hits = search(&library, &["a ship makes noise", "--channel", "speech"]).lines("hit");
-    assert_eq!((&hits[0]["words"], &hits[0]["by"]), (&json!("A ferry sounds its horn."), &json!("meaning")));
+    assert_eq!(
+        (&hits[0]["words"], &hits[0]["by"]),
+        (&json!("A ferry sounds its horn."), &json!("meaning"))
+    );
 }
 
 #[test]
@@ -149,7 +152,8 @@ fn wall_clock_search_uses_the_time_that_the_file_states() {
     let library = folder.path().join("library");
     index(&library, &[&folder.path().join("film.mp4")]).exits(0);
     let hits = |from: &str, to: &str| {
-        let options = ["ferry", "--channel", "speech", "--min-score", "0.9", "--from", from, "--to", to];
+        let options =
+            ["ferry", "--channel", "speech", "--min-score", "0.9", "--from", from, "--to", to];
         search(&library, &options).exits(0).lines("hit").len()
     };
     assert_eq!(hits("2026-03-01T10:00:00Z", "2026-03-01T10:01:00Z"), 1);
@@ -174,7 +178,8 @@ fn a_picture_and_a_clip_find_what_looks_like_them_and_the_moment_can_be_cut_out(
     let picture = folder.path().join("picture.png");
     let cut = folder.path().join("cut.mp4");
 
-    let found = search(&library, &["--image", path(&picture), "--top", "1", "--export", path(&cut)]);
+    let found =
+        search(&library, &["--image", path(&picture), "--top", "1", "--export", path(&cut)]);
     let hit = found.exits(0).lines("hit").remove(0);
     let start = hit["start_us"].as_i64().unwrap();
     assert!((3_000_000..6_000_000).contains(&start), "{hit}");
@@ -279,7 +284,8 @@ fn serve(file: &Path) -> String {
                 for line in BufReader::new(connection.try_clone().unwrap()).lines() {
                     let line = line.unwrap_or_default().to_ascii_lowercase();
                     if let Some(range) = line.strip_prefix("range: bytes=") {
-                        start = range.trim_end_matches('-').split('-').next().unwrap().parse().unwrap();
+                        start =
+                            range.trim_end_matches('-').split('-').next().unwrap().parse().unwrap();
                     }
                     if line.is_empty() {
                         break;
@@ -297,7 +303,9 @@ fn serve(file: &Path) -> String {
                     content.len()
                 );
                 // The reader may have had enough; that is its right.
-                let _ = connection.write_all(head.as_bytes()).and_then(|()| connection.write_all(&content));
+                let _ = connection
+                    .write_all(head.as_bytes())
+                    .and_then(|()| connection.write_all(&content));
             });
         }
     });
