@@ -17,8 +17,10 @@ pub struct Args {
 #[derive(clap::Subcommand, Debug)]
 enum Command {
     /// List the built-in models: licence, size, and whether they are there
+    #[command(after_help = "Example:\n  cinelex models list")]
     List(Which),
     /// Hash every file of the models that are there and compare with the manifests
+    #[command(after_help = "Example:\n  cinelex models check minilm")]
     Check(Which),
 }
 
