@@ -3,6 +3,7 @@
 mod bad_input;
 mod cinelex;
 mod decoding;
+mod faults;
 mod help;
 mod indexing;
 mod library;

@@ -60,10 +60,10 @@ pub(super) fn serve(
         last_signature = signature;
         let corrupt = reader.summary.corrupt_packets - corrupt_before;
         sampler.push(shown, strength, &mut |decision| {
-            delivery.decide(decision, &reader, || why_missing(corrupt))
+            delivery.decide(decision, || why_missing(corrupt))
         });
         corrupt_before = reader.summary.corrupt_packets;
-        delivery.hold(&mut current, shown.pts);
+        delivery.hold(&mut current, shown.pts, reader.raw_pts);
         if shown.pts.0.saturating_sub(last_watermark.0.0) >= MICROS_PER_WATERMARK
             || reader.summary.packets - last_watermark.1 >= PACKETS_PER_WATERMARK
         {
@@ -86,7 +86,7 @@ pub(super) fn serve(
             sampler.held().is_some_and(|held| *end - (held.pts + held.duration) > Micros(1_000_000))
         });
         let reason = reader.why_ended(sampler.held());
-        sampler.finish(end, &mut |decision| delivery.decide(decision, &reader, || reason.clone()));
+        sampler.finish(end, &mut |decision| delivery.decide(decision, || reason.clone()));
     }
     delivery.end_gap();
     for notice in reader.source.take_jumps() {
@@ -149,6 +149,8 @@ struct Reader {
     delay: Option<i64>,
     /// What follows the last frame, for frames without a time of their own (raw pts).
     expected: i64,
+    /// Of the last frame, as the container has it.
+    raw_pts: i64,
     summary: Summary,
 }
 
@@ -174,6 +176,7 @@ impl Reader {
             broke: None,
             lacks_pts: false,
             delay: None,
+            raw_pts: 0,
             summary: Summary::default(),
         };
         if start.0 <= 0 || !reader.source.info().has_random_access {
@@ -341,6 +344,7 @@ impl Reader {
         let stated = frame.packet().duration;
         let duration = if stated > 0 { stated } else { self.usual_duration() };
         self.expected = pts.saturating_add(duration);
+        self.raw_pts = self.source.raw_pts(&self.track, pts);
         Shown {
             pts: self.source.time_of(&self.track, pts),
             duration: length_of(&self.track, duration),
@@ -398,6 +402,7 @@ struct Delivery<'a> {
     rendition: Rendition,
     held: frame::Video,
     held_pts: Timestamp,
+    held_raw_pts: i64,
     is_sent: bool,
     scaler: Option<Scaler>,
     gaps: Gaps,
@@ -410,6 +415,7 @@ impl<'a> Delivery<'a> {
             rendition,
             held: frame::Video::empty(),
             held_pts: Timestamp::ZERO,
+            held_raw_pts: 0,
             is_sent: false,
             scaler: None,
             gaps: Gaps::default(),
@@ -417,13 +423,14 @@ impl<'a> Delivery<'a> {
     }
 
     /// Swaps the new frame in; the old one's buffer is used for the next.
-    fn hold(&mut self, frame: &mut frame::Video, pts: Timestamp) {
+    fn hold(&mut self, frame: &mut frame::Video, pts: Timestamp, raw_pts: i64) {
         std::mem::swap(&mut self.held, frame);
         self.held_pts = pts;
+        self.held_raw_pts = raw_pts;
         self.is_sent = false;
     }
 
-    fn decide(&mut self, decision: Decision, reader: &Reader, reason: impl FnOnce() -> String) {
+    fn decide(&mut self, decision: Decision, reason: impl FnOnce() -> String) {
         match decision {
             Decision::Missing(span) => self.miss(span, reason),
             Decision::Serve { target, change } => {
@@ -440,11 +447,10 @@ impl<'a> Delivery<'a> {
                 };
                 self.end_gap();
                 let Rendition { width_px, height_px, .. } = self.rendition;
-                let pts = self.held.timestamp().unwrap_or(0);
                 let message = Message::Frame {
                     target,
                     pts: self.held_pts,
-                    raw_pts: reader.source.raw_pts(&reader.track, pts),
+                    raw_pts: self.held_raw_pts,
                     width_px,
                     height_px,
                     change,
