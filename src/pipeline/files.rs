@@ -71,14 +71,15 @@ impl Files<'_> {
             }
         };
         let seen = shared.library().source_at(&place.place)?;
-        if let Some((id, seen)) = seen
-            && seen == place
+        if let Some((id, seen)) = &seen
+            && *seen == place
             && place.size_bytes.is_some()
-            && self.is_complete(id)?
+            && self.is_complete(*id)?
         {
-            self.unchanged(id, location)?;
+            self.unchanged(*id, location)?;
             return Ok(None);
         }
+        let shorter = seen.filter(|(_, seen)| is_longer(&place, seen)).map(|(id, _)| id);
         let probed = Fingerprint::of(&input)
             .and_then(|fingerprint| Ok((fingerprint, self.host.probe(&input)?)));
         let (fingerprint, info) = match probed {
@@ -120,7 +121,9 @@ impl Files<'_> {
                 Vec::new()
             }
         };
-        let opened = Opened::new(id, input, length, chunks.len(), cues.len(), notices);
+        let supersedes = shorter.filter(|shorter| *shorter != id);
+        let streams = chunks.len();
+        let opened = Opened::new(id, supersedes, input, length, streams, cues.len(), notices);
         shared.opened(&opened, done.len());
         Ok(Some((Arc::new(opened), chunks)))
     }
@@ -304,6 +307,12 @@ fn place(location: &Location, input: &Input) -> Result<library::Location> {
         place.inode = Some(metadata.ino());
     }
     Ok(place)
+}
+
+/// Whether this is the same file as before, and something was written at its end.
+fn is_longer(now: &library::Location, before: &library::Location) -> bool {
+    let same = now.device == before.device && now.inode == before.inode && now.inode.is_some();
+    same && now.size_bytes > before.size_bytes
 }
 
 /// The wall clock at the source's zero, where the container states it.

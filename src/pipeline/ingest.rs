@@ -40,6 +40,8 @@ pub struct Options {
 #[derive(Debug)]
 pub(super) struct Opened {
     pub id: SourceId,
+    /// What the library has of the same file when it was shorter; goes when this one is complete.
+    supersedes: Option<SourceId>,
     pub input: Input,
     pub length: Option<Micros>,
     tally: Mutex<Tally>,
@@ -65,6 +67,7 @@ struct Tally {
 impl Opened {
     pub fn new(
         id: SourceId,
+        supersedes: Option<SourceId>,
         input: Input,
         length: Option<Micros>,
         streams: usize,
@@ -84,7 +87,7 @@ impl Opened {
             error: None,
             interrupted: false,
         };
-        Opened { id, input, length, tally: Mutex::new(tally) }
+        Opened { id, supersedes, input, length, tally: Mutex::new(tally) }
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -254,7 +257,11 @@ impl Shared<'_> {
             SourceState::Indexed | SourceState::Unchanged => Some(State::Complete),
         };
         if let Some(stored) = stored {
-            self.library().finish_source(source.id, &self.recipe, stored, error)?;
+            let mut library = self.library();
+            library.finish_source(source.id, &self.recipe, stored, error)?;
+            if let (State::Complete, Some(shorter)) = (stored, source.supersedes) {
+                library.forget(shorter)?;
+            }
         }
         self.report(report);
         self.hand_on(source.id);

@@ -94,6 +94,30 @@ fn an_unchanged_source_changes_nothing_and_new_subtitles_are_read() {
 }
 
 #[test]
+fn a_file_that_is_still_being_written_is_one_source_that_grows() {
+    let folder = TempDir::new().unwrap();
+    ffmpeg(
+        folder.path(),
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=12 -c:v libx264 -g 25 -pix_fmt yuv420p whole.ts",
+    );
+    let whole = fs::read(folder.path().join("whole.ts")).unwrap();
+    let growing = folder.path().join("growing.ts");
+    let library = folder.path().join("library");
+    fs::write(&growing, &whole[..whole.len() / 2]).unwrap();
+    let first = index(&library, &[&growing]).exits(0).source("growing.ts")["clips"].clone();
+    assert!((3..=5).contains(&first.as_u64().unwrap()), "{first}");
+    fs::OpenOptions::new()
+        .append(true)
+        .open(&growing)
+        .unwrap()
+        .write_all(&whole[whole.len() / 2..])
+        .unwrap();
+    index(&library, &[&growing]).exits(0);
+    let info = info(&library);
+    assert_eq!((&info["sources"], &info["clips"]), (&json!(1), &json!(8)));
+}
+
+#[test]
 fn embedded_subtitles_are_cues_with_their_language() {
     let folder = TempDir::new().unwrap();
     film(folder.path(), "plain.mp4");
