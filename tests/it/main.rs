@@ -1,4 +1,5 @@
 //! The one integration-test binary: a module a subject.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod bad_input;
 mod cinelex;
@@ -7,4 +8,5 @@ mod help;
 mod indexing;
 mod media;
 mod models;
+mod subtitles;
 mod tidy;
