@@ -1,4 +1,5 @@
 //! The one integration-test binary: a module a subject.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod bad_input;
 mod cinelex;
@@ -9,4 +10,5 @@ mod indexing;
 mod library;
 mod media;
 mod models;
+mod subtitles;
 mod tidy;
