@@ -3,3 +3,4 @@
 mod decoding;
 mod faults;
 mod media;
+mod tracks;
