@@ -1,5 +1,4 @@
 //! The one integration-test binary: a module a subject.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod bad_input;
 mod cinelex;
@@ -12,3 +11,4 @@ mod media;
 mod models;
 mod subtitles;
 mod tidy;
+mod tracks;

@@ -40,7 +40,8 @@ pub(super) fn serve(
     let skipping = skipping(&track, &request.targets);
     let mut sampler = Sampler::new(request.targets);
     let mut reader = Reader::begin(source, track, request.threads, skipping, sampler.start())?;
-    let mut delivery = Delivery::new(request.rendition, outbox);
+    let upright = reader.source.orientation(&reader.track);
+    let mut delivery = Delivery::new(request.rendition, upright, outbox);
     let mut signer = Signer::default();
     let mut last_signature: Option<Signature> = None;
     let mut last_watermark = (Timestamp(i64::MIN), 0);
@@ -400,6 +401,8 @@ fn open_decoder(
 struct Delivery<'a> {
     outbox: &'a mut Outbox,
     rendition: Rendition,
+    /// How the container wants pictures turned.
+    orientation: Orientation,
     held: frame::Video,
     held_pts: Timestamp,
     held_raw_pts: i64,
@@ -409,10 +412,11 @@ struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    fn new(rendition: Rendition, outbox: &'a mut Outbox) -> Self {
+    fn new(rendition: Rendition, orientation: Orientation, outbox: &'a mut Outbox) -> Self {
         Delivery {
             outbox,
             rendition,
+            orientation,
             held: frame::Video::empty(),
             held_pts: Timestamp::ZERO,
             held_raw_pts: 0,
@@ -476,7 +480,7 @@ impl<'a> Delivery<'a> {
     /// The held frame in the rendition; `None` where FFmpeg cannot convert it.
     fn render(&mut self) -> Option<Vec<u8>> {
         let shape = ffi::shape(&self.held);
-        let orientation = orientation(&self.held);
+        let orientation = orientation(&self.held).unwrap_or(self.orientation);
         let layout = Layout::of(&shape, orientation, self.rendition);
         let (width, height) = layout.coded;
         if !self.scaler.as_ref().is_some_and(|scaler| scaler.fits(&shape, width, height)) {
@@ -494,16 +498,14 @@ impl<'a> Delivery<'a> {
     }
 }
 
-/// The stream's display matrix reaches each frame; Exif's tag is a still image's.
-fn orientation(frame: &frame::Video) -> Orientation {
+/// A frame's own orientation: of a coded stream that turns midway, or Exif's of a still image.
+fn orientation(frame: &frame::Video) -> Option<Orientation> {
     use ffmpeg::frame::side_data::Type;
     if let Some(matrix) = frame.side_data(Type::DisplayMatrix) {
-        return Orientation::from_matrix(matrix.data()).unwrap_or_default();
+        return Orientation::from_matrix(matrix.data());
     }
-    ffi::frame_metadata(frame, c"Orientation")
-        .and_then(|tag| tag.trim().parse().ok())
-        .and_then(Orientation::from_exif)
-        .unwrap_or_default()
+    let tag = ffi::frame_metadata(frame, c"Orientation")?;
+    Orientation::from_exif(tag.trim().parse().ok()?)
 }
 
 /// Where a scaled picture lies in its rendition.
