@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::calibrate;
 use super::{CommandResult, Failure, Outcome, print_json, print_line};
 use crate::error::Result;
-use crate::model::{Commercial, FileState, FoundFile, Manifest, Models};
+use crate::model::{Commercial, FileState, FoundFile, Manifest, Models, Variant};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -20,6 +21,9 @@ enum Command {
     List(Which),
     /// Hash every file of the models that are there and compare with the manifests
     Check(Which),
+    /// Print the ranges of an encoder's activations, which its int8 variant is made with
+    #[command(after_help = "Example:\n  cinelex models calibrate efficientnet-lite0 photos/*.jpg")]
+    Calibrate(calibrate::Args),
 }
 
 #[derive(clap::Args, Debug)]
@@ -33,11 +37,12 @@ struct Which {
 }
 
 pub fn run(args: Args) -> CommandResult {
-    let models = Models::open().map_err(Failure::cannot_open)?;
     let (which, check) = match args.command {
         Command::List(which) => (which, false),
         Command::Check(which) => (which, true),
+        Command::Calibrate(args) => return calibrate::run(args),
     };
+    let models = Models::open().map_err(Failure::cannot_open)?;
     let mut manifests = Vec::new();
     for name in &which.models {
         manifests.push(models.manifest(name).map_err(Failure::usage)?);
@@ -70,6 +75,7 @@ pub fn run(args: Args) -> CommandResult {
 #[derive(Debug, Serialize)]
 pub(super) struct ModelLine {
     id: String,
+    variant: Variant,
     version: String,
     task: &'static str,
     about: String,
@@ -106,6 +112,7 @@ impl ModelLine {
         };
         Ok(ModelLine {
             id: manifest.id.clone(),
+            variant: manifest.variant,
             version: manifest.version.clone(),
             task: manifest.task.as_str(),
             about: manifest.about.clone(),
@@ -117,10 +124,18 @@ impl ModelLine {
         })
     }
 
+    /// As it is written to name this model.
+    fn name(&self) -> String {
+        match self.variant {
+            Variant::Fp32 => self.id.clone(),
+            Variant::Int8 => format!("{}@int8", self.id),
+        }
+    }
+
     pub(super) fn print_table(lines: &[ModelLine]) -> Result<()> {
-        let longest = lines.iter().map(|line| line.id.len()).max().unwrap_or(0);
+        let longest = lines.iter().map(|line| line.name().len()).max().unwrap_or(0);
         let head = format!(
-            "{:longest$}  {:8} {:9} {:>9}  {:13} {:10} {:10} where",
+            "{:longest$}  {:8} {:9} {:>10}  {:13} {:10} {:10} where",
             "model", "version", "task", "size", "licence", "commercial", "state"
         );
         print_line(&head)?;
@@ -141,8 +156,11 @@ impl ModelLine {
             let place = first.and_then(Path::parent);
             let place = place.map_or("(built in)".to_owned(), |place| place.display().to_string());
             print_line(&format!(
-                "{:longest$}  {:8} {:9} {size:>9}  {:13} {commercial:10} {state:10} {place}",
-                line.id, line.version, line.task, line.licence
+                "{:longest$}  {:8} {:9} {size:>10}  {:13} {commercial:10} {state:10} {place}",
+                line.name(),
+                line.version,
+                line.task,
+                line.licence
             ))?;
             for file in &line.files {
                 if let FileState::Damaged(reason) = &file.state {
