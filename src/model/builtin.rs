@@ -11,8 +11,10 @@ pub(super) const MANIFESTS: &[(&str, &str)] = &[
 ];
 
 /// Name and content of the files that built-in manifests name with `path`.
-const FILES: &[(&str, &[u8])] =
-    &[("imagenet-1k.tsv", include_bytes!("../../models/imagenet-1k.tsv"))];
+const FILES: &[(&str, &[u8])] = &[
+    ("imagenet-1k.tsv", include_bytes!("../../models/imagenet-1k.tsv")),
+    ("efficientnet-lite0.int8.tsv", include_bytes!("../../models/efficientnet-lite0.int8.tsv")),
+];
 
 /// The content of a built-in manifest's file.
 pub(super) fn file(name: &str) -> Option<&'static [u8]> {
