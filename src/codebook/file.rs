@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use half::f16;
@@ -142,8 +143,11 @@ impl Codebook {
     pub fn save(&self, path: &Path) -> Result<()> {
         let write = |cause| Error::io(path, "write", cause);
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let mut file =
-            tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(write)?;
+        // As readable as any file that a program makes; temporary files are not.
+        let mut file = tempfile::Builder::new()
+            .permissions(std::fs::Permissions::from_mode(0o666))
+            .tempfile_in(folder.unwrap_or(Path::new(".")))
+            .map_err(write)?;
         file.write_all(&self.to_bytes()?).map_err(write)?;
         file.as_file().sync_all().map_err(write)?;
         file.persist(path).map_err(|error| write(error.error))?;

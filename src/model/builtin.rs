@@ -8,12 +8,14 @@ pub(super) const MANIFESTS: &[(&str, &str)] = &[
     ("efficientnet-lite2.toml", include_str!("../../models/efficientnet-lite2.toml")),
     ("minilm.toml", include_str!("../../models/minilm.toml")),
     ("imagenet-1k.toml", include_str!("../../models/imagenet-1k.toml")),
+    ("codebook-default.toml", include_str!("../../models/codebook-default.toml")),
 ];
 
 /// Name and content of the files that built-in manifests name with `path`.
 const FILES: &[(&str, &[u8])] = &[
     ("imagenet-1k.tsv", include_bytes!("../../models/imagenet-1k.tsv")),
     ("efficientnet-lite0.int8.tsv", include_bytes!("../../models/efficientnet-lite0.int8.tsv")),
+    ("codebook-default.safetensors", include_bytes!("../../models/codebook-default.safetensors")),
 ];
 
 /// The content of a built-in manifest's file.
