@@ -524,3 +524,22 @@ fn a_cut_changes_more_than_a_pan_or_a_fade() {
         assert!(strongest < 0.35, "{strongest}");
     }
 }
+
+#[test]
+fn frames_left_out_are_looked_for_where_the_others_are_too_far_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    // 25 frames a second, then some seconds of B frames half a second apart between P frames two
+    // seconds apart.
+    let film = numbered(
+        folder.path(),
+        "a.mkv",
+        "25",
+        16.0,
+        "-vf select='lt(t\\,8)+not(mod(n\\,13))' -fps_mode vfr -c:v libx264 \
+         -x264-params bframes=4:b-adapt=0:b-pyramid=none:keyint=1000:scenecut=0",
+    );
+    let picture = assert_parts_equal_whole(&film, every(400), 3);
+    assert!(picture.gaps.is_empty(), "{:?}", picture.gaps);
+    assert_eq!(picture.frames.len(), 40);
+    assert!(picture.summary.decoded < 200, "nothing was left out: {:?}", picture.summary);
+}

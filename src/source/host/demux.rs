@@ -84,6 +84,14 @@ impl Source {
         Ok(Source { input, info, address, file, clock, is_keeping })
     }
 
+    /// The same source, opened beside this one.
+    pub fn another(&self) -> Result<Source> {
+        let file = self.file.as_ref().map(File::try_clone).transpose().map_err(|cause| {
+            Error::internal("cannot share the file's descriptor").caused_by(cause)
+        })?;
+        Self::open(self.address.clone(), file)
+    }
+
     /// Opens the source once more, to read from its start.
     pub fn reopen(&mut self) -> Result<()> {
         self.input = open(&self.address, self.file.as_ref())?;
