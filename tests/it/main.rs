@@ -11,6 +11,7 @@ mod indexing;
 mod library;
 mod media;
 mod models;
+mod speed;
 mod subtitles;
 mod tidy;
 mod tracks;
