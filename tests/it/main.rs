@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cinelex;
+mod codebook;
 mod decoding;
 mod faults;
 mod help;
@@ -9,4 +10,5 @@ mod indexing;
 mod library;
 mod media;
 mod models;
+mod retrieval;
 mod tidy;
