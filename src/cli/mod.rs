@@ -1,6 +1,7 @@
 //! Arguments, progress, exit codes. Each command is a module with its `Args` (what was typed) and
 //! `run`; what the words mean is decided there, the work is done in the rooms below.
 
+mod calibrate;
 mod codebook;
 mod counter;
 mod evaluate;

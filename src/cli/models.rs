@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::calibrate;
 use super::{CommandResult, Failure, Outcome, print_json, print_line};
 use crate::error::Result;
-use crate::model::{Commercial, FileState, FoundFile, Manifest, Models};
+use crate::model::{Commercial, FileState, FoundFile, Manifest, Models, Variant};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -22,6 +23,9 @@ enum Command {
     /// Hash every file of the models that are there and compare with the manifests
     #[command(after_help = "Example:\n  cinelex models check minilm")]
     Check(Which),
+    /// Print the ranges of an encoder's activations, which its int8 variant is made with
+    #[command(after_help = "Example:\n  cinelex models calibrate efficientnet-lite0 photos/*.jpg")]
+    Calibrate(calibrate::Args),
 }
 
 #[derive(clap::Args, Debug)]
@@ -35,11 +39,12 @@ struct Which {
 }
 
 pub fn run(args: Args) -> CommandResult {
-    let models = Models::open().map_err(Failure::cannot_open)?;
     let (which, check) = match args.command {
         Command::List(which) => (which, false),
         Command::Check(which) => (which, true),
+        Command::Calibrate(args) => return calibrate::run(args),
     };
+    let models = Models::open().map_err(Failure::cannot_open)?;
     let mut manifests = Vec::new();
     for name in &which.models {
         manifests.push(models.manifest(name).map_err(Failure::usage)?);
@@ -72,6 +77,7 @@ pub fn run(args: Args) -> CommandResult {
 #[derive(Debug, Serialize)]
 pub(super) struct ModelLine {
     id: String,
+    variant: Variant,
     version: String,
     task: &'static str,
     about: String,
@@ -108,6 +114,7 @@ impl ModelLine {
         };
         Ok(ModelLine {
             id: manifest.id.clone(),
+            variant: manifest.variant,
             version: manifest.version.clone(),
             task: manifest.task.as_str(),
             about: manifest.about.clone(),
@@ -119,10 +126,18 @@ impl ModelLine {
         })
     }
 
+    /// As it is written to name this model.
+    fn name(&self) -> String {
+        match self.variant {
+            Variant::Fp32 => self.id.clone(),
+            Variant::Int8 => format!("{}@int8", self.id),
+        }
+    }
+
     pub(super) fn print_table(lines: &[ModelLine]) -> Result<()> {
-        let longest = lines.iter().map(|line| line.id.len()).max().unwrap_or(0);
+        let longest = lines.iter().map(|line| line.name().len()).max().unwrap_or(0);
         let head = format!(
-            "{:longest$}  {:8} {:9} {:>9}  {:13} {:10} {:10} where",
+            "{:longest$}  {:8} {:9} {:>10}  {:13} {:10} {:10} where",
             "model", "version", "task", "size", "licence", "commercial", "state"
         );
         print_line(&head)?;
@@ -143,8 +158,11 @@ impl ModelLine {
             let place = first.and_then(Path::parent);
             let place = place.map_or("(built in)".to_owned(), |place| place.display().to_string());
             print_line(&format!(
-                "{:longest$}  {:8} {:9} {size:>9}  {:13} {commercial:10} {state:10} {place}",
-                line.id, line.version, line.task, line.licence
+                "{:longest$}  {:8} {:9} {size:>10}  {:13} {commercial:10} {state:10} {place}",
+                line.name(),
+                line.version,
+                line.task,
+                line.licence
             ))?;
             for file in &line.files {
                 if let FileState::Damaged(reason) = &file.state {

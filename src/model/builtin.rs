@@ -15,6 +15,7 @@ pub(super) const MANIFESTS: &[(&str, &str)] = &[
 /// Name and content of the files that built-in manifests name with `path`.
 const FILES: &[(&str, &[u8])] = &[
     ("imagenet-1k.tsv", include_bytes!("../../models/imagenet-1k.tsv")),
+    ("efficientnet-lite0.int8.tsv", include_bytes!("../../models/efficientnet-lite0.int8.tsv")),
     ("codebook-default.safetensors", include_bytes!("../../models/codebook-default.safetensors")),
 ];
 

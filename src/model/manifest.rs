@@ -189,7 +189,8 @@ pub enum Conversion {
 }
 
 /// Forms of one model that give nearly the same results.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Variant {
     Fp32,
     /// Static 8-bit quantization.
@@ -240,7 +241,7 @@ impl Manifest {
     }
 
     pub fn has_int8(&self) -> bool {
-        matches!(&self.conversion, Some(Conversion::EfficientNetLite { ranges: Some(_), .. }))
+        self.ranges().is_some()
     }
 
     /// The files that this machine needs.
@@ -262,21 +263,35 @@ impl Manifest {
         })
     }
 
-    /// Names the model's content: another one whenever a file's hash changes. Variants share it.
+    /// Names the model's content: another one whenever a file's hash changes. Variants share it,
+    /// so what only they are made with does not count.
     pub fn identity(&self) -> String {
         let mut hash = Sha256::new();
-        for file in &self.files {
+        let ranges = self.ranges();
+        for file in self.files.iter().filter(|file| Some(file.name.as_str()) != ranges) {
             hash.update(file.sha256.as_bytes());
         }
         format!("{}-{}", self.id, &super::store::hex(&hash.finalize())[..12])
     }
 
+    /// The file with activation ranges, for models that have an int8 variant.
+    fn ranges(&self) -> Option<&str> {
+        match &self.conversion {
+            Some(Conversion::EfficientNetLite { ranges, .. }) => ranges.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Name of the ONNX graph within the folder: a converted one carries the conversion's
-    /// version.
+    /// version, and one with 8 bits the hash of the ranges that it was made with.
     pub(super) fn graph_name(&self) -> Result<String> {
         match (&self.conversion, self.variant) {
             (Some(_), Variant::Fp32) => Ok(format!("{}.v{CONVERSION}.onnx", self.id)),
-            (Some(_), Variant::Int8) => Ok(format!("{}.int8.v{CONVERSION}.onnx", self.id)),
+            (Some(_), Variant::Int8) => {
+                let ranges = &self.file(self.ranges().unwrap_or_default())?.sha256;
+                let made_with = ranges.get(..8).unwrap_or(ranges);
+                Ok(format!("{}.int8-{made_with}.v{CONVERSION}.onnx", self.id))
+            }
             (None, _) => self
                 .files_here()
                 .find(|file| Path::new(&file.name).extension().is_some_and(|ext| ext == "onnx"))

@@ -174,6 +174,14 @@ impl Models {
         Session::load(&self.runtime()?, &self.graph(manifest)?, device, threads)
     }
 
+    /// Loads a graph that is not kept in the cache into ONNX Runtime, on the CPU.
+    pub fn session_of(&self, graph: &[u8], threads: usize) -> Result<Session> {
+        let scratch = self.store.scratch()?;
+        let path = scratch.path().join("graph.onnx");
+        std::fs::write(&path, graph).map_err(|cause| Error::io(&path, "write", cause))?;
+        Session::load(&self.runtime()?, &path, Device::Cpu, threads)
+    }
+
     /// Fetches the files that are not there yet, verifies them and puts them in the cache.
     /// Several processes may do so at the same time: one fetches, the others wait.
     pub fn fetch(&self, manifest: &Manifest, progress: &mut dyn FnMut(Progress)) -> Result<()> {
@@ -268,10 +276,12 @@ fn built_in_content(manifest: &Manifest, file: &ModelFile) -> Option<&'static [u
 }
 
 fn not_set_up(manifest: &Manifest, path: &Path) -> Error {
-    let run = if DEFAULT_MODELS.contains(&manifest.id.as_str()) {
-        "cinelex setup".to_owned()
-    } else {
-        format!("cinelex setup {}", manifest.id)
+    let run = match manifest.variant {
+        Variant::Int8 => format!("cinelex setup {}@int8", manifest.id),
+        Variant::Fp32 if DEFAULT_MODELS.contains(&manifest.id.as_str()) => {
+            "cinelex setup".to_owned()
+        }
+        Variant::Fp32 => format!("cinelex setup {}", manifest.id),
     };
     Error::not_found(format!(
         "model {} is not set up ({} is not there): run `{run}`",

@@ -171,7 +171,9 @@ fn build(
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(threads)?
         // Threads that spin while they wait take the cores from the decoders.
-        .with_intra_op_spinning(false)?;
+        .with_intra_op_spinning(false)?
+        // Without it, 8-bit products overflow on processors that lack VNNI.
+        .with_precise_qmm()?;
     if cuda {
         // Without this, a runtime that lacks CUDA falls back to the CPU in silence.
         builder = builder.with_execution_providers([CUDA::default().build().error_on_failure()])?;

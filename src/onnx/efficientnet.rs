@@ -6,6 +6,7 @@
 
 use super::build::{Attribute, GraphBuilder, batch_of};
 use super::checkpoint::Checkpoint;
+use super::quantize::{self, Ranges};
 use crate::error::{Error, Result};
 use crate::model::EncoderSpec;
 
@@ -33,6 +34,18 @@ struct Map {
     channels: usize,
     height: usize,
     width: usize,
+    /// The width of a step, where the map was rounded.
+    scale: f32,
+}
+
+/// What kind of graph is to be written.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Form<'a> {
+    Float,
+    /// Every activation is an output too, so that its range can be observed.
+    Observed,
+    /// With activations rounded to 8 bits over these ranges, and weights to 8 bits.
+    Rounded(&'a Ranges),
 }
 
 /// A convolution with its batch normalization.
@@ -54,6 +67,7 @@ struct Layer<'a> {
 struct Network<'a> {
     graph: GraphBuilder,
     checkpoint: &'a mut Checkpoint,
+    form: Form<'a>,
 }
 
 /// Writes the network as an ONNX file, with the outputs that `spec` names. Width and depth are
@@ -67,6 +81,7 @@ pub(super) fn convert(
     spec: &EncoderSpec,
     width: f64,
     depth: f64,
+    form: Form<'_>,
 ) -> Result<Vec<u8>> {
     check_spec(spec)?;
     let mut graph = GraphBuilder::new("efficientnet-lite");
@@ -74,8 +89,15 @@ pub(super) fn convert(
     let image = graph.input_f32(&spec.input, batch_of(&[3, rows, columns]));
     graph.f32("zero", &[], &[0.0]);
     graph.f32("six", &[], &[6.0]);
-    let mut map = Map { name: image, channels: 3, height: rows, width: columns };
-    let mut network = Network { graph, checkpoint };
+    let mut network = Network { graph, checkpoint, form };
+    let mut map = Map { name: image, channels: 3, height: rows, width: columns, scale: 0.0 };
+    if let Form::Rounded(_) = form {
+        let enters = |x: f32| (0..3).map(move |c| (x - spec.mean[c]) / spec.scale[c]);
+        let low = enters(0.0).fold(0.0, f32::min);
+        let high = enters(255.0).fold(0.0, f32::max);
+        let rounded = quantize::activation(&mut network.graph, &map.name, (low, high));
+        (map.name, map.scale) = (rounded.name, rounded.scale);
+    }
 
     map = network.conv(&Layer {
         output: "stem".to_owned(),
@@ -205,6 +227,24 @@ impl Network<'_> {
         })?;
         if stride == 1 && channels == input.channels {
             map.name = self.graph.node("Add", &output("sum"), &[&map.name, &input.name], &[]);
+            map = self.activation(map)?;
+        }
+        Ok(map)
+    }
+
+    /// Does to an activation what the form of the graph asks for.
+    fn activation(&mut self, mut map: Map) -> Result<Map> {
+        match self.form {
+            Form::Float => (),
+            Form::Observed => {
+                let dims = batch_of(&[map.channels, map.height, map.width]);
+                self.graph.output_f32(&map.name, dims);
+            }
+            Form::Rounded(ranges) => {
+                let range = ranges.of(&map.name)?;
+                let rounded = quantize::activation(&mut self.graph, &map.name, range);
+                (map.name, map.scale) = (rounded.name, rounded.scale);
+            }
         }
         Ok(map)
     }
@@ -214,8 +254,20 @@ impl Network<'_> {
         let (weights, biases) = self.folded(layer)?;
         let group = if layer.depthwise { input.channels } else { 1 };
         let shape = [layer.channels, input.channels / group, layer.kernel, layer.kernel];
-        let weight = self.graph.f32(&format!("{}.weight", layer.output), &shape, &weights);
-        let bias = self.graph.f32(&format!("{}.bias", layer.output), &[layer.channels], &biases);
+        let (weight, bias) = match self.form {
+            Form::Rounded(_) => quantize::weights(
+                &mut self.graph,
+                &layer.output,
+                &shape,
+                &weights,
+                &biases,
+                input.scale,
+            ),
+            Form::Float | Form::Observed => (
+                self.graph.f32(&format!("{}.weight", layer.output), &shape, &weights),
+                self.graph.f32(&format!("{}.bias", layer.output), &[layer.channels], &biases),
+            ),
+        };
         let (top, bottom) = same_padding(input.height, layer.kernel, layer.stride);
         let (left, right) = same_padding(input.width, layer.kernel, layer.stride);
         let attributes = [
@@ -230,11 +282,12 @@ impl Network<'_> {
         if layer.relu6 {
             name = self.graph.node("Clip", &layer.output, &[&name, "zero", "six"], &[]);
         }
-        Ok(Map {
+        self.activation(Map {
             name,
             channels: layer.channels,
             height: input.height.div_ceil(layer.stride),
             width: input.width.div_ceil(layer.stride),
+            scale: 0.0,
         })
     }
 

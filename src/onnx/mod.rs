@@ -2,7 +2,7 @@
 //! no Python is needed to run them.
 
 use crate::error::{Error, Kind, Result};
-use crate::model::{Conversion, Manifest, Models, Progress};
+use crate::model::{Conversion, Manifest, Models, Progress, Variant};
 
 mod bert;
 mod build;
@@ -10,8 +10,11 @@ mod checkpoint;
 mod efficientnet;
 mod pickle;
 mod proto;
+mod quantize;
 
 use checkpoint::Checkpoint;
+use efficientnet::Form;
+pub use quantize::Ranges;
 
 /// Fetches a model's files and, where its manifest has a conversion, writes its ONNX graph into
 /// the cache. What is there already stays.
@@ -38,12 +41,37 @@ pub fn prepare(
     models.keep_graph(manifest, &graph)
 }
 
-fn convert(models: &Models, manifest: &Manifest, conversion: &Conversion) -> Result<Vec<u8>> {
-    match conversion {
-        Conversion::EfficientNetLite { checkpoint, width, depth, .. } => {
+/// A graph like the model's that has every activation as an output too, for observing the ranges
+/// that its int8 variant is made with. Its outputs are named as in [`Ranges`], beside those of
+/// the manifest.
+///
+/// # Errors
+/// `Unsupported` for a model that is not converted from an EfficientNet-Lite checkpoint.
+pub fn observed(models: &Models, manifest: &Manifest) -> Result<Vec<u8>> {
+    match &manifest.conversion {
+        Some(Conversion::EfficientNetLite { checkpoint, width, depth, .. }) => {
             let bytes = models.bytes(manifest, checkpoint)?;
             let mut checkpoint = Checkpoint::from_legacy_pth(&bytes)?;
-            efficientnet::convert(&mut checkpoint, manifest.encoder()?, *width, *depth)
+            let spec = manifest.encoder()?;
+            efficientnet::convert(&mut checkpoint, spec, *width, *depth, Form::Observed)
+        }
+        _ => Err(Error::unsupported(format!("model {} cannot be quantized", manifest.id))),
+    }
+}
+
+fn convert(models: &Models, manifest: &Manifest, conversion: &Conversion) -> Result<Vec<u8>> {
+    match conversion {
+        Conversion::EfficientNetLite { checkpoint, width, depth, ranges } => {
+            let bytes = models.bytes(manifest, checkpoint)?;
+            let mut checkpoint = Checkpoint::from_legacy_pth(&bytes)?;
+            let ranges = match (manifest.variant, ranges) {
+                (Variant::Int8, Some(file)) => {
+                    Some(Ranges::from_text(file, &models.bytes(manifest, file)?)?)
+                }
+                _ => None,
+            };
+            let form = ranges.as_ref().map_or(Form::Float, Form::Rounded);
+            efficientnet::convert(&mut checkpoint, manifest.encoder()?, *width, *depth, form)
         }
         Conversion::SentenceBert { checkpoint, heads } => {
             let bytes = models.bytes(manifest, checkpoint)?;

@@ -206,7 +206,7 @@ impl FrameFeatures {
 
 /// Packed RGB bytes to the network's input tensor.
 #[derive(Debug)]
-struct Preprocess {
+pub(super) struct Preprocess {
     frames: usize,
     pixels: usize,
     /// The input's shape without the batch axis, in the manifest's order.
@@ -222,7 +222,7 @@ struct Preprocess {
 }
 
 impl Preprocess {
-    fn new(spec: &EncoderSpec) -> Preprocess {
+    pub(super) fn new(spec: &EncoderSpec) -> Preprocess {
         let (rows, columns) = (spec.height_px as usize, spec.width_px as usize);
         let frames = spec.frames as usize;
         let axes: Vec<char> = spec.layout.chars().skip(1).collect();
@@ -252,12 +252,12 @@ impl Preprocess {
         }
     }
 
-    fn input_bytes(&self) -> usize {
+    pub(super) fn input_bytes(&self) -> usize {
         self.frames * self.pixels * 3
     }
 
     /// Each input must have [`Preprocess::input_bytes`].
-    fn run(&self, inputs: &[&[u8]]) -> ArrayD<f32> {
+    pub(super) fn run(&self, inputs: &[&[u8]]) -> ArrayD<f32> {
         let values_each = self.input_bytes();
         let mut tensor = vec![0.0; inputs.len() * values_each];
         for (input, tensor) in inputs.iter().zip(tensor.chunks_exact_mut(values_each)) {

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::ingest::{CHUNK_CLIPS, Opened, Shared};
-use super::jobs::{ChunkJob, Job};
+use super::jobs::{ChunkJob, Chunks, Job};
 use crate::error::{Error, Result};
 use crate::graph::{Event, Outlet, Source, Streams};
 use crate::library::{self, NewSource, Origin, Place, SourceId, State, WallClock, WallOrigin};
@@ -23,9 +23,6 @@ pub(super) struct Files<'a> {
     pub host: Host,
     pub shared: &'a Shared<'a>,
 }
-
-/// The chunks to read of a source, as (first, end).
-type Chunks = Vec<(u32, Option<u32>)>;
 
 impl Source for Files<'_> {
     type Out = Frame;

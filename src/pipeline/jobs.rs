@@ -18,6 +18,9 @@ pub(super) struct ChunkJob<S> {
     pub end: Option<u32>,
 }
 
+/// The chunks to read of a source, as (first, end).
+pub(super) type Chunks = Vec<(u32, Option<u32>)>;
+
 /// What a reader is to do next.
 #[derive(Debug)]
 pub(super) enum Job<P, S> {
@@ -86,7 +89,7 @@ impl<P, S> Jobs<P, S> {
 
     /// Answers a [`Job::Open`]: the chunks to read as (first, end); none if there is nothing to read,
     /// or if the source failed.
-    pub fn opened(&self, chunks: Option<(Arc<S>, Vec<(u32, Option<u32>)>)>) {
+    pub fn opened(&self, chunks: Option<(Arc<S>, Chunks)>) {
         let mut state = self.lock();
         if let Some((source, spans)) = chunks {
             for (first, end) in spans {

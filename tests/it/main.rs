@@ -11,4 +11,6 @@ mod library;
 mod media;
 mod models;
 mod retrieval;
+mod subtitles;
 mod tidy;
+mod tracks;

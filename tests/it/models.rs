@@ -92,6 +92,23 @@ fn two_encoders_of_other_sizes_give_what_numpy_computed() {
 }
 
 #[test]
+fn the_int8_variant_gives_nearly_the_same_features() {
+    let models = models();
+    let manifest = models.manifest("efficientnet-lite0@int8").unwrap();
+    // Made from what is in the cache already.
+    onnx::prepare(&models, &manifest, &mut |_| ()).unwrap();
+    let mut int8 = Encoder::load(&models, &manifest, Device::Cpu, 2).unwrap();
+    let mut fp32 = encoder("efficientnet-lite0");
+    let picture = drawn(224, 224);
+    let rounded = int8.encode(&[&picture]).unwrap().remove(0).unwrap().features;
+    let exact = fp32.encode(&[&picture]).unwrap().remove(0).unwrap().features;
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let cosine = dot(&rounded, &exact) / (dot(&rounded, &rounded) * dot(&exact, &exact)).sqrt();
+    assert!(cosine > 0.97 && cosine < 0.999_999, "{cosine}");
+    assert!(models.manifest("minilm@int8").is_err());
+}
+
+#[test]
 fn sentences_get_the_embedding_numpy_computed_however_they_are_padded() {
     let models = models();
     let manifest = models.manifest("minilm").unwrap();
@@ -431,6 +448,21 @@ fn what_is_fetched_is_kept_only_if_size_and_hash_are_as_stated() {
         let left: Vec<_> = cached.map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, [".lock"]);
     }
+}
+
+#[test]
+fn setup_without_python_says_what_is_missing_and_what_to_do_by_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = Command::new(env!("CARGO_BIN_EXE_cinelex"))
+        .arg("setup")
+        .env("PATH", folder.path())
+        .env("CINELEX_CACHE", folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(setup.status.code(), Some(3));
+    let said = String::from_utf8(setup.stderr).unwrap();
+    assert!(said.contains("python3 with pip is needed"), "{said}");
+    assert!(said.contains("by hand: take onnxruntime/capi/libonnxruntime.so"), "{said}");
 }
 
 #[test]

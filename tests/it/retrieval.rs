@@ -62,9 +62,9 @@ fn words_find_the_picture_of_their_class() {
     let queries = ["orange fish in a bowl", "a cat on a sofa", "a cup of coffee", "camera stand"];
     let rows = tower.embed(&queries).unwrap();
     for (right, query) in rows.rows().into_iter().enumerate() {
-        let scores = pictures.each_ref().map(|picture| {
-            picture.iter().zip(query).map(|(a, b)| a * b).sum::<f32>()
-        });
+        let scores = pictures
+            .each_ref()
+            .map(|picture| picture.iter().zip(query).map(|(a, b)| a * b).sum::<f32>());
         let best = (0..4).max_by(|a, b| scores[*a].total_cmp(&scores[*b]));
         assert_eq!(best, Some(right), "{}: {scores:?}", queries[right]);
     }

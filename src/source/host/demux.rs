@@ -11,6 +11,7 @@ use ffmpeg::format::context::{Input, StreamIo};
 use ffmpeg::format::stream::Disposition;
 use ffmpeg::{Dictionary, Packet};
 
+use super::orientation::Orientation;
 use super::{explain, ffi};
 use crate::error::{Error, Kind, Result};
 use crate::media::TrackKind;
@@ -29,7 +30,7 @@ const MAX_READ_ERRORS: u32 = 256;
 /// A jump of the timestamps by more than this is another clock, where the format allows jumps.
 /// FFmpeg's own programs use the same 10 s forwards.
 const JUMP_FORWARD: Micros = Micros(10_000_000);
-const JUMP_BACK: Micros = Micros(-1_000_000);
+const JUMP_BACK: Micros = Micros(-500_000);
 
 /// An open source.
 pub(super) struct Source {
@@ -83,6 +84,14 @@ impl Source {
         Ok(Source { input, info, address, file, clock, is_keeping })
     }
 
+    /// The same source, opened beside this one.
+    pub fn another(&self) -> Result<Source> {
+        let file = self.file.as_ref().map(File::try_clone).transpose().map_err(|cause| {
+            Error::internal("cannot share the file's descriptor").caused_by(cause)
+        })?;
+        Self::open(self.address.clone(), file)
+    }
+
     /// Opens the source once more, to read from its start.
     pub fn reopen(&mut self) -> Result<()> {
         self.input = open(&self.address, self.file.as_ref())?;
@@ -115,6 +124,11 @@ impl Source {
             Some(track) if track.kind == Some(kind) => Ok(track.clone()),
             _ => Err(Error::not_found(format!("track {index} is no {kind} track"))),
         }
+    }
+
+    /// How the track's pictures are to be turned, unless a frame says otherwise.
+    pub fn orientation(&self, track: &Track) -> Orientation {
+        orientation(&self.input, track.index as usize)
     }
 
     /// Reads packets of these tracks only.
@@ -394,12 +408,6 @@ fn describe_track(input: &Input, index: usize) -> Option<Track> {
     let time_base = rational(stream.time_base()).positive();
     let time_base = time_base.unwrap_or(Rational { num: 1, den: 90_000 });
     let known = |time: i64| (time != ffmpeg::ffi::AV_NOPTS_VALUE).then_some(time);
-    let matrix = stream
-        .side_data()
-        .find(|data| data.kind() == ffmpeg::codec::packet::side_data::Type::DisplayMatrix);
-    let orientation = matrix
-        .and_then(|data| super::orientation::Orientation::from_matrix(data.data()))
-        .unwrap_or_default();
     let is_bitmap = {
         use ffmpeg::codec::Id;
         matches!(id, Id::DVD_SUBTITLE | Id::DVB_SUBTITLE | Id::HDMV_PGS_SUBTITLE | Id::XSUB)
@@ -424,13 +432,23 @@ fn describe_track(input: &Input, index: usize) -> Option<Track> {
             .positive()
             .or_else(|| rational(stream.rate()).positive()),
         sample_aspect_ratio: parameters.sample_aspect_ratio.positive(),
-        rotation_degrees: orientation.rotation_degrees(),
+        rotation_degrees: orientation(input, index).rotation_degrees(),
         field_order: parameters.field_order,
         pixel_format: parameters.pixel_format,
         channels: u32::try_from(parameters.channels).unwrap_or(0),
         sample_rate_hz: u32::try_from(parameters.sample_rate).unwrap_or(0),
         is_bitmap,
     })
+}
+
+/// How the container wants the track's pictures turned.
+fn orientation(input: &Input, index: usize) -> Orientation {
+    let Some(stream) = input.stream(index) else { return Orientation::default() };
+    stream
+        .side_data()
+        .find(|data| data.kind() == ffmpeg::codec::packet::side_data::Type::DisplayMatrix)
+        .and_then(|data| Orientation::from_matrix(data.data()))
+        .unwrap_or_default()
 }
 
 fn rational(ratio: ffmpeg::Rational) -> Rational {

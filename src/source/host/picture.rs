@@ -11,8 +11,8 @@ use super::orientation::Orientation;
 use super::sampler::{Decision, Gaps, Sampler, Shown};
 use super::signature::{Signature, Signer};
 use super::{Outbox, explain};
-use crate::error::{Error, Result};
-use crate::media::TrackKind;
+use crate::error::{Error, Kind, Result};
+use crate::media::{Change, TrackKind};
 use crate::source::protocol::{
     Fit, Message, PictureRequest, Rational, Rendition, Summary, Targets, Track,
 };
@@ -35,66 +35,151 @@ pub(super) fn serve(
     outbox: &mut Outbox,
 ) -> Result<Summary> {
     let track = source.choose(TrackKind::Picture, request.track)?;
-    let duration = source.info().duration;
-    let is_still = source.info().is_still;
     let skipping = skipping(&track, &request.targets);
-    let mut sampler = Sampler::new(request.targets);
-    let mut reader = Reader::begin(source, track, request.threads, skipping, sampler.start())?;
-    let mut delivery = Delivery::new(request.rendition, outbox);
-    let mut signer = Signer::default();
-    let mut last_signature: Option<Signature> = None;
-    let mut last_watermark = (Timestamp(i64::MIN), 0);
-    let mut current = frame::Video::empty();
-    let mut corrupt_before = 0;
-    while !sampler.is_done() {
-        let Some(shown) = reader.next(&mut current)? else { break };
-        if !sampler.is_in_order(shown.pts) {
-            reader.summary.misplaced_frames += 1;
-            continue;
+    Run::begin(source, track, request, request.targets, skipping, outbox)?.finish()
+}
+
+/// Serving some targets with one reader.
+struct Run<'a> {
+    request: PictureRequest,
+    sampler: Sampler,
+    reader: Reader,
+    delivery: Delivery<'a>,
+    signer: Signer,
+    last_signature: Option<Signature>,
+    /// When the last watermark was sent, and after how many packets.
+    last_watermark: (Timestamp, u64),
+    /// Corrupt packets up to the last frame.
+    corrupt_before: u64,
+    decisions: Vec<Decision>,
+}
+
+impl<'a> Run<'a> {
+    fn begin(
+        source: Source,
+        track: Track,
+        request: &PictureRequest,
+        targets: Targets,
+        skipping: Discard,
+        outbox: &'a mut Outbox,
+    ) -> Result<Run<'a>> {
+        let sampler = Sampler::new(targets);
+        let reader = Reader::begin(source, track, request.threads, skipping, sampler.start())?;
+        let upright = reader.source.orientation(&reader.track);
+        Ok(Run {
+            request: *request,
+            sampler,
+            reader,
+            delivery: Delivery::new(request.rendition, upright, outbox),
+            signer: Signer::default(),
+            last_signature: None,
+            last_watermark: (Timestamp(i64::MIN), 0),
+            corrupt_before: 0,
+            decisions: Vec::new(),
+        })
+    }
+
+    fn finish(mut self) -> Result<Summary> {
+        let is_still = self.reader.source.info().is_still;
+        let mut current = frame::Video::empty();
+        while !self.sampler.is_done() {
+            let Some(shown) = self.reader.next(&mut current)? else { break };
+            if !self.sampler.is_in_order(shown.pts) {
+                self.reader.summary.misplaced_frames += 1;
+                continue;
+            }
+            let signature = self.signer.sign(&current);
+            let strength = match (&signature, &self.last_signature) {
+                (Some(now), Some(before)) => Some(now.distance(before)),
+                _ => None,
+            };
+            self.last_signature = signature;
+            self.sampler.push(shown, strength, &mut |decision| self.decisions.push(decision));
+            let corrupt = self.reader.summary.corrupt_packets;
+            let reason = why_missing(corrupt - self.corrupt_before);
+            self.corrupt_before = corrupt;
+            self.carry_out(&reason)?;
+            self.delivery.hold(&mut current, shown.pts, self.reader.raw_pts);
+            self.promise(shown.pts);
+            if is_still {
+                break;
+            }
         }
-        let signature = signer.sign(&current);
-        let strength = match (&signature, &last_signature) {
-            (Some(now), Some(before)) => Some(now.distance(before)),
-            _ => None,
-        };
-        last_signature = signature;
-        let corrupt = reader.summary.corrupt_packets - corrupt_before;
-        sampler.push(shown, strength, &mut |decision| {
-            delivery.decide(decision, || why_missing(corrupt))
-        });
-        corrupt_before = reader.summary.corrupt_packets;
-        delivery.hold(&mut current, shown.pts, reader.raw_pts);
-        if shown.pts.0.saturating_sub(last_watermark.0.0) >= MICROS_PER_WATERMARK
-            || reader.summary.packets - last_watermark.1 >= PACKETS_PER_WATERMARK
+        if !self.sampler.is_done() {
+            self.end()?;
+        }
+        self.delivery.end_gap();
+        for notice in self.reader.source.take_jumps() {
+            self.delivery.outbox.send(&Message::Notice(notice));
+        }
+        let mut summary = self.reader.summary;
+        summary.end = self.sampler.held().map(|held| self.reader.end_after(held));
+        Ok(summary)
+    }
+
+    /// The source is over before the targets are.
+    fn end(&mut self) -> Result<()> {
+        let held = self.sampler.held();
+        if held.is_none() && self.sampler.start().0 < 0 {
+            return Err(nothing_decoded(&self.reader.summary));
+        }
+        let last = held.map_or(self.sampler.next_target(), |held| self.reader.end_after(held));
+        let stated = self.reader.source.info().duration.map(|length| Timestamp::ZERO + length);
+        // Containers round their duration, so a part of a second at the end is not missed.
+        let end = stated.filter(|end| *end - last > Micros(1_000_000));
+        let reason = self.reader.why_ended(held);
+        self.sampler.finish(last, end, &mut |decision| self.decisions.push(decision));
+        self.carry_out(&reason)
+    }
+
+    /// Does what the sampler decided about the frame that is held.
+    fn carry_out(&mut self, reason: &str) -> Result<()> {
+        for decision in std::mem::take(&mut self.decisions) {
+            match decision {
+                Decision::Serve { target, change } => self.delivery.serve(target, change),
+                Decision::Missing(span) if self.reader.skips => self.look_again(span, reason)?,
+                Decision::Missing(span) => self.delivery.miss(span, reason),
+            }
+        }
+        Ok(())
+    }
+
+    /// A frame that was left out may be on display where the others are too far apart: these
+    /// targets are served once more, from all frames.
+    fn look_again(&mut self, span: Span, reason: &str) -> Result<()> {
+        let targets = self.request.targets;
+        let first = targets.first_at_or_after(span.start);
+        let count = targets.first_at_or_after(span.end).saturating_sub(first);
+        let targets = targets.part(first, Some(count));
+        let source = self.reader.source.another()?;
+        let track = self.reader.track.clone();
+        self.delivery.end_gap();
+        let outbox = &mut *self.delivery.outbox;
+        let mut run = Run::begin(source, track, &self.request, targets, Discard::Default, outbox)?;
+        run.last_watermark.0 = span.start;
+        match run.finish() {
+            Ok(_) => {}
+            // Not even one frame.
+            Err(error) if error.kind() == Kind::Corrupt => self.delivery.miss(span, reason),
+            Err(error) => return Err(error),
+        }
+        self.delivery.is_sent = false;
+        Ok(())
+    }
+
+    /// Sends a watermark, if it is time for one.
+    fn promise(&mut self, pts: Timestamp) {
+        let packets = self.reader.summary.packets;
+        let (at, packets_then) = self.last_watermark;
+        if pts.0.saturating_sub(at.0) >= MICROS_PER_WATERMARK
+            || packets - packets_then >= PACKETS_PER_WATERMARK
         {
             // A gap that may still grow has not come yet.
-            let at = delivery.gaps.start().unwrap_or(sampler.next_target());
-            delivery.outbox.send(&Message::Watermark(at));
-            last_watermark = (shown.pts, reader.summary.packets);
-        }
-        if is_still {
-            break;
+            let next = self.delivery.gaps.start().unwrap_or(self.sampler.next_target());
+            self.delivery.outbox.send(&Message::Watermark(next));
+            self.last_watermark = (pts, packets);
         }
     }
-    if !sampler.is_done() {
-        if reader.summary.decoded == 0 {
-            return Err(nothing_decoded(&reader.summary));
-        }
-        let end = duration.map(|duration| Timestamp::ZERO + duration);
-        // Containers round their duration, so the last part of a second is not missed.
-        let end = end.filter(|end| {
-            sampler.held().is_some_and(|held| *end - (held.pts + held.duration) > Micros(1_000_000))
-        });
-        let reason = reader.why_ended(sampler.held());
-        sampler.finish(end, &mut |decision| delivery.decide(decision, || reason.clone()));
-    }
-    delivery.end_gap();
-    for notice in reader.source.take_jumps() {
-        delivery.outbox.send(&Message::Notice(notice));
-    }
-    let mut summary = reader.summary;
-    summary.end = sampler.held().map(|held| held.pts + held.duration);
-    Ok(summary)
 }
 
 fn why_missing(corrupt_packets: u64) -> String {
@@ -142,6 +227,10 @@ struct Reader {
     first_frame: Option<(frame::Video, Shown)>,
     is_drained: bool,
     broke: Option<ffmpeg::Error>,
+    /// Whether frames that nothing refers to are left out.
+    skips: bool,
+    /// Where the packets of the track end (pts on the continuous clock).
+    packets_end: i64,
     /// Whether the container knows when packets are decoded, but not when frames are displayed, as
     /// AVI does.
     lacks_pts: bool,
@@ -174,6 +263,8 @@ impl Reader {
             first_frame: None,
             is_drained: false,
             broke: None,
+            skips: skipping != Discard::Default,
+            packets_end: i64::MIN,
             lacks_pts: false,
             delay: None,
             raw_pts: 0,
@@ -307,6 +398,10 @@ impl Reader {
             self.lacks_pts = packet.pts().is_none() && packet.dts().is_some();
         }
         self.summary.packets += 1;
+        if let Some(pts) = packet.pts().or(packet.dts()) {
+            let duration = packet.duration().max(self.usual_duration());
+            self.packets_end = self.packets_end.max(pts.saturating_add(duration));
+        }
         let is_corrupt = packet.is_corrupt();
         match self.decoder.send_packet(&packet) {
             Ok(()) if is_corrupt => self.summary.corrupt_packets += 1,
@@ -357,6 +452,17 @@ impl Reader {
         ffi::rescale_down(1, Rational { num: rate.den, den: rate.num }, self.track.time_base).max(1)
     }
 
+    /// Until when `last`, the last frame, is on display. Where frames are left out, the packets
+    /// know when those would have ended.
+    fn end_after(&self, last: Shown) -> Timestamp {
+        let end = last.pts + last.duration;
+        if !self.skips {
+            return end;
+        }
+        let packets_end = self.source.time_of(&self.track, self.packets_end);
+        end.max(packets_end.min(last.pts + super::sampler::LONGEST_HOLD))
+    }
+
     fn why_ended(&self, last: Option<Shown>) -> String {
         let at = last.map_or(Timestamp::ZERO, |last| last.pts);
         match (&self.broke, self.summary.corrupt_packets) {
@@ -400,6 +506,8 @@ fn open_decoder(
 struct Delivery<'a> {
     outbox: &'a mut Outbox,
     rendition: Rendition,
+    /// How the container wants pictures turned.
+    orientation: Orientation,
     held: frame::Video,
     held_pts: Timestamp,
     held_raw_pts: i64,
@@ -409,10 +517,11 @@ struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    fn new(rendition: Rendition, outbox: &'a mut Outbox) -> Self {
+    fn new(rendition: Rendition, orientation: Orientation, outbox: &'a mut Outbox) -> Self {
         Delivery {
             outbox,
             rendition,
+            orientation,
             held: frame::Video::empty(),
             held_pts: Timestamp::ZERO,
             held_raw_pts: 0,
@@ -430,38 +539,33 @@ impl<'a> Delivery<'a> {
         self.is_sent = false;
     }
 
-    fn decide(&mut self, decision: Decision, reason: impl FnOnce() -> String) {
-        match decision {
-            Decision::Missing(span) => self.miss(span, reason),
-            Decision::Serve { target, change } => {
-                if self.is_sent {
-                    self.end_gap();
-                    self.outbox.send(&Message::Repeat { target, change });
-                    return;
-                }
-                let Some(rgb) = self.render() else {
-                    self.miss(Span::new(target, target + Micros(1)), || {
-                        "FFmpeg cannot convert this pixel format".to_owned()
-                    });
-                    return;
-                };
-                self.end_gap();
-                let Rendition { width_px, height_px, .. } = self.rendition;
-                let message = Message::Frame {
-                    target,
-                    pts: self.held_pts,
-                    raw_pts: self.held_raw_pts,
-                    width_px,
-                    height_px,
-                    change,
-                };
-                self.outbox.send_with(&message, &rgb);
-                self.is_sent = true;
-            }
+    /// Sends the held frame for `target`.
+    fn serve(&mut self, target: Timestamp, change: Change) {
+        if self.is_sent {
+            self.end_gap();
+            self.outbox.send(&Message::Repeat { target, change });
+            return;
         }
+        let Some(rgb) = self.render() else {
+            let span = Span::new(target, target + Micros(1));
+            self.miss(span, "FFmpeg cannot convert this pixel format");
+            return;
+        };
+        self.end_gap();
+        let Rendition { width_px, height_px, .. } = self.rendition;
+        let message = Message::Frame {
+            target,
+            pts: self.held_pts,
+            raw_pts: self.held_raw_pts,
+            width_px,
+            height_px,
+            change,
+        };
+        self.outbox.send_with(&message, &rgb);
+        self.is_sent = true;
     }
 
-    fn miss(&mut self, span: Span, reason: impl FnOnce() -> String) {
+    fn miss(&mut self, span: Span, reason: &str) {
         if let Some(gap) = self.gaps.add(span, reason) {
             self.outbox.send(&Message::Gap(gap));
         }
@@ -476,7 +580,7 @@ impl<'a> Delivery<'a> {
     /// The held frame in the rendition; `None` where FFmpeg cannot convert it.
     fn render(&mut self) -> Option<Vec<u8>> {
         let shape = ffi::shape(&self.held);
-        let orientation = orientation(&self.held);
+        let orientation = orientation(&self.held).unwrap_or(self.orientation);
         let layout = Layout::of(&shape, orientation, self.rendition);
         let (width, height) = layout.coded;
         if !self.scaler.as_ref().is_some_and(|scaler| scaler.fits(&shape, width, height)) {
@@ -494,16 +598,14 @@ impl<'a> Delivery<'a> {
     }
 }
 
-/// The stream's display matrix reaches each frame; Exif's tag is a still image's.
-fn orientation(frame: &frame::Video) -> Orientation {
+/// A frame's own orientation: of a coded stream that turns midway, or Exif's of a still image.
+fn orientation(frame: &frame::Video) -> Option<Orientation> {
     use ffmpeg::frame::side_data::Type;
     if let Some(matrix) = frame.side_data(Type::DisplayMatrix) {
-        return Orientation::from_matrix(matrix.data()).unwrap_or_default();
+        return Orientation::from_matrix(matrix.data());
     }
-    ffi::frame_metadata(frame, c"Orientation")
-        .and_then(|tag| tag.trim().parse().ok())
-        .and_then(Orientation::from_exif)
-        .unwrap_or_default()
+    let tag = ffi::frame_metadata(frame, c"Orientation")?;
+    Orientation::from_exif(tag.trim().parse().ok()?)
 }
 
 /// Where a scaled picture lies in its rendition.

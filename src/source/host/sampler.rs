@@ -6,7 +6,7 @@ use crate::time::{Micros, Span, Timestamp};
 
 /// A frame stays on display until the next one, but no longer than this or its stated length,
 /// whichever is longer.
-const LONGEST_HOLD: Micros = Micros(1_000_000);
+pub const LONGEST_HOLD: Micros = Micros(1_000_000);
 /// No stated length is believed beyond this.
 const LONGEST_STATED: Micros = Micros(3_600_000_000);
 
@@ -91,9 +91,15 @@ impl Sampler {
         }
     }
 
-    /// Decides the targets that the last frame is on display at; what follows is not missing but
-    /// behind the end. `end` is where the container says the picture ends, where that is later.
-    pub fn finish(&mut self, end: Option<Timestamp>, decide: &mut impl FnMut(Decision)) {
+    /// Decides the targets that the last frame is on display at, which is until `last`; what
+    /// follows is not missing but behind the end. `end` is where the container says the picture
+    /// ends, where that is later.
+    pub fn finish(
+        &mut self,
+        last: Timestamp,
+        end: Option<Timestamp>,
+        decide: &mut impl FnMut(Decision),
+    ) {
         let Some(held) = self.held else {
             self.miss_until(end, decide);
             return;
@@ -109,8 +115,7 @@ impl Sampler {
                 return;
             }
         }
-        let hold = held.pts + held.duration.min(LONGEST_STATED);
-        self.decide_until(hold, Some(hold), decide);
+        self.decide_until(last, Some(last), decide);
         self.miss_until(end, decide);
     }
 
@@ -160,14 +165,14 @@ pub struct Gaps {
 
 impl Gaps {
     /// Adds a span; returns a gap that it does not continue.
-    pub fn add(&mut self, span: Span, reason: impl FnOnce() -> String) -> Option<Gap> {
+    pub fn add(&mut self, span: Span, reason: &str) -> Option<Gap> {
         if let Some(open) = &mut self.open
             && open.span.end == span.start
         {
             open.span.end = span.end;
             return None;
         }
-        self.open.replace(Gap { span, track: TrackKind::Picture, reason: reason() })
+        self.open.replace(Gap { span, track: TrackKind::Picture, reason: reason.to_owned() })
     }
 
     /// Where the gap begins that may still grow.
@@ -208,7 +213,8 @@ mod tests {
             sampler.push(*frame, None, &mut |decision| note(held, decision));
         }
         let held = sampler.held();
-        sampler.finish(end, &mut |decision| note(held, decision));
+        let last = held.map_or(Timestamp::ZERO, |held| held.pts + held.duration);
+        sampler.finish(last, end, &mut |decision| note(held, decision));
         decisions
     }
 

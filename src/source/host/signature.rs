@@ -30,8 +30,12 @@ impl Signature {
         for (y, row) in samples.chunks_exact(WIDTH).enumerate().take(HEIGHT) {
             for (x, sample) in row.iter().enumerate() {
                 let quadrant = y * 2 / HEIGHT * 2 + x * 2 / WIDTH;
-                let bin = usize::from(*sample) * BINS / 256;
-                signature.histograms[quadrant][bin] += 1.0 / per_quadrant;
+                // Shared between the two nearest bins, so that a fade moves areas of one
+                // brightness from bin to bin little by little.
+                let place = f32::from(*sample) / 255.0 * (BINS - 1) as f32;
+                let (bin, share) = (place as usize, place.fract());
+                signature.histograms[quadrant][bin] += (1.0 - share) / per_quadrant;
+                signature.histograms[quadrant][(bin + 1).min(BINS - 1)] += share / per_quadrant;
                 let block = y / BLOCK * (WIDTH / BLOCK) + x / BLOCK;
                 signature.means[block] += f32::from(*sample) / (BLOCK * BLOCK) as f32;
             }
