@@ -10,6 +10,7 @@ pub(super) const MANIFESTS: &[(&str, &str)] = &[
     ("minilm.toml", include_str!("../../models/minilm.toml")),
     ("imagenet-1k.toml", include_str!("../../models/imagenet-1k.toml")),
     ("codebook-default.toml", include_str!("../../models/codebook-default.toml")),
+    ("codebook-videobert.toml", include_str!("../../models/codebook-videobert.toml")),
 ];
 
 /// Name and content of the files that built-in manifests name with `path`.

@@ -200,8 +200,12 @@ pub enum Variant {
 /// How this project made a model's files.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Made {
+    /// The seed included.
     pub command: String,
+    /// With what its licences allow.
     pub data: String,
+    /// How good it is, and on what that was measured.
+    pub scores: String,
 }
 
 impl Manifest {
@@ -345,6 +349,7 @@ fn manifest(root: &Table<'_>, folder: Option<PathBuf>) -> Manifest {
         made: root.optional_table("made", |made| Made {
             command: made.required_str("command").to_owned(),
             data: made.required_str("data").to_owned(),
+            scores: made.required_str("scores").to_owned(),
         }),
         folder,
     }

@@ -5,8 +5,8 @@
 //! differ from the paper, each because it did better on Flickr8k's 1,000 development photos
 //! (captions as queries, recall at 10, the paper's 10 likeliest classes: 22.5 %):
 //!
-//! - the names are put as "a photo of a ….", and their mean is taken off, so that what all names have
-//!   in common says nothing (23.8);
+//! - the names are put as "a photo of a goldfish.", and their mean is taken off, so that what all
+//!   names have in common says nothing (23.8);
 //! - weights are square roots of probabilities, since the network is surer than it should be, and its
 //!   second thoughts name what else is in the picture (25.1);
 //! - all classes take part, not ten (28.4).

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod cinelex;
+mod codebook;
 mod decoding;
 mod faults;
 mod help;
@@ -11,6 +12,7 @@ mod indexing;
 mod library;
 mod media;
 mod models;
+mod retrieval;
 mod speed;
 mod subtitles;
 mod tidy;
