@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::{CommandResult, Failure, Outcome, print_line};
+use super::{CommandResult, Failure, Outcome, print_json, print_line};
 use crate::error::{Error, Result};
 use crate::model::Models;
 use crate::picture::Calibrator;
@@ -18,6 +18,18 @@ pub struct Args {
     /// Photos to observe it on (about 128): files, folders, globs
     #[arg(required = true)]
     photos: Vec<OsString>,
+
+    /// One JSON object: the file's text, how many photos, and the model
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(serde::Serialize)]
+struct Calibrated<'a> {
+    model: &'a str,
+    photos: usize,
+    /// The file that the manifest's `[conversion]` names under `ranges`.
+    ranges: String,
 }
 
 pub fn run(args: Args) -> CommandResult {
@@ -32,6 +44,12 @@ pub fn run(args: Args) -> CommandResult {
         let location =
             photo.as_ref().map_err(|error| Error::new(error.kind(), error.to_string()))?;
         observe(&mut calibrator, &mut host, &Input::open(location)?)?;
+    }
+    if args.json {
+        let ranges = calibrator.ranges().to_text();
+        let calibrated = Calibrated { model: &args.model, photos: photos.len(), ranges };
+        print_json("calibrated", &calibrated)?;
+        return Ok(Outcome::Done);
     }
     print_line(&format!(
         "# Least and greatest values of the activations of {} {} over {} photos:\n\

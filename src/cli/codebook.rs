@@ -430,7 +430,7 @@ fn show_word(opened: &Opened, word: VisualWord, args: &ShowArgs) -> CommandResul
             own: clip.words.first() == Some(&word),
         };
         if args.json {
-            print_json("clip", &near)?;
+            print_json("nearest", &near)?;
         } else {
             let own = if near.own { "*" } else { " " };
             print_line(&format!("{:.3} {own} {:<23} {}", near.distance, near.span, near.source))?;

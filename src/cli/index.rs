@@ -37,7 +37,7 @@ pub struct Args {
     /// Mark every source of this run; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = super::tag)]
     tag: Vec<(String, String)>,
-    /// One JSON object a line: a `source` for each, and a `run` at the end
+    /// One JSON object a line: a `source_report` for each, and a `run` at the end
     #[arg(long)]
     json: bool,
     /// Show at the end where the time went, stage by stage
@@ -74,7 +74,7 @@ pub fn run(args: Args) -> CommandResult {
     let show = |progress: &Progress<'_>| match (&bars, progress) {
         (Some(bars), progress) => bars.show(progress),
         (None, Progress::Finished(report)) => {
-            if let Err(error) = print_json("source", report) {
+            if let Err(error) = print_json("source_report", report) {
                 tracing::error!(%error, "cannot report");
             }
         }
@@ -116,6 +116,9 @@ fn print_report(report: &RunReport, verbose: bool) -> Result<(), Error> {
         if count(state) > 0 {
             parts.push(format!("{} {word}", count(state)));
         }
+    }
+    if report.not_begun > 0 {
+        parts.push(format!("{} not begun", report.not_begun));
     }
     print_line(&format!(
         "{}: {} clips, {} cues, {} segments, {} gaps",

@@ -121,8 +121,9 @@ impl Files<'_> {
         let supersedes = shorter.filter(|shorter| *shorter != id);
         let streams = chunks.len();
         let opened = Opened::new(id, supersedes, input, length, streams, cues.len(), notices);
+        let opened = Arc::new(opened);
         shared.opened(&opened, done.len());
-        Ok(Some((Arc::new(opened), chunks)))
+        Ok(Some((opened, chunks)))
     }
 
     fn is_complete(&self, id: SourceId) -> Result<bool> {

@@ -125,6 +125,8 @@ pub(super) struct Shared<'a> {
     /// To the other half: a source whose rows are in the record; `None` when there are no more.
     understand: crossbeam_channel::Sender<Option<SourceId>>,
     reports: Mutex<Vec<SourceReport>>,
+    /// Sources that were looked into and are not finished.
+    open: Mutex<Vec<Arc<Opened>>>,
 }
 
 impl std::fmt::Debug for Shared<'_> {
@@ -161,7 +163,8 @@ impl Shared<'_> {
         });
     }
 
-    pub fn opened(&self, source: &Opened, chunks_done: usize) {
+    pub fn opened(&self, source: &Arc<Opened>, chunks_done: usize) {
+        lock(&self.open).push(Arc::clone(source));
         let stored = Micros(self.chunk_length().0.saturating_mul(chunks_done as i64));
         (self.progress)(&Progress::Opened {
             source: source.input.name(),
@@ -221,8 +224,19 @@ impl Shared<'_> {
         if left == 0 { self.finish(source) } else { Ok(()) }
     }
 
+    /// Finishes the sources that the run has left, since it was stopped.
+    fn finish_all(&self) -> Result<()> {
+        let open = lock(&self.open).clone();
+        for source in open {
+            source.tally().interrupted = true;
+            self.finish(&source)?;
+        }
+        Ok(())
+    }
+
     /// Writes down how a source ended, and hands it on to be understood.
-    pub fn finish(&self, source: &Opened) -> Result<()> {
+    pub fn finish(&self, source: &Arc<Opened>) -> Result<()> {
+        lock(&self.open).retain(|open| !Arc::ptr_eq(open, source));
         let tally = source.tally();
         let state = match (&tally.error, tally.interrupted) {
             (Some(_), _) => SourceState::Failed,
@@ -309,6 +323,7 @@ pub fn index(
         progress,
         understand: sender,
         reports: Mutex::new(Vec::new()),
+        open: Mutex::new(Vec::new()),
     };
     let mut readers = Vec::with_capacity(options.workers.get());
     for _ in 0..options.workers.get() {
@@ -342,6 +357,7 @@ pub fn index(
             let indexed = run.map(encoded, quantize)?;
             run.sink(indexed, &mut recorder, |length| stored = Micros(stored.0 + length.0))
         });
+        let stages = stages.and_then(|stages| shared.finish_all().map(|()| stages));
         // The other half reads on what is in the record already, and then ends.
         let _ = shared.understand.send(None);
         let segments =
@@ -350,6 +366,7 @@ pub fn index(
     });
     let report = RunReport {
         interrupted: options.cancel.is_cancelled(),
+        not_begun: shared.jobs.unopened(),
         segments: segments?,
         media_secs: stored.as_secs_f64(),
         elapsed_secs: started.elapsed().as_secs_f64(),
@@ -446,6 +463,14 @@ impl Pending {
 
     /// Commits the chunk as it is, and returns how much of the source it covers.
     fn commit(&mut self, shared: &Shared<'_>) -> Result<Micros> {
+        // Behind its last chunk a stream has nothing, and what comes there is another's.
+        let is_beyond = match self.job.end {
+            Some(end) => self.number >= end,
+            None => self.number > self.job.first && self.clips.is_empty() && self.gaps.is_empty(),
+        };
+        if is_beyond {
+            return Ok(Micros::ZERO);
+        }
         let start = shared.chunk_start(self.number);
         let span = Span::new(start, shared.chunk_start(self.number.saturating_add(1)));
         let record = ChunkRecord {
@@ -511,6 +536,7 @@ mod tests {
             progress: &|_| {},
             understand,
             reports: Mutex::new(Vec::new()),
+            open: Mutex::new(Vec::new()),
         };
         let limits = Limits { executable: Some(executable()), ..Limits::default() };
         check_source(Files { host: Host::start(&limits).unwrap(), shared: &shared }, 2)

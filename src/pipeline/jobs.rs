@@ -104,6 +104,11 @@ impl<P, S> Jobs<P, S> {
         self.changed.notify_all();
     }
 
+    /// How many sources nobody has looked into.
+    pub fn unopened(&self) -> usize {
+        self.lock().unopened.len()
+    }
+
     /// The chunk that a stream under way is.
     pub fn of(&self, stream: StreamId) -> Option<Arc<ChunkJob<S>>> {
         self.lock().streams.get(&stream).cloned()

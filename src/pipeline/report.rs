@@ -91,6 +91,8 @@ impl From<&Error> for Problem {
 pub struct RunReport {
     pub sources: Vec<SourceReport>,
     pub interrupted: bool,
+    /// Sources that an interrupted run did not come to.
+    pub not_begun: usize,
     pub segments: u64,
     /// Media that came through the graph, in seconds.
     pub media_secs: f64,

@@ -21,7 +21,7 @@ fn beside_a_good_one(folder: &Path, bad: &Path) -> Value {
     let fared = ran.source(&name);
     assert_eq!(ran.code, i32::from(fared["state"] == "failed"), "{ran:?}");
     assert_eq!(ran.source("good.mp4")["clips"], 2, "{ran:?}");
-    assert_eq!(ran.lines("source").len(), 2, "{ran:?}");
+    assert_eq!(ran.lines("source_report").len(), 2, "{ran:?}");
     fared
 }
 
@@ -115,7 +115,7 @@ fn flipped_bits_cost_at_most_their_source() {
     let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     let ran = index(&library, &paths);
     assert!(ran.code == 0 || ran.code == 1, "{ran:?}");
-    assert_eq!(ran.lines("source").len(), 9);
+    assert_eq!(ran.lines("source_report").len(), 9);
     assert_eq!(ran.source("good.mp4")["clips"], 2);
 }
 
@@ -144,7 +144,7 @@ fn names_of_any_bytes_are_read() {
         fs::rename(&film, &odd).unwrap();
         let library = folder.path().join("library");
         let ran = index(&library, &[folder.path()]).exits(0);
-        assert_eq!(ran.lines("source").len(), 1, "{ran:?}");
+        assert_eq!(ran.lines("source_report").len(), 1, "{ran:?}");
         assert_eq!(info(&library)["clips"], 2);
     }
 }

@@ -46,7 +46,7 @@ impl Ran {
     pub fn source(&self, name: &str) -> Value {
         let ends =
             |line: &&Value| line["source"].as_str().is_some_and(|source| source.ends_with(name));
-        let lines = self.lines("source");
+        let lines = self.lines("source_report");
         let found: Vec<_> = lines.iter().filter(ends).collect();
         assert_eq!(found.len(), 1, "sources named {name} in {self:?}");
         found[0].clone()

@@ -58,8 +58,8 @@ fn a_film_becomes_clips_segments_and_answers() {
     let clips = shown.lines("clip");
     assert_eq!(clips.len(), 2);
     // The whole picture's word and one for each of nine cells.
-    assert_eq!(clips[0]["words"].as_array().unwrap().len(), 10);
-    let texts: Vec<_> = shown.lines("segment").iter().map(|line| line["text"].clone()).collect();
+    assert_eq!(clips[0]["visual_words"].as_array().unwrap().len(), 10);
+    let texts: Vec<_> = shown.lines("segment").iter().map(|line| line["words"].clone()).collect();
     assert_eq!(texts, ["The harbour lies in the fog.", "A ferry sounds its horn."]);
 
     let hits = search(&library, &["ferry", "--channel", "speech"]).exits(0).lines("hit");
@@ -90,7 +90,7 @@ fn an_unchanged_source_changes_nothing_and_new_subtitles_are_read() {
     assert_eq!(again.source("film.mp4")["cues"], 2);
     assert_eq!(again.source("film.mp4")["clips"], 0);
     assert_eq!(show(&library, "film.mp4").lines("cue").len(), 2);
-    assert_eq!(search(&library, &["ferry"]).lines("hit")[0]["by"], "words");
+    assert_eq!(search(&library, &["ferry"]).lines("hit")[0]["words"], "A ferry sounds its horn.");
 }
 
 #[test]
@@ -255,14 +255,17 @@ fn sources_come_from_folders_patterns_links_and_standard_input() {
     std::os::unix::fs::symlink(&tapes, tapes.join("again")).unwrap();
 
     let whole = index(&folder.path().join("a"), &[&tapes]).exits(0);
-    assert_eq!(whole.lines("source").len(), 2);
+    assert_eq!(whole.lines("source_report").len(), 2);
     // The same bytes are one source at two places.
     assert_eq!(info(&folder.path().join("a"))["sources"], 1);
 
     let pattern = folder.path().join("tapes/*.mp4");
-    assert_eq!(index(&folder.path().join("b"), &[&pattern]).exits(0).lines("source").len(), 1);
+    assert_eq!(
+        index(&folder.path().join("b"), &[&pattern]).exits(0).lines("source_report").len(),
+        1
+    );
     let link = folder.path().join("link.mp4");
-    assert_eq!(index(&folder.path().join("c"), &[&link]).exits(0).lines("source").len(), 1);
+    assert_eq!(index(&folder.path().join("c"), &[&link]).exits(0).lines("source_report").len(), 1);
 
     let mut listed = command(["index", "--json", "-", "--library"]);
     listed.arg(folder.path().join("d")).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -393,7 +396,9 @@ fn an_interrupted_run_keeps_what_is_finished_and_the_next_one_goes_on() {
     index(&whole, &[&film]).exits(0);
     let clips = |library: &Path| {
         let clips = show(library, "long.mp4").lines("clip").into_iter();
-        clips.map(|clip| (clip["start_us"].clone(), clip["words"].clone())).collect::<Vec<_>>()
+        clips
+            .map(|clip| (clip["start_us"].clone(), clip["visual_words"].clone()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(clips(&library), clips(&whole));
 }

@@ -72,7 +72,7 @@ impl Samples {
 /// An input that was found to be usable.
 enum Input {
     Photos(Collection),
-    Library(Reader, Recipe),
+    Library(Box<Reader>, Recipe),
 }
 
 /// Collects the features of folders of photos and of libraries. `progress` gets what is counted, how
@@ -97,7 +97,7 @@ pub fn collect(
         } else {
             let (reader, recipe) = open_library(path, &manifest.identity())?;
             rows += usize::try_from(reader.info()?.clips).unwrap_or(usize::MAX);
-            Input::Library(reader, recipe)
+            Input::Library(Box::new(reader), recipe)
         };
         inputs.push((path, input));
     }
