@@ -1,5 +1,7 @@
 //! The one integration-test binary: a module a subject.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod bad_input;
 mod cinelex;
 mod codebook;
