@@ -3,6 +3,7 @@
 /// File name and text of each built-in manifest.
 pub(super) const MANIFESTS: &[(&str, &str)] = &[
     ("onnxruntime.toml", include_str!("../../models/onnxruntime.toml")),
+    ("onnxruntime-cuda.toml", include_str!("../../models/onnxruntime-cuda.toml")),
     ("efficientnet-lite0.toml", include_str!("../../models/efficientnet-lite0.toml")),
     ("efficientnet-lite1.toml", include_str!("../../models/efficientnet-lite1.toml")),
     ("efficientnet-lite2.toml", include_str!("../../models/efficientnet-lite2.toml")),

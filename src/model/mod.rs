@@ -211,18 +211,18 @@ impl Models {
     }
 
     /// The shared library of ONNX Runtime: that of the built-in manifest, or what
-    /// `CINELEX_ONNXRUNTIME` names: a library, which is not verified, or a manifest.
+    /// `CINELEX_ONNXRUNTIME` names: another manifest, by id or path, or a library, which is not
+    /// verified.
     fn runtime(&self) -> Result<PathBuf> {
         let named = std::env::var_os("CINELEX_ONNXRUNTIME").filter(|name| !name.is_empty());
-        let manifest = match named {
-            None => self.manifest("onnxruntime")?,
-            Some(name) => match name.to_str() {
-                Some(path) if path.ends_with(".toml") => self.manifest(path)?,
-                _ => {
-                    let path = PathBuf::from(name);
-                    return path.canonicalize().map_err(|cause| Error::io(&path, "find", cause));
-                }
-            },
+        let name = named.unwrap_or_else(|| "onnxruntime".into());
+        let is_id = self.built_in.iter().any(|manifest| name == manifest.id.as_str());
+        let manifest = match name.to_str() {
+            Some(text) if is_id || text.ends_with(".toml") => self.manifest(text)?,
+            _ => {
+                let path = PathBuf::from(name);
+                return path.canonicalize().map_err(|cause| Error::io(&path, "find", cause));
+            }
         };
         if manifest.task != Task::Runtime {
             return Err(manifest.wrong_task("runtime"));

@@ -96,8 +96,8 @@ impl Session {
             Device::Cuda => {
                 let session = cuda().map_err(|cause| {
                     Error::unsupported(format!(
-                        "CUDA was asked for and cannot be used with {}: use --device cpu, or name \
-                         a runtime built for CUDA in CINELEX_ONNXRUNTIME",
+                        "CUDA was asked for and cannot be used with {}: use --device cpu, or \
+                         `cinelex setup onnxruntime-cuda` and CINELEX_ONNXRUNTIME=onnxruntime-cuda",
                         runtime.display()
                     ))
                     .caused_by(cause)

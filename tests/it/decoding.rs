@@ -543,3 +543,32 @@ fn frames_left_out_are_looked_for_where_the_others_are_too_far_apart() {
     assert_eq!(picture.frames.len(), 40);
     assert!(picture.summary.decoded < 200, "nothing was left out: {:?}", picture.summary);
 }
+
+/// Every film in the folder that `CINELEX_SAMPLES` names, in whatever container.
+#[test]
+fn all_sample_films_are_read_to_their_end() {
+    let Some(folder) = std::env::var_os("CINELEX_SAMPLES") else {
+        eprintln!("skipped: CINELEX_SAMPLES names no folder");
+        return;
+    };
+    let mut host = host();
+    for location in cinelex::source::listing::expand(&[folder], true) {
+        let input = Input::open(&location.unwrap()).unwrap();
+        let info = host.probe(&input).unwrap();
+        let picture = picture(&mut host, &input, &request(every(1000))).unwrap();
+        println!(
+            "{}: {} {:?} {} frames, {:?} {:?}",
+            input.name().rsplit('/').next().unwrap(),
+            info.container,
+            info.duration,
+            picture.frames.len(),
+            picture.gaps,
+            picture.summary
+        );
+        assert!(!picture.frames.is_empty(), "{}", input.name());
+        let end = picture.summary.end.unwrap().0;
+        let missed: i64 = picture.gaps.iter().map(|gap| gap.span.length().0).sum();
+        let served = picture.frames.len() as i64 * 1_000_000;
+        assert!((end - missed - served).abs() <= 2_000_000, "{}", input.name());
+    }
+}

@@ -13,6 +13,7 @@ mod library;
 mod media;
 mod models;
 mod retrieval;
+mod speed;
 mod subtitles;
 mod tidy;
 mod tracks;

@@ -5,10 +5,12 @@
 //! that names a URL).
 
 mod cues;
+mod delivery;
 mod demux;
 mod ffi;
 mod orientation;
 mod picture;
+mod reader;
 mod sampler;
 mod signature;
 mod sound;

@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn a_flash_changes_less_than_a_cut() {
         let scene = |x: usize, y: usize| (x * 2 + y) as u8;
-        let other = |x: usize, y: usize| if (x / 9 + y / 7) % 2 == 0 { 20 } else { 230 };
+        let other = |x: usize, y: usize| if (x / 9 + y / 7).is_multiple_of(2) { 20 } else { 230 };
         let before = picture(scene);
         let flash = picture(|x, y| scene(x, y).saturating_add(60));
         let cut = picture(other);

@@ -1,0 +1,308 @@
+//! Decoding one picture track in order of display.
+
+use ffmpeg_next as ffmpeg;
+
+use ffmpeg::codec::discard::Discard;
+use ffmpeg::{Dictionary, Packet, frame};
+
+use super::demux::{Next, Source, length_of};
+use super::sampler::{LONGEST_HOLD, Shown};
+use super::{explain, ffi};
+use crate::error::{Error, Result};
+use crate::source::protocol::{Rational, Summary, Track};
+use crate::time::{Micros, Timestamp};
+
+/// How far before the wanted start another attempt begins, doubled each time.
+const FIRST_STEP_BACK: Micros = Micros(2_000_000);
+const MAX_STEPS_BACK: u32 = 5;
+/// Frames that a decoder may hold back to bring them into order.
+const MAX_DELAY_FRAMES: i64 = 16;
+
+/// Decodes one track in order of display.
+pub struct Reader {
+    pub source: Source,
+    pub track: Track,
+    decoder: ffmpeg::decoder::Video,
+    /// Packets and a frame that were read to find the beginning.
+    first_packet: Option<Packet>,
+    first_frame: Option<(frame::Video, Shown)>,
+    is_drained: bool,
+    broke: Option<ffmpeg::Error>,
+    /// Whether frames that nothing refers to are left out.
+    pub skips: bool,
+    /// Where the packets of the track end (pts on the continuous clock).
+    packets_end: i64,
+    /// Whether the container knows when packets are decoded, but not when frames are displayed, as
+    /// AVI does.
+    lacks_pts: bool,
+    /// How much later than its time of display the track's first frame came out.
+    delay: Option<i64>,
+    /// What follows the last frame, for frames without a time of their own (raw pts).
+    expected: i64,
+    /// Of the last frame, as the container has it.
+    pub raw_pts: i64,
+    pub summary: Summary,
+}
+
+impl Reader {
+    /// A reader whose first frame is on display at or before `start`, or is the source's first.
+    pub fn begin(
+        mut source: Source,
+        track: Track,
+        threads: u16,
+        skipping: Discard,
+        start: Timestamp,
+    ) -> Result<Reader> {
+        source.keep(&[track.index]);
+        let decoder = open_decoder(&source, &track, threads, skipping)?;
+        let mut reader = Reader {
+            expected: track.start_raw_pts.unwrap_or(0),
+            source,
+            track,
+            decoder,
+            first_packet: None,
+            first_frame: None,
+            is_drained: false,
+            broke: None,
+            skips: skipping != Discard::Default,
+            packets_end: i64::MIN,
+            lacks_pts: false,
+            delay: None,
+            raw_pts: 0,
+            summary: Summary::default(),
+        };
+        if start.0 <= 0 || !reader.source.info().has_random_access {
+            return Ok(reader);
+        }
+        let mut back = Micros::ZERO;
+        for _ in 0..MAX_STEPS_BACK {
+            let wanted = start - back;
+            if wanted.0 <= 0 || !reader.seek_before(wanted, start) {
+                break;
+            }
+            // Frames may follow a keyframe that are not decodable from there; only what comes out
+            // shows where the picture begins.
+            let mut frame = frame::Video::empty();
+            if let Some(shown) = reader.next(&mut frame)?
+                && shown.pts <= start
+            {
+                reader.first_frame = Some((frame, shown));
+                return Ok(reader);
+            }
+            back = Micros((back.0 * 2).max(FIRST_STEP_BACK.0));
+        }
+        reader.source.reopen()?;
+        reader.decoder = open_decoder(&reader.source, &reader.track, threads, skipping)?;
+        reader.restart();
+        Ok(reader)
+    }
+
+    fn restart(&mut self) {
+        self.first_packet = None;
+        self.is_drained = false;
+        self.broke = None;
+        self.delay = None;
+        self.expected = self.track.start_raw_pts.unwrap_or(0);
+        self.summary = Summary::default();
+    }
+
+    /// Moves to a keyframe that is shown at or before `start`, searching from `wanted` backwards.
+    fn seek_before(&mut self, wanted: Timestamp, start: Timestamp) -> bool {
+        let start = self.source.pts_at(&self.track, start);
+        let mut wanted = self.source.pts_at(&self.track, wanted);
+        for _ in 0..MAX_STEPS_BACK {
+            if self.source.seek(&self.track, wanted).is_err() {
+                return false;
+            }
+            self.decoder.flush();
+            self.restart();
+            let Some(packet) = self.next_keyframe() else { return false };
+            let Some(pts) = packet.pts().or(packet.dts()) else { return false };
+            // Containers seek by decode time, which is before the time of display.
+            let before = packet.dts().unwrap_or(pts).min(pts).saturating_sub(1);
+            self.first_packet = Some(packet);
+            if pts <= start {
+                return true;
+            }
+            wanted = before.min(wanted.saturating_sub(1));
+        }
+        false
+    }
+
+    fn next_keyframe(&mut self) -> Option<Packet> {
+        loop {
+            match self.source.next() {
+                Next::Packet(packet)
+                    if packet.stream() == self.track.index as usize && packet.is_key() =>
+                {
+                    return Some(packet);
+                }
+                Next::Packet(_) => {}
+                Next::End | Next::Broken(_) => return None,
+            }
+        }
+    }
+
+    /// The next frame in order of display; `None` at the end.
+    pub fn next(&mut self, frame: &mut frame::Video) -> Result<Option<Shown>> {
+        if let Some((first, shown)) = self.first_frame.take() {
+            *frame = first;
+            return Ok(Some(shown));
+        }
+        loop {
+            match self.decoder.receive_frame(frame) {
+                Ok(()) => {
+                    self.summary.decoded += 1;
+                    if frame.is_corrupt() || frame.has_decode_errors() {
+                        self.summary.damaged_frames += 1;
+                    }
+                    return Ok(Some(self.when_shown(frame)));
+                }
+                Err(ffmpeg::Error::Eof) => return Ok(None),
+                Err(ffmpeg::Error::Other { errno: ffmpeg::error::EAGAIN }) => {
+                    if self.is_drained {
+                        return Ok(None);
+                    }
+                    self.feed()?;
+                }
+                Err(ffmpeg::Error::Other { errno: ffmpeg::error::ENOMEM }) => {
+                    return Err(out_of_memory());
+                }
+                Err(_) => {
+                    self.summary.corrupt_packets += 1;
+                    if self.is_drained && self.summary.corrupt_packets > self.summary.packets {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the decoder one more packet, or the end.
+    fn feed(&mut self) -> Result<()> {
+        let packet = match self.first_packet.take() {
+            Some(packet) => packet,
+            None => match self.source.next() {
+                Next::Packet(packet) if packet.stream() == self.track.index as usize => packet,
+                Next::Packet(_) => return Ok(()),
+                Next::End => {
+                    self.drain();
+                    return Ok(());
+                }
+                Next::Broken(cause) => {
+                    if cause == (ffmpeg::Error::Other { errno: ffmpeg::error::ENOMEM }) {
+                        return Err(out_of_memory());
+                    }
+                    self.broke = Some(cause);
+                    self.drain();
+                    return Ok(());
+                }
+            },
+        };
+        if self.summary.packets == 0 {
+            self.lacks_pts = packet.pts().is_none() && packet.dts().is_some();
+        }
+        self.summary.packets += 1;
+        if let Some(pts) = packet.pts().or(packet.dts()) {
+            let duration = packet.duration().max(self.usual_duration());
+            self.packets_end = self.packets_end.max(pts.saturating_add(duration));
+        }
+        let is_corrupt = packet.is_corrupt();
+        match self.decoder.send_packet(&packet) {
+            Ok(()) if is_corrupt => self.summary.corrupt_packets += 1,
+            Ok(()) => {}
+            Err(ffmpeg::Error::Other { errno: ffmpeg::error::ENOMEM }) => {
+                return Err(out_of_memory());
+            }
+            Err(_) => self.summary.corrupt_packets += 1,
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) {
+        // Fails only where draining has begun already.
+        let _ = self.decoder.send_eof();
+        self.is_drained = true;
+    }
+
+    fn when_shown(&mut self, frame: &frame::Video) -> Shown {
+        let pts = if self.lacks_pts {
+            // The decode time of the packet that pushed this frame out, less how long the first
+            // one took.
+            let out = frame.packet().dts;
+            if out == ffmpeg::ffi::AV_NOPTS_VALUE {
+                self.expected
+            } else {
+                let start = self.track.start_raw_pts.unwrap_or(0);
+                let longest = self.usual_duration().saturating_mul(MAX_DELAY_FRAMES);
+                let delay = out.checked_sub(start).filter(|delay| (0..=longest).contains(delay));
+                out.saturating_sub(*self.delay.get_or_insert(delay.unwrap_or(0)))
+            }
+        } else {
+            frame.timestamp().unwrap_or(self.expected)
+        };
+        let stated = frame.packet().duration;
+        let duration = if stated > 0 { stated } else { self.usual_duration() };
+        self.expected = pts.saturating_add(duration);
+        self.raw_pts = self.source.raw_pts(&self.track, pts);
+        Shown {
+            pts: self.source.time_of(&self.track, pts),
+            duration: length_of(&self.track, duration),
+        }
+    }
+
+    /// One frame's length by the track's rate, in its time base; 40 ms where it states none.
+    fn usual_duration(&self) -> i64 {
+        let rate = self.track.frame_rate.unwrap_or(Rational { num: 25, den: 1 });
+        ffi::rescale_down(1, Rational { num: rate.den, den: rate.num }, self.track.time_base).max(1)
+    }
+
+    /// Until when `last`, the last frame, is on display. Where frames are left out, the packets
+    /// know when those would have ended.
+    pub fn end_after(&self, last: Shown) -> Timestamp {
+        let end = last.pts + last.duration;
+        if !self.skips {
+            return end;
+        }
+        let packets_end = self.source.time_of(&self.track, self.packets_end);
+        end.max(packets_end.min(last.pts + LONGEST_HOLD))
+    }
+
+    pub fn why_ended(&self, last: Option<Shown>) -> String {
+        let at = last.map_or(Timestamp::ZERO, |last| last.pts);
+        match (&self.broke, self.summary.corrupt_packets) {
+            (Some(cause), _) => format!("reading broke off after {at}: {cause}"),
+            (None, 0) => format!("the picture ends at {at}"),
+            (None, corrupt) => format!("undecodable: {corrupt} packets, the last frame at {at}"),
+        }
+    }
+}
+
+fn out_of_memory() -> Error {
+    Error::exhausted("the decoder ran out of the memory it may use")
+}
+
+fn open_decoder(
+    source: &Source,
+    track: &Track,
+    threads: u16,
+    skipping: Discard,
+) -> Result<ffmpeg::decoder::Video> {
+    let stream = source
+        .input()
+        .stream(track.index as usize)
+        .ok_or_else(|| Error::corrupt("the track is gone"))?;
+    let parameters = stream.parameters();
+    let codec = ffmpeg::decoder::find(parameters.id()).ok_or_else(|| {
+        Error::unsupported(format!("this FFmpeg has no decoder for {}", track.codec))
+    })?;
+    let cannot = |cause| explain(&format!("the {} decoder cannot be opened", track.codec), cause);
+    let mut decoder =
+        ffmpeg::codec::Context::from_parameters(parameters).map_err(cannot)?.decoder();
+    decoder.set_packet_time_base(stream.time_base());
+    decoder.skip_frame(skipping);
+    let mut options = Dictionary::new();
+    options.set("threads", &threads.max(1).to_string());
+    let opened = decoder.open_as_with(codec, options).map_err(cannot)?;
+    opened.video().map_err(cannot)
+}
