@@ -30,7 +30,8 @@ pub enum Cells {
 #[derive(Debug)]
 pub struct Samples {
     pub rows: Array2<f32>,
-    /// The encoder's id.
+    /// The encoder's id, for the file that is fitted.
+    #[cfg(feature = "fit")]
     pub encoder: String,
     pub inputs: Vec<Used>,
 }
@@ -125,7 +126,12 @@ pub fn collect(
         input.rows = rows.nrows() - before;
         used.push(input);
     }
-    Ok(Samples { rows, encoder: manifest.id, inputs: used })
+    Ok(Samples {
+        rows,
+        #[cfg(feature = "fit")]
+        encoder: manifest.id,
+        inputs: used,
+    })
 }
 
 fn rows_of_photo(cells: Cells) -> usize {
