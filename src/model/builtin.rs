@@ -18,6 +18,10 @@ const FILES: &[(&str, &[u8])] = &[
     ("imagenet-1k.tsv", include_bytes!("../../models/imagenet-1k.tsv")),
     ("efficientnet-lite0.int8.tsv", include_bytes!("../../models/efficientnet-lite0.int8.tsv")),
     ("codebook-default.safetensors", include_bytes!("../../models/codebook-default.safetensors")),
+    (
+        "codebook-videobert.safetensors",
+        include_bytes!("../../models/codebook-videobert.safetensors"),
+    ),
 ];
 
 /// The content of a built-in manifest's file.

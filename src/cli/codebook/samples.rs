@@ -30,7 +30,8 @@ pub enum Cells {
 #[derive(Debug)]
 pub struct Samples {
     pub rows: Array2<f32>,
-    /// The encoder's id.
+    /// The encoder's id, for the file that is fitted.
+    #[cfg(feature = "fit")]
     pub encoder: String,
     pub inputs: Vec<Used>,
 }
@@ -72,7 +73,7 @@ impl Samples {
 /// An input that was found to be usable.
 enum Input {
     Photos(Collection),
-    Library(Box<Reader>, Recipe),
+    Library(Box<(Reader, Recipe)>),
 }
 
 /// Collects the features of folders of photos and of libraries. `progress` gets what is counted, how
@@ -95,9 +96,9 @@ pub fn collect(
             rows += photos * rows_of_photo(args.cells);
             Input::Photos(collection)
         } else {
-            let (reader, recipe) = open_library(path, &manifest.identity())?;
-            rows += usize::try_from(reader.info()?.clips).unwrap_or(usize::MAX);
-            Input::Library(Box::new(reader), recipe)
+            let library = open_library(path, &manifest.identity())?;
+            rows += usize::try_from(library.0.info()?.clips).unwrap_or(usize::MAX);
+            Input::Library(Box::new(library))
         };
         inputs.push((path, input));
     }
@@ -119,13 +120,18 @@ pub fn collect(
                 };
                 of_photos(&collection, args, every, (encoder, workers), &mut rows, progress)?
             }
-            Input::Library(reader, recipe) => of_library(&reader, &recipe, every, &mut rows)?,
+            Input::Library(library) => of_library(&library.0, &library.1, every, &mut rows)?,
         };
         input.input = path.display().to_string();
         input.rows = rows.nrows() - before;
         used.push(input);
     }
-    Ok(Samples { rows, encoder: manifest.id, inputs: used })
+    Ok(Samples {
+        rows,
+        #[cfg(feature = "fit")]
+        encoder: manifest.id,
+        inputs: used,
+    })
 }
 
 fn rows_of_photo(cells: Cells) -> usize {
