@@ -72,6 +72,13 @@ impl Sampler {
         self.held.is_none_or(|held| pts > held.pts)
     }
 
+    /// The held frame is on display until then.
+    pub fn extend(&mut self, until: Timestamp) {
+        if let Some(held) = &mut self.held {
+            held.duration = held.duration.max(until - held.pts);
+        }
+    }
+
     /// Decides all targets before `frame`, which is then the one on display. `strength` is its
     /// change from the frame before. The decisions speak of the frame that was held before.
     pub fn push(&mut self, frame: Shown, strength: Option<f32>, decide: &mut impl FnMut(Decision)) {
@@ -247,6 +254,17 @@ mod tests {
                 .chain([(2000, Some(2000))])
                 .collect::<Vec<_>>()
         );
+    }
+
+    #[test]
+    fn a_repeated_frame_stays_on_display() {
+        let mut sampler = Sampler::new(every_half_second(Some(6)));
+        sampler.push(shown(0, 40), None, &mut |_| {});
+        sampler.extend(Timestamp::from_millis(2_100));
+        let mut decisions = Vec::new();
+        sampler.push(shown(2_600, 40), None, &mut |decision| decisions.push(decision));
+        let served = decisions.iter().filter(|d| matches!(d, Decision::Serve { .. })).count();
+        assert_eq!((served, decisions.len()), (5, 6));
     }
 
     #[test]
