@@ -73,7 +73,11 @@ impl<'a> Run<'a> {
         let is_still = self.reader.source.info().is_still;
         let mut current = frame::Video::empty();
         while !self.sampler.is_done() {
-            let Some(shown) = self.reader.next(&mut current)? else { break };
+            let next = self.reader.next(&mut current)?;
+            if let Some(until) = self.reader.take_repeated() {
+                self.sampler.extend(until);
+            }
+            let Some(shown) = next else { break };
             if !self.sampler.is_in_order(shown.pts) {
                 self.reader.summary.misplaced_frames += 1;
                 continue;

@@ -32,6 +32,8 @@ pub struct Reader {
     pub skips: bool,
     /// Where the packets of the track end (pts on the continuous clock).
     packets_end: i64,
+    /// Until when empty packets repeat the last frame.
+    repeated_until: Option<i64>,
     /// Whether the container knows when packets are decoded, but not when frames are displayed, as
     /// AVI does.
     lacks_pts: bool,
@@ -66,6 +68,7 @@ impl Reader {
             broke: None,
             skips: skipping != Discard::Default,
             packets_end: i64::MIN,
+            repeated_until: None,
             lacks_pts: false,
             delay: None,
             raw_pts: 0,
@@ -207,6 +210,14 @@ impl Reader {
             let duration = packet.duration().max(self.usual_duration());
             self.packets_end = self.packets_end.max(pts.saturating_add(duration));
         }
+        if packet.size() == 0 {
+            // Theora and some AVI say so that the last frame stays on display.
+            self.repeated_until = packet
+                .pts()
+                .or(packet.dts())
+                .map(|pts| pts.saturating_add(packet.duration().max(self.usual_duration())));
+            return Ok(());
+        }
         let is_corrupt = packet.is_corrupt();
         match self.decoder.send_packet(&packet) {
             Ok(()) if is_corrupt => self.summary.corrupt_packets += 1,
@@ -255,6 +266,11 @@ impl Reader {
     fn usual_duration(&self) -> i64 {
         let rate = self.track.frame_rate.unwrap_or(Rational { num: 25, den: 1 });
         ffi::rescale_down(1, Rational { num: rate.den, den: rate.num }, self.track.time_base).max(1)
+    }
+
+    /// Until when the frame before the last one was repeated, if it was.
+    pub fn take_repeated(&mut self) -> Option<Timestamp> {
+        self.repeated_until.take().map(|until| self.source.time_of(&self.track, until))
     }
 
     /// Until when `last`, the last frame, is on display. Where frames are left out, the packets

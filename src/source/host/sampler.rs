@@ -72,6 +72,13 @@ impl Sampler {
         self.held.is_none_or(|held| pts > held.pts)
     }
 
+    /// The held frame is on display until then.
+    pub fn extend(&mut self, until: Timestamp) {
+        if let Some(held) = &mut self.held {
+            held.duration = held.duration.max(until - held.pts);
+        }
+    }
+
     /// Decides all targets before `frame`, which is then the one on display. `strength` is its
     /// change from the frame before. The decisions speak of the frame that was held before.
     pub fn push(&mut self, frame: Shown, strength: Option<f32>, decide: &mut impl FnMut(Decision)) {
@@ -250,13 +257,21 @@ mod tests {
     }
 
     #[test]
+    fn a_repeated_frame_stays_on_display() {
+        let mut sampler = Sampler::new(every_half_second(Some(6)));
+        sampler.push(shown(0, 40), None, &mut |_| {});
+        sampler.extend(Timestamp::from_millis(2_100));
+        let mut decisions = Vec::new();
+        sampler.push(shown(2_600, 40), None, &mut |decision| decisions.push(decision));
+        let served = decisions.iter().filter(|d| matches!(d, Decision::Serve { .. })).count();
+        assert_eq!((served, decisions.len()), (5, 6));
+    }
+
+    #[test]
     fn one_frame_stands_for_the_first_target_alone() {
         let targets = Targets { offset: Micros::from_millis(375), ..every_half_second(None) };
         assert_eq!(run(targets, &[shown(0, 40)], None), [(375, Some(0))]);
-        assert_eq!(
-            run(targets, &[shown(7000, 40)], None),
-            [(375, None), (7375, None)][..1].to_vec()
-        );
+        assert_eq!(run(targets, &[shown(7000, 40)], None), [(375, None), (7375, Some(7000))]);
     }
 
     #[test]
