@@ -30,7 +30,7 @@ const LIST_TIMES_TOP: usize = 5;
 /// Scores below which a list only guesses. Every vector is somewhere near every other, and without
 /// a floor a list that found nothing would outvote one that did, since ranks are all that is fused.
 /// In the default space unrelated sentences reach about 0.15, and pictures about 0.1; a share of 0.3
-/// leaves out what has but the small words of a query. A single list that was asked for has none.
+/// leaves out what has but the small words of a query. A list that is alone has no floor.
 fn floor(channel: Channel, by: By) -> f32 {
     match (by, channel) {
         (By::Words, _) => 0.3,
@@ -239,7 +239,8 @@ impl Memory {
             list.first().is_some_and(|best| best.score >= floor(*channel, *by))
         };
         // Where every list guesses, a guess with its low score is still better than nothing.
-        if lists.len() > 1 && lists.iter().any(is_found) {
+        let several = lists.iter().filter(|(_, _, list)| !list.is_empty()).count() > 1;
+        if several && lists.iter().any(is_found) {
             for (channel, by, list) in &mut lists {
                 list.retain(|ranked| ranked.score >= floor(*channel, *by));
             }
