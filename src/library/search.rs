@@ -4,6 +4,7 @@
 //! to the segment that holds its midpoint. Scores of different lists are never compared: the lists
 //! are fused by reciprocal rank (Cormack, Clarke and Büttcher, 2009).
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -375,7 +376,11 @@ fn fuse(lists: &[List], top: usize) -> Vec<Fused> {
                 fused: 0.0,
             });
             unit.fused += 1.0 / (FUSION + rank as f64);
-            if unit.found.iter().all(|(other, _)| rank < *other) {
+            // At the same rank, words tell the moment better: a cue's time, not a segment's.
+            let is_first = |(other, found): &(usize, Found)| {
+                (rank, Reverse(*by)) < (*other, Reverse(found.by))
+            };
+            if unit.found.iter().all(is_first) {
                 unit.span = ranked.span;
             }
             unit.found.push((rank, Found { channel: *channel, by: *by, score: ranked.score }));
@@ -383,7 +388,7 @@ fn fuse(lists: &[List], top: usize) -> Vec<Fused> {
     }
     let mut units: Vec<Fused> = units.into_values().collect();
     for unit in &mut units {
-        unit.found.sort_by_key(|(rank, _)| *rank);
+        unit.found.sort_by_key(|(rank, found)| (*rank, Reverse(found.by)));
     }
     units.sort_by(|a, b| b.fused.total_cmp(&a.fused).then(a.unit.cmp(&b.unit)));
     units.truncate(top);

@@ -137,7 +137,7 @@ fn embedded_subtitles_are_cues_with_their_language() {
 #[test]
 fn search_can_be_narrowed() {
     let folder = TempDir::new().unwrap();
-    let (one, two) = (film(folder.path(), "one.mp4"), film(folder.path(), "two.mp4"));
+    let (one, two) = (film(folder.path(), "one.mp4"), film_of(folder.path(), "two.mp4", 3.2));
     for name in ["one.srt", "two.srt"] {
         fs::write(folder.path().join(name), SUBTITLES).unwrap();
     }
@@ -226,7 +226,7 @@ fn a_picture_and_a_clip_find_what_looks_like_them_and_the_moment_can_be_cut_out(
 #[test]
 fn a_forgotten_source_is_gone_and_the_others_stay() {
     let folder = TempDir::new().unwrap();
-    let (one, two) = (film(folder.path(), "one.mp4"), film(folder.path(), "two.mp4"));
+    let (one, two) = (film(folder.path(), "one.mp4"), film_of(folder.path(), "two.mp4", 3.2));
     fs::write(folder.path().join("one.srt"), SUBTITLES).unwrap();
     let library = folder.path().join("library");
     index(&library, &[&one, &two]).exits(0);

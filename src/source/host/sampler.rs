@@ -298,8 +298,11 @@ mod tests {
             let frames_of = |decisions: &[(i64, Option<i64>)]| {
                 decisions.iter().filter(|(_, frame)| frame.is_some()).copied().collect::<Vec<_>>()
             };
-            // With one part before the first frame, that part's rule for single frames applies.
+            // With one part before the first frame, that part's rule for single frames applies; and it
+            // applies to the whole where the picture comes and goes between two targets.
             prop_assume!(frames[0].pts.0 / 500_000 < cut as i64);
+            let end = frames.last().map_or(0, |last| (last.pts + last.duration).0);
+            prop_assume!((frames[0].pts.0 - 1).div_euclid(500_000) < (end - 1) / 500_000);
             prop_assert_eq!(frames_of(&whole), frames_of(&parts));
         }
     }
