@@ -65,6 +65,17 @@ impl Loaded {
                 encoder.dim()
             )));
         }
+        if codebook.origin().encoder != encoder_manifest.id {
+            // Not refused: a library made with it is what another codebook can be fitted on.
+            tracing::warn!(
+                "codebook {} was fitted on features of {}, so the visual words of {} mean little; \
+                 index, fit one with `cinelex codebook fit LIBRARY --encoder {}`, and index again",
+                pipeline.codebook,
+                codebook.origin().encoder,
+                encoder_manifest.id,
+                pipeline.encoder
+            );
+        }
         let has_classes = encoder_manifest.encoder()?.classes.is_some();
         let space = has_classes
             .then(|| JointSpace::open(models, &encoder_manifest, &text_manifest, threads))

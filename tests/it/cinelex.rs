@@ -15,7 +15,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn new(output: &Output) -> Ran {
+    pub fn new(output: &Output) -> Ran {
         Ran {
             // Ended by a signal: no code is that.
             code: output.status.code().unwrap_or(-1),

@@ -373,11 +373,7 @@ fn an_interrupted_run_keeps_what_is_finished_and_the_next_one_goes_on() {
         .unwrap();
     // Interrupt once the first chunk is in the record.
     for _ in 0..600 {
-        let clips = library.join("library.sqlite").exists()
-            && Ran::lines(&finish(command(["library", "info", "--json"]).arg(&library)), "info")
-                .first()
-                .is_some_and(|info| info["clips"].as_u64() > Some(0));
-        if clips {
+        if library.join("library.sqlite").exists() && clips_of(&library) > 0 {
             break;
         }
         std::thread::sleep(std::time::Duration::from_millis(100));
@@ -401,4 +397,80 @@ fn an_interrupted_run_keeps_what_is_finished_and_the_next_one_goes_on() {
             .collect::<Vec<_>>()
     };
     assert_eq!(clips(&library), clips(&whole));
+}
+
+/// The processes that `parent` has started and that serve decoding.
+fn hosts_of(parent: u32) -> Vec<i32> {
+    let children = format!("/proc/{parent}/task/{parent}/children");
+    let listed = fs::read_to_string(children).unwrap_or_default();
+    listed.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_host_that_is_killed_costs_its_source_only() {
+    let folder = TempDir::new().unwrap();
+    ffmpeg(
+        folder.path(),
+        "-f lavfi -i testsrc2=s=1280x720:r=25:d=240 -c:v libx264 -preset ultrafast -g 50 -pix_fmt yuv420p a_long.mp4",
+    );
+    let good = film(folder.path(), "b_good.mp4");
+    let library = folder.path().join("library");
+    let child = command(["index", "--json", "--workers", "1", "--library"])
+        .arg(&library)
+        .args([&folder.path().join("a_long.mp4"), &good])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Once the first chunk is in the record, the host is in the midst of the second.
+    for _ in 0..1_200 {
+        if library.join("library.sqlite").exists() && clips_of(&library) > 0 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    for host in hosts_of(child.id()) {
+        let host = rustix::process::Pid::from_raw(host).unwrap();
+        rustix::process::kill_process(host, rustix::process::Signal::KILL).unwrap();
+    }
+    let ran = Ran::new(&child.wait_with_output().unwrap()).exits(1);
+    let long = ran.source("a_long.mp4");
+    assert_eq!((&long["state"], &long["clips"]), (&json!("failed"), &json!(80)), "{long}");
+    assert!(long["error"]["reason"].as_str().unwrap().contains("crashed"), "{long}");
+    assert_eq!(ran.source("b_good.mp4")["clips"], 2);
+    // Another run reads what is missing, and no more.
+    let again = index(&library, &[&folder.path().join("a_long.mp4")]).exits(0);
+    assert_eq!(again.source("a_long.mp4")["clips"], 80);
+    assert_eq!(clips_of(&library), 162);
+}
+
+/// How many clips a library holds; none where it cannot be read yet.
+fn clips_of(library: &Path) -> u64 {
+    let ran = finish(command(["library", "info", "--json"]).arg(library));
+    ran.lines("info").first().and_then(|info| info["clips"].as_u64()).unwrap_or(0)
+}
+
+/// Needs `cinelex setup efficientnet-lite1`.
+#[test]
+fn another_encoder_is_a_line_in_the_pipeline() {
+    let folder = TempDir::new().unwrap();
+    let film = film(folder.path(), "film.mp4");
+    let text = include_str!("../../pipelines/default.toml")
+        .replace("\"efficientnet-lite0\"", "\"efficientnet-lite1\"");
+    let pipeline = folder.path().join("lite1.toml");
+    fs::write(&pipeline, text).unwrap();
+    let library = folder.path().join("library");
+    let ran = index_with(&library, &[&film], &["--pipeline", path(&pipeline)]).exits(0);
+    assert_eq!(ran.source("film.mp4")["clips"], 2);
+    // The default codebook knows another encoder's features, and that is said.
+    assert!(ran.err.contains("codebook fit"), "{ran:?}");
+    let hits = search(&library, &["a test picture", "--channel", "picture"]).exits(0).lines("hit");
+    assert_eq!(hits.len(), 1);
+
+    // The default pipeline builds beside it, and takes over when it is complete.
+    index(&library, &[&film]).exits(0);
+    let recipes = info(&library)["recipes"].as_array().unwrap().clone();
+    let clips: Vec<_> = recipes.iter().filter(|recipe| recipe["kind"] == "clip").collect();
+    assert_eq!(clips.len(), 1, "{clips:?}");
+    assert!(clips[0]["description"]["encoder"].as_str().unwrap().starts_with("efficientnet-lite0"));
 }
