@@ -256,5 +256,5 @@ fn unit_rows(features: ArrayView2<f32>) -> Array2<f32> {
     unit
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "fit"))]
 mod tests;

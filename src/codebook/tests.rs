@@ -15,7 +15,6 @@ fn samples(rows: usize, dims: usize, seed: u64) -> Array2<f32> {
     })
 }
 
-#[cfg(feature = "fit")]
 mod fitted {
     use super::*;
 

@@ -80,7 +80,6 @@ fn drawn_collection(folder: &Path) -> PathBuf {
     collection
 }
 
-#[cfg(feature = "fit")]
 #[test]
 fn fitting_takes_the_train_split_and_gives_the_same_file_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -109,7 +108,6 @@ fn fitting_takes_the_train_split_and_gives_the_same_file_again() {
     assert!(levels[1]["perplexity"].as_f64().unwrap() >= 1.0);
 }
 
-#[cfg(feature = "fit")]
 #[test]
 fn what_cannot_be_fitted_is_wrong_usage() {
     let folder = tempfile::tempdir().unwrap();

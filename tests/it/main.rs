@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod cinelex;
+#[cfg(feature = "fit")]
 mod codebook;
 mod decoding;
 mod faults;
