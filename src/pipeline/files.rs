@@ -103,6 +103,11 @@ impl Files<'_> {
             self.unchanged(id, location)?;
             return Ok(None);
         }
+        if let Some(twin) = shared.being_read(id) {
+            let notice = format!("the same bytes as {}, which is being indexed", twin.input.name());
+            shared.unchanged(id, location, None, vec![notice]);
+            return Ok(None);
+        }
         let (cues, mut notices) = self.all_cues(&input, &info, location);
         let done: BTreeSet<u32> = {
             let mut library = shared.library();

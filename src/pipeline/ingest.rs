@@ -173,6 +173,11 @@ impl Shared<'_> {
         });
     }
 
+    /// The source under this id that is being read in this run, if one is.
+    pub fn being_read(&self, id: SourceId) -> Option<Arc<Opened>> {
+        lock(&self.open).iter().find(|open| open.id == id).cloned()
+    }
+
     /// Reports a source that the library had already; `new_cues` counts the words that were read
     /// again since the files beside it have changed.
     pub fn unchanged(
@@ -488,7 +493,10 @@ impl Pending {
             tally.gap_length = Micros(tally.gap_length.0.saturating_add(gap.span.length().0));
         }
         let end = record.clips.last().map_or(start, |clip| clip.head.span.end);
-        Ok(end.max(self.seen.min(span.end)) - start)
+        let end = end.max(self.seen.min(span.end));
+        // The last clip's place on the grid reaches beyond the source's end.
+        let length = source.length.unwrap_or(end - Timestamp::ZERO);
+        Ok((end.min(Timestamp::ZERO + length) - start).max(Micros::ZERO))
     }
 }
 
