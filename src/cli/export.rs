@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
-use crate::library::{Hit, Place};
+use crate::library::{Hit, Location, Place};
 use crate::time::Span;
 
 /// What was written.
@@ -17,35 +17,50 @@ pub struct Exported {
     pub span: Span,
 }
 
-/// Writes the hit's span into `file`, whose ending says the format. The moment is encoded anew, so
-/// that it begins and ends where the hit does and not at the nearest keyframes.
+/// Whether a moment could be written into `file`, before anything is searched.
 ///
 /// # Errors
-/// `InvalidInput` where `file` exists; `NotFound` where the source or ffmpeg is not there.
-pub fn cut(hit: &Hit, file: &Path) -> Result<Exported> {
-    let source = match hit.location.as_ref().map(|location| &location.place) {
-        Some(Place::Path(path)) if path.exists() => path,
-        _ => {
-            return Err(Error::not_found(
-                "its file is not there any more, so nothing can be cut out",
-            )
-            .in_source(&hit.name));
-        }
-    };
+/// `InvalidInput` where it exists already, or has no ending that says its format.
+pub fn check(file: &Path) -> Result<()> {
     if file.exists() {
         return Err(Error::invalid_input(format!(
             "{} exists already; name a new file",
             file.display()
         )));
     }
-    let partial = beside(file)?;
+    if file.file_name().is_none() || file.extension().is_none() {
+        return Err(Error::invalid_input(format!(
+            "{} has no ending that says its format, such as .mp4",
+            file.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Writes the hit's span into `file`, which [`check`] has found fit. The moment is encoded anew, so
+/// that it begins and ends where the hit does and not at the nearest keyframes. Its source is
+/// read at the first of `locations` that is still there.
+///
+/// # Errors
+/// `NotFound` where the source or ffmpeg is not there; `InvalidInput` where ffmpeg cannot write this
+/// format.
+pub fn cut(hit: &Hit, locations: &[Location], file: &Path) -> Result<Exported> {
+    let path = |location: &'_ Location| match &location.place {
+        Place::Path(path) if path.exists() => Some(path.clone()),
+        _ => None,
+    };
+    let source = locations.iter().find_map(path).ok_or_else(|| {
+        Error::not_found("its file is not there any more, so nothing can be cut out")
+            .in_source(&hit.name)
+    })?;
+    let partial = beside(file);
     let span = Span::new(hit.span.start_us, hit.span.end_us);
     let output = Command::new("ffmpeg")
         .args(["-nostdin", "-v", "error", "-protocol_whitelist", "file"])
         .args(["-ss", &span.start.as_secs_f64().to_string()])
         .args(["-t", &span.length().as_secs_f64().to_string()])
         .arg("-i")
-        .arg(as_file(source))
+        .arg(as_file(&source))
         .args(["-map", "0:v:0?", "-map", "0:a:0?", "-y"])
         .arg(as_file(&partial))
         .stdin(Stdio::null())
@@ -73,17 +88,12 @@ pub fn cut(hit: &Hit, file: &Path) -> Result<Exported> {
     Ok(Exported { file: file.display().to_string(), span })
 }
 
-/// A name for the unfinished file, with the same ending.
-fn beside(file: &Path) -> Result<PathBuf> {
-    let name = file.file_name().filter(|_| file.extension().is_some()).ok_or_else(|| {
-        Error::invalid_input(format!(
-            "{} has no ending that says its format, such as .mp4",
-            file.display()
-        ))
-    })?;
-    let mut partial = OsString::from(".partial-");
-    partial.push(name);
-    Ok(file.with_file_name(partial))
+/// A name for the unfinished file, with the same ending. ffmpeg takes `%` in names of pictures for
+/// numbers, so nothing of the name but its ending is kept.
+fn beside(file: &Path) -> PathBuf {
+    let mut partial = OsString::from(format!(".partial-{}.", std::process::id()));
+    partial.push(file.extension().unwrap_or_default());
+    file.with_file_name(partial)
 }
 
 /// A path that ffmpeg takes for nothing else: no option, no protocol.

@@ -1,5 +1,6 @@
 //! `cinelex index`: sources into a library.
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -16,7 +17,7 @@ use crate::source::listing;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Files, folders (with what is in them), patterns such as 'tapes/*.mp4', or http(s) addresses;
-    /// `-` reads such names from standard input, one a line
+    /// `-` reads such names from standard input, one a line or separated by NUL
     #[arg(required = true)]
     sources: Vec<std::ffi::OsString>,
     /// The library's folder; made if it is not there
@@ -53,10 +54,15 @@ pub fn run(args: Args) -> CommandResult {
     })?;
     let cancel = interrupt::cancel_on_signal()?;
     let found = listing::expand(&args.sources, args.images);
+    if found.is_empty() {
+        return Err(Failure::usage(Error::invalid_input("the list of sources is empty")));
+    }
     let mut locations = Vec::new();
     let mut missing = Vec::new();
+    let mut seen = HashSet::new();
     for location in found {
         match location {
+            Ok(location) if !seen.insert(location.clone()) => {}
             Ok(location) => locations.push(location),
             Err(error) => {
                 let source = error.source_name().unwrap_or("?").to_owned();
@@ -74,9 +80,8 @@ pub fn run(args: Args) -> CommandResult {
     let show = |progress: &Progress<'_>| match (&bars, progress) {
         (Some(bars), progress) => bars.show(progress),
         (None, Progress::Finished(report)) => {
-            if let Err(error) = print_json("source_report", report) {
-                tracing::error!(%error, "cannot report");
-            }
+            // Whoever read this may have had enough; the work goes on, and the end tells.
+            let _ = print_json("source_report", report);
         }
         (None, _) => {}
     };
@@ -128,14 +133,26 @@ fn print_report(report: &RunReport, verbose: bool) -> Result<(), Error> {
         report.segments,
         sum(|source| source.gaps),
     ))?;
-    print_line(&format!(
-        "{:.1} s of media in {:.1} s: {:.1}x real time",
-        report.media_secs,
-        report.elapsed_secs,
-        report.times_real_time()
-    ))?;
+    if report.media_secs > 0.0 && !report.interrupted {
+        print_line(&format!(
+            "{:.1} s of media in {:.1} s: {:.1}x real time",
+            report.media_secs,
+            report.elapsed_secs,
+            report.times_real_time()
+        ))?;
+    }
+    if report.waiting > 0 {
+        print_line(&format!(
+            "Another pipeline has read {} sources that this one has not. Search answers from that one \
+             until they are indexed with this one too, or forgotten.",
+            report.waiting
+        ))?;
+    }
     if report.interrupted {
-        print_line("Interrupted: what was finished is kept. The same command goes on from there.")?;
+        print_line(
+            "Interrupted: finished files and finished parts of two minutes are kept. The same command \
+             goes on from there.",
+        )?;
     }
     if verbose {
         print_line("")?;

@@ -17,7 +17,7 @@ pub fn cancel_on_signal() -> Result<Cancel> {
         if asked.swap(true, Ordering::AcqRel) {
             std::process::exit(INTERRUPTED);
         }
-        eprintln!("\nStopping: what is finished is kept. Once more to stop at once.");
+        super::note("\nStopping: what is finished is kept. Once more to stop at once.");
         flag.cancel();
     })
     .map_err(|cause| Error::internal("cannot listen for Ctrl-C").caused_by(cause))?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{CommandResult, Failure, Outcome, print_json, print_line};
+use super::{CommandResult, Failure, Outcome, one_line, print_json, print_line};
 use crate::error::Result;
 use crate::library::{ClipRow, Info, Place, Reader, SegmentRow, Shown, Source, Tree, Writer};
 use crate::media::{Cue, CueKind, Gap, TimedWord, TrackKind, VisualWord};
@@ -218,11 +218,6 @@ fn dotted(path: &[u32]) -> String {
 }
 
 /// Text from a file or a file's name, with nothing in it that moves the cursor.
-fn one_line(text: &str) -> String {
-    let shown = text.chars().map(|char| if char.is_control() { ' ' } else { char });
-    shown.collect()
-}
-
 fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["bytes", "kB", "MB", "GB"] {

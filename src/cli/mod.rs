@@ -17,6 +17,7 @@ mod setup;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
@@ -81,14 +82,28 @@ pub fn print_json(kind: &'static str, value: &impl Serialize) -> Result<(), Erro
     print_line(&line)
 }
 
-/// A line on standard output. A closed pipe (`| head`) ends the program quietly.
+/// Whoever read standard output has had enough (`| head`): no failure, and nothing to say.
+static READER_GONE: AtomicBool = AtomicBool::new(false);
+
+/// A line on standard output.
 pub fn print_line(line: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{line}") {
-        Ok(()) => Ok(()),
-        Err(cause) if cause.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(cause) => Err(Error::io("standard output", "write to", cause)),
-    }
+    writeln!(out, "{line}").map_err(|cause| {
+        if cause.kind() == std::io::ErrorKind::BrokenPipe {
+            READER_GONE.store(true, Ordering::Release);
+        }
+        Error::io("standard output", "write to", cause)
+    })
+}
+
+/// A line on standard error, for people. Where nobody reads it, the work goes on.
+pub fn note(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Text that a file's name or a subtitle brought, on one line and unable to move the cursor.
+fn one_line(text: &str) -> String {
+    text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
 }
 
 /// `--tag KEY=VALUE`.
@@ -179,9 +194,10 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::SomeFailed) => ExitCode::from(1),
         Ok(Outcome::Interrupted) => ExitCode::from(130),
+        Err(_) if READER_GONE.load(Ordering::Acquire) => ExitCode::SUCCESS,
         Err(Failure { code, error }) => {
             if let Some(error) = error {
-                eprintln!("cinelex: {error}");
+                note(&format!("cinelex: {error}"));
             }
             ExitCode::from(code)
         }

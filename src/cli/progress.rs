@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::note;
 use crate::pipeline::{Progress, SourceReport, SourceState};
 use crate::time::Micros;
 
@@ -116,9 +117,9 @@ impl IndexProgress {
                 }
                 let line = finished_line(report);
                 if self.plain {
-                    eprintln!("[{}/{}] {line}", state.finished, state.sources);
+                    note(&format!("[{}/{}] {line}", state.finished, state.sources));
                 } else {
-                    self.bars.suspend(|| eprintln!("{line}"));
+                    self.bars.suspend(|| note(&line));
                 }
             }
         }
@@ -132,6 +133,8 @@ impl IndexProgress {
         let left = (share > 0.0)
             .then(|| Duration::try_from_secs_f64(elapsed.as_secs_f64() * (1.0 - share) / share))
             .and_then(Result::ok);
+        // Sources differ in length, and all are not done before the longest one is.
+        let left = left.max(state.open.values().filter_map(Source::left).max());
         self.all.set_position((share * STEPS as f64) as u64);
         self.all.set_prefix(format!("{} of {} sources", state.finished, state.sources));
         let speed = times_real_time(state.done, state.started);

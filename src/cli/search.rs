@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CommandResult, Failure, Outcome, export, print_json, print_line};
+use super::export::{self, Exported};
+use super::{CommandResult, Failure, Outcome, one_line, print_json, print_line};
 use crate::error::{Error, Result};
-use crate::library::{ClipId, Hit, Place, Query, Reader, RecipeKind, Space};
+use crate::library::{ClipId, Hit, Query, Reader, RecipeKind, Space};
 use crate::media::Channel;
 use crate::model::{Device, Models};
 use crate::pipeline::{Loaded, Pipeline};
@@ -48,7 +49,7 @@ pub struct Args {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     top: u16,
     /// Leave out hits whose best score is lower
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = finite)]
     min_score: Option<f32>,
     /// Cut the best hit's moment out into a new file, whose ending says the format
     #[arg(long, value_name = "FILE")]
@@ -62,6 +63,10 @@ pub struct Args {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+}
+
+fn finite(text: &str) -> std::result::Result<f32, String> {
+    text.parse().ok().filter(|score: &f32| score.is_finite()).ok_or("write a number".to_owned())
 }
 
 /// An instant on the wall clock, as people write it.
@@ -111,6 +116,9 @@ pub fn run(args: Args) -> CommandResult {
             query.vectors.push((Channel::Speech, vector));
         }
     }
+    if let Some(file) = &args.export {
+        export::check(file).map_err(Failure::usage)?;
+    }
     let hits = reader.search(&query)?;
     for hit in &hits {
         if args.json { print_json("hit", hit)? } else { print_hit(hit)? }
@@ -122,14 +130,14 @@ pub fn run(args: Args) -> CommandResult {
         let best = hits
             .first()
             .ok_or_else(|| Error::not_found("nothing was found, so there is nothing to cut out"))?;
-        let exported = export::cut(best, file)?;
+        let source = reader.source(&best.source.to_string())?;
+        let exported = export::cut(best, &source.locations, file)?;
         if args.json {
             print_json("export", &exported)?;
         } else {
-            print_line(&format!(
-                "Cut {} out of {} into {}",
-                exported.span, best.name, exported.file
-            ))?;
+            let Exported { span, file } = exported;
+            let (name, file) = (one_line(&best.name), one_line(&file));
+            print_line(&format!("Cut {span} out of {name} into {file}"))?;
         }
     }
     Ok(Outcome::Done)
@@ -223,17 +231,14 @@ fn print_hit(hit: &Hit) -> Result<()> {
 
 fn place(hit: &Hit) -> String {
     match &hit.location {
-        Some(location) => match &location.place {
-            Place::Path(path) => path.display().to_string(),
-            Place::Url(url) => url.clone(),
-        },
-        None => format!("{} (gone)", hit.name),
+        Some(location) => one_line(&location.place.to_string()),
+        None => format!("{} (gone)", one_line(&hit.name)),
     }
 }
 
 /// At most `most` characters of one line.
 fn shortened(text: &str, most: usize) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = one_line(&text.split_whitespace().collect::<Vec<_>>().join(" "));
     if line.chars().count() <= most {
         return line;
     }

@@ -92,7 +92,8 @@ impl Reader {
     pub fn open(folder: &Path) -> Result<Self> {
         for role in [RECORD, FEATURES] {
             let path = folder.join(role.file_name);
-            if !path.exists() {
+            let there = path.try_exists().map_err(|cause| Error::io(&path, "read", cause))?;
+            if !there {
                 return Err(Error::not_found(format!(
                     "{} is not a library: {} is missing; `cinelex index` makes one",
                     folder.display(),

@@ -28,7 +28,7 @@ impl Writer {
                 "INSERT INTO recipes (hash, kind, state, space, branching, depth, description, \
                  added_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
                  ON CONFLICT (hash) DO UPDATE SET \
-                 state = CASE state WHEN 'retired' THEN 'building' ELSE state END",
+                 state = CASE WHEN state IN ('retired', 'swept') THEN 'building' ELSE state END",
                 params![
                     recipe.id.to_string(),
                     recipe.kind.as_str(),

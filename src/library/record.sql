@@ -36,7 +36,8 @@ CREATE TABLE sources (
     wall_origin TEXT,
     state TEXT NOT NULL,
     error TEXT,
-    added_us INTEGER NOT NULL
+    added_us INTEGER NOT NULL,
+    grown_from TEXT
 ) STRICT;
 
 CREATE TABLE locations (

@@ -135,6 +135,59 @@ impl Writer {
         })
     }
 
+    /// Notes that `source` is what became of the file that `shorter` was, so that
+    /// [`Writer::settle_growth`] can let it take that one's place when it is complete.
+    pub fn note_growth(&mut self, source: SourceId, shorter: SourceId) -> Result<()> {
+        self.record.write(|sql| {
+            let key = rows::source_key(sql, source)?;
+            sql.execute(
+                "UPDATE sources SET grown_from = ?2 WHERE key = ?1",
+                params![key, shorter.to_string()],
+            )?;
+            sql.execute(
+                "INSERT OR IGNORE INTO tags SELECT ?1, tags.name, tags.value FROM tags \
+                 JOIN sources ON sources.key = tags.source WHERE sources.id = ?2",
+                params![key, shorter.to_string()],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Forgets what this source was when it was shorter, unless that is still to be found at some
+    /// other place.
+    pub fn settle_growth(&mut self, source: SourceId) -> Result<()> {
+        let shorter: Option<SourceId> = self.record.read(|sql| {
+            let find = "SELECT id FROM sources WHERE id = (SELECT grown_from FROM sources \
+                 WHERE id = ?1) AND NOT EXISTS (SELECT 1 FROM locations \
+                 WHERE locations.source = sources.key)";
+            let mut find = sql.prepare_cached(find)?;
+            Ok(find.query_row([source.to_string()], |row| rows::text(row, 0)).optional()?)
+        })?;
+        match shorter.map(|shorter| self.forget(shorter)) {
+            // The rows are gone; a reader holds up only the emptying of the log, which is done later.
+            Some(Err(error)) if error.kind() == crate::error::Kind::Unavailable => {}
+            Some(Err(error)) => return Err(error),
+            Some(Ok(_)) | None => {}
+        }
+        self.record.write(|sql| {
+            let key = rows::source_key(sql, source)?;
+            sql.execute("UPDATE sources SET grown_from = NULL WHERE key = ?1", [key])?;
+            Ok(())
+        })
+    }
+
+    /// Where a source was seen, in order of place.
+    pub fn places(&self, source: SourceId) -> Result<Vec<Place>> {
+        self.record.read(|sql| {
+            let find = format!(
+                "SELECT {} FROM locations WHERE source = ?1 ORDER BY kind, place",
+                rows::LOCATION
+            );
+            let key = rows::source_key(sql, source)?;
+            rows::all(sql, &find, [key], |row| Ok(rows::location(row)?.place))
+        })
+    }
+
     /// The source that was last seen at `place`, with what the place looked like then.
     pub fn source_at(&self, place: &Place) -> Result<Option<(SourceId, Location)>> {
         self.record.read(|sql| {

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::ingest::{CHUNK_CLIPS, Opened, Shared};
-use super::jobs::{ChunkJob, Chunks, Job};
+use super::jobs::{ChunkJob, Chunks, Job, Jobs};
 use crate::error::{Error, Result};
 use crate::graph::{Event, Outlet, Source, Streams};
 use crate::library::{self, NewSource, Origin, Place, SourceId, State, WallClock, WallOrigin};
@@ -32,11 +32,10 @@ impl Source for Files<'_> {
         match self.shared.jobs.take() {
             None => return Ok(Streams::Over),
             Some(Job::Open(location)) => {
-                let opened = self.open(&location);
-                // Whatever came of it, the other readers must not wait for it any longer.
-                let chunks = opened.as_ref().ok().and_then(Option::as_ref);
-                self.shared.jobs.opened(chunks.cloned());
-                if let Some((source, chunks)) = opened?
+                let opening = Opening(&self.shared.jobs);
+                let opened = self.open(&location)?;
+                opening.over(opened.clone());
+                if let Some((source, chunks)) = opened
                     && chunks.is_empty()
                 {
                     self.shared.finish(&source)?;
@@ -48,6 +47,23 @@ impl Source for Files<'_> {
             }
         }
         Ok(Streams::MayFollow)
+    }
+}
+
+/// A source that is being looked into. Whatever comes of that, the other readers must not wait for
+/// it any longer.
+struct Opening<'a>(&'a Jobs<Location, Opened>);
+
+impl Opening<'_> {
+    fn over(self, chunks: Option<(Arc<Opened>, Chunks)>) {
+        self.0.opened(chunks);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.opened(None);
     }
 }
 
@@ -103,12 +119,15 @@ impl Files<'_> {
             self.unchanged(id, location)?;
             return Ok(None);
         }
+        if let Some(shorter) = shorter.filter(|shorter| *shorter != id) {
+            shared.library().note_growth(id, shorter)?;
+        }
         if let Some(twin) = shared.being_read(id) {
             let notice = format!("the same bytes as {}, which is being indexed", twin.input.name());
             shared.unchanged(id, location, None, vec![notice]);
             return Ok(None);
         }
-        let (cues, mut notices) = self.all_cues(&input, &info, location);
+        let (cues, mut notices) = self.all_cues(id, &input, &info)?;
         let done: BTreeSet<u32> = {
             let mut library = shared.library();
             library.set_tags(id, &shared.tags)?;
@@ -123,9 +142,7 @@ impl Files<'_> {
                 Vec::new()
             }
         };
-        let supersedes = shorter.filter(|shorter| *shorter != id);
-        let streams = chunks.len();
-        let opened = Opened::new(id, supersedes, input, length, streams, cues.len(), notices);
+        let opened = Opened::new(id, input, length, chunks.len(), cues.len(), notices);
         let opened = Arc::new(opened);
         shared.opened(&opened, done.len());
         Ok(Some((opened, chunks)))
@@ -137,7 +154,7 @@ impl Files<'_> {
 
     /// The picture and the text inside are as they were; files beside it may have changed.
     fn unchanged(&mut self, id: SourceId, location: &Location) -> Result<()> {
-        let (cues, notices) = self.sidecar_cues(location);
+        let (cues, notices) = self.sidecar_cues(id)?;
         let changed = {
             let mut library = self.shared.library();
             library.set_tags(id, &self.shared.tags)?;
@@ -149,11 +166,11 @@ impl Files<'_> {
 
     fn all_cues(
         &mut self,
+        id: SourceId,
         input: &Input,
         info: &MediaInfo,
-        location: &Location,
-    ) -> (Vec<Cue>, Vec<String>) {
-        let (mut cues, mut notices) = self.sidecar_cues(location);
+    ) -> Result<(Vec<Cue>, Vec<String>)> {
+        let (mut cues, mut notices) = self.sidecar_cues(id)?;
         if info.of_kind(TrackKind::Text).any(|track| !track.is_bitmap) {
             let read = self.read_cues(input, &CueRequest::Embedded { track: None }, &mut cues);
             notices.extend(read.unwrap_or_else(|error| {
@@ -163,27 +180,36 @@ impl Files<'_> {
         if info.of_kind(TrackKind::Text).any(|track| track.is_bitmap) {
             notices.push("subtitles that are pictures cannot be read".to_owned());
         }
-        (cues, notices)
+        Ok((cues, notices))
     }
 
-    /// The cues of the subtitle files beside a source. Text that cannot be read is a notice, and
-    /// fails nothing.
-    fn sidecar_cues(&mut self, location: &Location) -> (Vec<Cue>, Vec<String>) {
+    /// The cues of the subtitle files beside a source, at all places where it is known to be: a link
+    /// to a film elsewhere has no subtitles beside it, and takes none away. Text that cannot be read
+    /// is a notice, and fails nothing.
+    fn sidecar_cues(&mut self, id: SourceId) -> Result<(Vec<Cue>, Vec<String>)> {
         let (mut cues, mut notices) = (Vec::new(), Vec::new());
-        let Location::File(path) = location else { return (cues, notices) };
-        for sidecar in sidecars(path) {
-            let location = Location::File(sidecar.path);
-            let read = Input::open(&location).and_then(|input| {
-                let name = input.name().rsplit('/').next().unwrap_or_default().to_owned();
-                let track = format!("sidecar:{name}");
-                let request = CueRequest::Sidecar { language: sidecar.language, track };
-                self.read_cues(&input, &request, &mut cues)
-            });
-            notices.extend(read.unwrap_or_else(|error| {
-                vec![format!("subtitles {location} cannot be read: {}", error.reason())]
-            }));
+        let places = self.shared.library().places(id)?;
+        let mut names = BTreeSet::new();
+        for place in places {
+            let Place::Path(path) = place else { continue };
+            for sidecar in sidecars(&path) {
+                let location = Location::File(sidecar.path);
+                let read = Input::open(&location).and_then(|input| {
+                    let name = input.name().rsplit('/').next().unwrap_or_default().to_owned();
+                    if !names.insert(name.clone()) {
+                        // A copy of the film, with a copy of its subtitles.
+                        return Ok(Vec::new());
+                    }
+                    let track = format!("sidecar:{name}");
+                    let request = CueRequest::Sidecar { language: sidecar.language, track };
+                    self.read_cues(&input, &request, &mut cues)
+                });
+                notices.extend(read.unwrap_or_else(|error| {
+                    vec![format!("subtitles {location} cannot be read: {}", error.reason())]
+                }));
+            }
         }
-        (cues, notices)
+        Ok((cues, notices))
     }
 
     fn read_cues(
@@ -214,10 +240,12 @@ impl Files<'_> {
         let missing = |number: &u32| !done.contains(number);
         match length {
             Some(length) if info.has_random_access && !info.is_still => {
-                let count = u32::try_from(1 + (length.0 - 1) / chunk.0).unwrap_or(u32::MAX);
-                // The length may be understated, so the last chunk has no end.
-                let end = |number| (number + 1 < count).then_some(number + 1);
-                (0..count).filter(missing).map(|number| (number, end(number))).collect()
+                let last = u32::try_from((length.0 - 1) / chunk.0).unwrap_or(u32::MAX);
+                let closed = (0..last).filter(missing).map(|number| (number, Some(number + 1)));
+                // The length may be understated, so the last stream has no end; and as it may have
+                // been cut off behind the stated length, it goes on from its first missing chunk.
+                let open = (last..u32::MAX).find(missing).map(|first| (first, None));
+                closed.chain(open).collect()
             }
             _ => (0..u32::MAX).find(missing).map(|first| (first, None)).into_iter().collect(),
         }
@@ -251,6 +279,17 @@ impl Files<'_> {
         for event in self.host.picture(&job.source.input, request)? {
             let event = match event? {
                 PictureEvent::Frame(frame) => Event::Item(frame),
+                // A length that is not believed is no reason for a gap of a year.
+                PictureEvent::Gap(gap)
+                    if job.source.length.is_none() && gap.span.length() > LONGEST_UNPROVEN =>
+                {
+                    job.source.notice(format!(
+                        "the header states a length that the file does not have; nothing was seen \
+                         after {}",
+                        gap.span.start
+                    ));
+                    continue;
+                }
                 PictureEvent::Gap(gap) => Event::Gap(gap),
                 PictureEvent::Watermark(at) => Event::Watermark(at),
                 PictureEvent::Notice(notice) => {
@@ -326,13 +365,20 @@ fn wall_clock(info: &MediaInfo) -> Option<WallClock> {
     plausible.then(|| WallClock { start_us: stated.as_microsecond(), origin: WallOrigin::File })
 }
 
+/// A length that is believed whatever the size: four hours.
+const LONGEST_UNPROVEN: Micros = Micros::from_millis(4 * 3_600_000);
+/// No length beyond is believed: a thousand hours.
+const LONGEST: Micros = Micros::from_millis(1_000 * 3_600_000);
+
 /// The source's length, unless its header states one that its size belies: then it is read to its
 /// end, and nobody plans a million chunks of nothing.
 fn plausible_length(info: &MediaInfo, input: &Input) -> Option<Micros> {
     const LEAST_BYTES_A_SEC: f64 = 16.0;
     let length = info.duration.filter(|length| *length > Micros::ZERO)?;
     let size = input.file().and_then(|file| file.metadata().ok()).map(|metadata| metadata.len());
-    let belied = length > Micros::from_millis(3_600_000)
-        && size.is_some_and(|size| (size as f64) < length.as_secs_f64() * LEAST_BYTES_A_SEC);
-    (!belied).then_some(length)
+    let is_short = length <= LONGEST_UNPROVEN;
+    let is_borne_out = size.is_some_and(|size| {
+        length <= LONGEST && size as f64 >= length.as_secs_f64() * LEAST_BYTES_A_SEC
+    });
+    (is_short || is_borne_out).then_some(length)
 }

@@ -40,8 +40,6 @@ pub struct Options {
 #[derive(Debug)]
 pub(super) struct Opened {
     pub id: SourceId,
-    /// What the library has of the same file when it was shorter; goes when this one is complete.
-    supersedes: Option<SourceId>,
     pub input: Input,
     pub length: Option<Micros>,
     tally: Mutex<Tally>,
@@ -67,7 +65,6 @@ struct Tally {
 impl Opened {
     pub fn new(
         id: SourceId,
-        supersedes: Option<SourceId>,
         input: Input,
         length: Option<Micros>,
         streams: usize,
@@ -87,7 +84,7 @@ impl Opened {
             error: None,
             interrupted: false,
         };
-        Opened { id, supersedes, input, length, tally: Mutex::new(tally) }
+        Opened { id, input, length, tally: Mutex::new(tally) }
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -278,8 +275,8 @@ impl Shared<'_> {
         if let Some(stored) = stored {
             let mut library = self.library();
             library.finish_source(source.id, &self.recipe, stored, error)?;
-            if let (State::Complete, Some(shorter)) = (stored, source.supersedes) {
-                library.forget(shorter)?;
+            if stored == State::Complete {
+                library.settle_growth(source.id)?;
             }
         }
         self.report(report);
@@ -350,7 +347,12 @@ pub fn index(
 
     let mut stored = Micros::ZERO;
     let (stages, segments) = std::thread::scope(|scope| {
-        let understanding = scope.spawn(|| understand.all(&receiver, &options.cancel));
+        let cancel = &options.cancel;
+        let understand = &mut understand;
+        // The receiver goes with the thread, so that nobody waits for one that has failed.
+        let understanding = scope.spawn(move || understand.all(&receiver, cancel));
+        // Told even if a stage panics, since the scope waits for the thread.
+        let over = NoMore(&shared.understand);
         let grid = |stream| {
             let first = shared.jobs.of(stream).map_or(0, |job| job.first);
             ClipGrid::new(shared.clip, shared.chunk_start(first))
@@ -363,15 +365,15 @@ pub fn index(
             run.sink(indexed, &mut recorder, |length| stored = Micros(stored.0 + length.0))
         });
         let stages = stages.and_then(|stages| shared.finish_all().map(|()| stages));
-        // The other half reads on what is in the record already, and then ends.
-        let _ = shared.understand.send(None);
+        drop(over);
         let segments =
             understanding.join().unwrap_or_else(|_| Err(Error::internal("understanding panicked")));
         (stages, segments)
     });
-    let report = RunReport {
+    let mut report = RunReport {
         interrupted: options.cancel.is_cancelled(),
         not_begun: shared.jobs.unopened(),
+        waiting: 0,
         segments: segments?,
         media_secs: stored.as_secs_f64(),
         elapsed_secs: started.elapsed().as_secs_f64(),
@@ -380,14 +382,29 @@ pub fn index(
     };
     let mut library = lock(&library);
     for recipe in [&clip_recipe.id, &segment_recipe.id] {
-        if library.waiting_for(recipe)?.is_empty() {
+        let waiting = library.waiting_for(recipe)?.len();
+        report.waiting = report.waiting.max(waiting);
+        if waiting == 0 {
             library.activate_recipe(recipe)?;
         }
     }
-    let json = serde_json::to_value(&report)
+    // Thousands of unchanged sources would make every day's report as long as the first.
+    let mut kept = report.clone();
+    kept.sources.retain(|source| source.state != SourceState::Unchanged);
+    let json = serde_json::to_value(&kept)
         .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))?;
     library.record_run(&json)?;
     Ok(report)
+}
+
+/// Tells the other half that no more comes: it reads on what is in the record, and then ends.
+struct NoMore<'a>(&'a crossbeam_channel::Sender<Option<SourceId>>);
+
+impl Drop for NoMore<'_> {
+    fn drop(&mut self) {
+        // It is gone already where it failed.
+        let _ = self.0.send(None);
+    }
 }
 
 /// The graph's sink: clips into the record, a chunk in a transaction.

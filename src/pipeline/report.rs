@@ -93,6 +93,9 @@ pub struct RunReport {
     pub interrupted: bool,
     /// Sources that an interrupted run did not come to.
     pub not_begun: usize,
+    /// Sources that only another pipeline has read: until this one has read them too, or they are
+    /// forgotten, search answers from that one.
+    pub waiting: usize,
     pub segments: u64,
     /// Media that came through the graph, in seconds.
     pub media_secs: f64,
