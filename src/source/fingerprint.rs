@@ -52,7 +52,7 @@ impl Fingerprint {
             Some(file) => Self::of_parts(file).map_err(|error| error.in_source(input.name())),
             None => {
                 let mut hasher = blake3::Hasher::new_derive_key("cinelex 2026 address");
-                hasher.update(input.name().as_bytes());
+                hasher.update(input.bare_url().as_bytes());
                 Ok(Fingerprint(*hasher.finalize().as_bytes()))
             }
         }

@@ -94,6 +94,15 @@ impl Input {
         &self.name
     }
 
+    /// The URL without `user:password@`, its query included; empty for a file.
+    pub(super) fn bare_url(&self) -> String {
+        let Origin::Url(url) = &self.origin else { return String::new() };
+        let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+        let (host, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+        format!("{scheme}://{host}{tail}")
+    }
+
     /// The open file; `None` for a URL.
     pub fn file(&self) -> Option<&File> {
         match &self.origin {

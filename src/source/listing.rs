@@ -21,7 +21,7 @@ const IMAGES: [&str; 16] = [
 ];
 /// Extensions of what is surely no film. Anything else in a folder is tried: FFmpeg tells formats
 /// by their content, and reads more than any list of extensions would have.
-const NO_FILMS: [&str; 94] = [
+const NO_FILMS: [&str; 96] = [
     "7z",
     "a",
     "ass",
@@ -38,15 +38,15 @@ const NO_FILMS: [&str; 94] = [
     "cue",
     "db",
     "deb",
+    "dll",
     "doc",
     "docx",
-    "dll",
     "ds_store",
     "eml",
     "epub",
     "exe",
-    "gz",
     "go",
+    "gz",
     "h",
     "hpp",
     "htm",
@@ -68,6 +68,7 @@ const NO_FILMS: [&str; 94] = [
     "m3u8",
     "md",
     "mjs",
+    "mobi",
     "nfo",
     "npy",
     "npz",
@@ -110,6 +111,7 @@ const NO_FILMS: [&str; 94] = [
     "ttf",
     "txt",
     "vtt",
+    "xhtml",
     "xls",
     "xlsx",
     "xml",

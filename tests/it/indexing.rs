@@ -104,7 +104,10 @@ fn a_file_that_is_still_being_written_is_one_source_that_grows() {
     let growing = folder.path().join("growing.ts");
     let library = folder.path().join("library");
     fs::write(&growing, &whole[..whole.len() / 2]).unwrap();
-    let first = index(&library, &[&growing]).exits(0).source("growing.ts")["clips"].clone();
+    let first = index_with(&library, &[&growing], &["--tag", "shelf=12"])
+        .exits(0)
+        .source("growing.ts")["clips"]
+        .clone();
     assert!((3..=5).contains(&first.as_u64().unwrap()), "{first}");
     fs::OpenOptions::new()
         .append(true)
@@ -115,6 +118,46 @@ fn a_file_that_is_still_being_written_is_one_source_that_grows() {
     index(&library, &[&growing]).exits(0);
     let info = info(&library);
     assert_eq!((&info["sources"], &info["clips"]), (&json!(1), &json!(8)));
+    // What was said about it still holds.
+    let found = search(&library, &["a test picture", "--tag", "shelf=12"]).exits(0);
+    assert!(!found.lines("hit").is_empty());
+}
+
+#[test]
+fn a_link_elsewhere_takes_no_subtitles_away() {
+    let folder = TempDir::new().unwrap();
+    let film = film(folder.path(), "film.mp4");
+    fs::write(folder.path().join("film.srt"), SUBTITLES).unwrap();
+    let library = folder.path().join("library");
+    index(&library, &[&film]).exits(0);
+    let elsewhere = folder.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let link = elsewhere.join("link.mp4");
+    std::os::unix::fs::symlink(&film, &link).unwrap();
+    assert_eq!(index(&library, &[&link]).exits(0).source("link.mp4")["state"], "unchanged");
+    assert_eq!((&info(&library)["cues"], &info(&library)["sources"]), (&json!(2), &json!(1)));
+}
+
+#[test]
+fn a_reader_that_goes_away_stops_no_indexing() {
+    let folder = TempDir::new().unwrap();
+    let films: Vec<PathBuf> = (0..4)
+        .map(|number| film_of(folder.path(), &format!("{number}.mp4"), 2.0 + f64::from(number)))
+        .collect();
+    for options in [&["--json"][..], &[]] {
+        let library = folder.path().join(format!("library{}", options.len()));
+        let mut child = command(["index", "--workers", "1", "--library"])
+            .arg(&library)
+            .args(options)
+            .args(&films)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        assert!(child.wait().unwrap().success());
+        assert_eq!(info(&library)["complete"], 4);
+    }
 }
 
 #[test]
@@ -216,7 +259,7 @@ fn a_picture_and_a_clip_find_what_looks_like_them_and_the_moment_can_be_cut_out(
     let wanted = (hit["end_us"].as_i64().unwrap() - start) as f64 / 1e6;
     assert!((secs - wanted).abs() < 0.1, "{secs} s for {wanted} s");
     // A file that is there is not overwritten.
-    search(&library, &["--image", path(&picture), "--export", path(&cut)]).exits(1);
+    search(&library, &["--image", path(&picture), "--export", path(&cut)]).exits(2);
 
     let clip = hit["clip"].as_str().unwrap();
     let like = search(&library, &["--like", clip, "--top", "1"]).exits(0).lines("hit").remove(0);
@@ -354,19 +397,45 @@ fn an_address_is_indexed_and_its_password_is_kept_nowhere() {
     }
 }
 
+/// Six minutes: three chunks.
+fn long_film(folder: &Path, name: &str) -> PathBuf {
+    ffmpeg(
+        folder,
+        &format!(
+            "-f lavfi -i testsrc2=s=640x360:r=25:d=360 -c:v libx264 -preset ultrafast -g 50 \
+             -pix_fmt yuv420p {name}"
+        ),
+    );
+    folder.join(name)
+}
+
 #[test]
 fn an_interrupted_run_keeps_what_is_finished_and_the_next_one_goes_on() {
     let folder = TempDir::new().unwrap();
-    // Six minutes: three chunks.
-    ffmpeg(
-        folder.path(),
-        "-f lavfi -i testsrc2=s=640x360:r=25:d=360 -c:v libx264 -preset ultrafast -g 50 -pix_fmt yuv420p long.mp4",
-    );
-    let film = folder.path().join("long.mp4");
-    let library = folder.path().join("library");
+    let film = long_film(folder.path(), "long.mp4");
+    interrupt_and_go_on(folder.path(), &film);
+}
+
+#[test]
+fn a_film_whose_header_understates_its_length_is_read_on_to_its_end() {
+    let folder = TempDir::new().unwrap();
+    let film = long_film(folder.path(), "long.mkv");
+    let mut bytes = fs::read(&film).unwrap();
+    // Matroska's Duration: element 0x4489, 8 bytes, a float of milliseconds.
+    let at = (0..bytes.len()).find(|&at| bytes[at..].starts_with(&[0x44, 0x89, 0x88])).unwrap();
+    bytes[at + 3..at + 11].copy_from_slice(&60_000f64.to_be_bytes());
+    fs::write(&film, bytes).unwrap();
+    interrupt_and_go_on(folder.path(), &film);
+}
+
+/// Interrupts the indexing of a [`long_film`] after its first chunk, goes on, and compares with an
+/// unbroken run.
+fn interrupt_and_go_on(folder: &Path, film: &Path) {
+    let library = folder.join("library");
+    let name = film.file_name().unwrap().to_str().unwrap();
     let mut child = command(["index", "--json", "--workers", "1", "--library"])
         .arg(&library)
-        .arg(&film)
+        .arg(film)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -385,13 +454,13 @@ fn an_interrupted_run_keeps_what_is_finished_and_the_next_one_goes_on() {
     let kept = info(&library)["clips"].as_u64().unwrap();
     assert!((80..240).contains(&kept), "{kept} clips are kept");
 
-    let ran = index(&library, &[&film]).exits(0);
-    assert_eq!(ran.source("long.mp4")["clips"].as_u64().unwrap() + kept, 240);
+    let ran = index(&library, &[film]).exits(0);
+    assert_eq!(ran.source(name)["clips"].as_u64().unwrap() + kept, 240);
     // The same as an unbroken run gives.
-    let whole = folder.path().join("whole");
-    index(&whole, &[&film]).exits(0);
+    let whole = folder.join("whole");
+    index(&whole, &[film]).exits(0);
     let clips = |library: &Path| {
-        let clips = show(library, "long.mp4").lines("clip").into_iter();
+        let clips = show(library, name).lines("clip").into_iter();
         clips
             .map(|clip| (clip["start_us"].clone(), clip["visual_words"].clone()))
             .collect::<Vec<_>>()
@@ -473,4 +542,12 @@ fn another_encoder_is_a_line_in_the_pipeline() {
     let clips: Vec<_> = recipes.iter().filter(|recipe| recipe["kind"] == "clip").collect();
     assert_eq!(clips.len(), 1, "{clips:?}");
     assert!(clips[0]["description"]["encoder"].as_str().unwrap().starts_with("efficientnet-lite0"));
+
+    // And back: a recipe that was cleared away is built anew, and seen.
+    index_with(&library, &[&film], &["--pipeline", path(&pipeline)]).exits(0);
+    assert_eq!(show(&library, "film.mp4").lines("clip").len(), 2);
+    // Where a film is left to the other pipeline, that is said.
+    let other = film_of(folder.path(), "other.mp4", 2.0);
+    let ran = index(&library, &[&other]).exits(0);
+    assert_eq!(ran.line("run")["waiting"], 1);
 }

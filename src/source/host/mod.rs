@@ -182,5 +182,7 @@ fn explain(doing: &str, cause: ffmpeg_next::Error) -> Error {
         },
         _ => Kind::Corrupt,
     };
-    Error::new(kind, doing).caused_by(cause)
+    // FFmpeg has no words for some of its errors.
+    let error = Error::new(kind, doing);
+    if cause.to_string().is_empty() { error } else { error.caused_by(cause) }
 }
