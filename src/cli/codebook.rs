@@ -100,9 +100,10 @@ struct ShowArgs {
     library: PathBuf,
     /// The word's number
     word: Option<u32>,
-    /// The codebook that the library was indexed with: an id, a manifest or a .safetensors file
-    #[arg(long, default_value = "codebook-default", value_name = "ID|FILE")]
-    codebook: String,
+    /// The codebook that the library was indexed with, if it is not built in: a manifest or a
+    /// .safetensors file
+    #[arg(long, value_name = "ID|FILE")]
+    codebook: Option<String>,
     /// How many clips or words
     #[arg(long, default_value_t = 10)]
     top: usize,
@@ -118,9 +119,9 @@ struct StatsArgs {
     /// For a codebook: measure it on the photos of these folders, or on these libraries
     #[arg(long, value_name = "DIR")]
     on: Vec<PathBuf>,
-    /// For a library: the codebook that it was indexed with
-    #[arg(long, default_value = "codebook-default", value_name = "ID|FILE")]
-    codebook: String,
+    /// For a library: the codebook that it was indexed with, if it is not built in
+    #[arg(long, value_name = "ID|FILE")]
+    codebook: Option<String>,
     #[command(flatten)]
     encode: EncodeArgs,
     /// One JSON object a line: a `codebook`, then a `level` for each level
@@ -274,9 +275,13 @@ struct Opened {
     reader: Reader,
     recipe: Recipe,
     codebook: Codebook,
+    /// The codebook's id or file.
+    name: String,
 }
 
-fn open(library: &Path, codebook: &str) -> Result<Opened, Failure> {
+/// `codebook` is an id, a manifest or a file; without one, the built-in codebook that the library was
+/// indexed with is taken.
+fn open(library: &Path, codebook: Option<&str>) -> Result<Opened, Failure> {
     let reader = Reader::open(library).map_err(Failure::cannot_open)?;
     let recipe =
         reader.current(RecipeKind::Clip).map_err(Failure::cannot_open)?.ok_or_else(|| {
@@ -284,19 +289,25 @@ fn open(library: &Path, codebook: &str) -> Result<Opened, Failure> {
             Failure::cannot_open(Error::not_found(empty))
         })?;
     let models = Models::open().map_err(Failure::cannot_open)?;
-    let name = codebook;
-    let codebook = load(&models, codebook).map_err(Failure::cannot_open)?;
-    let id = codebook.id().to_hex();
-    let used = recipe.description.get("codebook").and_then(|id| id.as_str());
-    if used != Some(id.as_str()) {
-        let other = format!(
-            "{} was indexed with another codebook than {name} (id {}): name it with --codebook",
-            library.display(),
-            used.unwrap_or("unknown")
-        );
-        return Err(Failure::usage(Error::invalid_input(other)));
+    let used = recipe.description.get("codebook").and_then(|id| id.as_str()).unwrap_or("unknown");
+    let built_in = models.built_in().iter().filter(|known| known.task.as_str() == "codebook");
+    let names = match codebook {
+        Some(name) => vec![name],
+        None => built_in.map(|known| known.id.as_str()).collect(),
+    };
+    for name in &names {
+        let codebook = load(&models, name).map_err(Failure::cannot_open)?;
+        if codebook.id().to_hex().as_str() == used {
+            let name = (*name).to_owned();
+            return Ok(Opened { reader, recipe, codebook, name });
+        }
     }
-    Ok(Opened { reader, recipe, codebook })
+    Err(Failure::usage(Error::invalid_input(format!(
+        "{} was indexed with the codebook {used}, not with {}: name its file or manifest with \
+         --codebook",
+        library.display(),
+        names.join(" or ")
+    ))))
 }
 
 impl Opened {
@@ -355,7 +366,7 @@ fn shown_path(codebook: &Codebook, word: VisualWord) -> String {
 }
 
 fn show(args: &ShowArgs) -> CommandResult {
-    let opened = open(&args.library, &args.codebook)?;
+    let opened = open(&args.library, args.codebook.as_deref())?;
     match args.word {
         Some(word) => show_word(&opened, VisualWord(word), args),
         None => show_used(&opened, args),
@@ -460,8 +471,8 @@ fn stats(args: &StatsArgs) -> CommandResult {
 }
 
 fn library_stats(library: &Path, args: &StatsArgs) -> CommandResult {
-    let opened = open(library, &args.codebook)?;
-    describe(&opened.codebook, &args.codebook, args.json)?;
+    let opened = open(library, args.codebook.as_deref())?;
+    describe(&opened.codebook, &opened.name, args.json)?;
     let mut rows = Vec::new();
     opened.reader.each_features(&opened.recipe.id, |_, features| {
         rows.extend(features.into_iter().map(half::f16::to_f32));

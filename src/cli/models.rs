@@ -136,8 +136,10 @@ impl ModelLine {
 
     pub(super) fn print_table(lines: &[ModelLine]) -> Result<()> {
         let longest = lines.iter().map(|line| line.name().len()).max().unwrap_or(0);
+        let licence =
+            lines.iter().map(|line| line.licence.chars().count()).max().unwrap_or(0).max(7);
         let head = format!(
-            "{:longest$}  {:8} {:9} {:>10}  {:13} {:10} {:10} where",
+            "{:longest$}  {:8} {:9} {:>10}  {:licence$}  {:10} {:10} where",
             "model", "version", "task", "size", "licence", "commercial", "state"
         );
         print_line(&head)?;
@@ -158,7 +160,7 @@ impl ModelLine {
             let place = first.and_then(Path::parent);
             let place = place.map_or("(built in)".to_owned(), |place| place.display().to_string());
             print_line(&format!(
-                "{:longest$}  {:8} {:9} {size:>10}  {:13} {commercial:10} {state:10} {place}",
+                "{:longest$}  {:8} {:9} {size:>10}  {:licence$}  {commercial:10} {state:10} {place}",
                 line.name(),
                 line.version,
                 line.task,
