@@ -256,5 +256,6 @@ fn unit_rows(features: ArrayView2<f32>) -> Array2<f32> {
     unit
 }
 
-#[cfg(all(test, feature = "fit"))]
+#[cfg(test)]
+#[cfg(feature = "fit")]
 mod tests;
