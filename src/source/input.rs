@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::listing::{Location, shown_path, shown_url};
+use super::listing::{Location, bare_url, shown_path, shown_url};
 use super::protocol::Address;
 use crate::error::{Error, Kind, Result};
 
@@ -96,11 +96,10 @@ impl Input {
 
     /// The URL without `user:password@`, its query included; empty for a file.
     pub(super) fn bare_url(&self) -> String {
-        let Origin::Url(url) = &self.origin else { return String::new() };
-        let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-        let (host, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-        format!("{scheme}://{host}{tail}")
+        match &self.origin {
+            Origin::Url(url) => bare_url(url),
+            Origin::File { .. } => String::new(),
+        }
     }
 
     /// The open file; `None` for a URL.

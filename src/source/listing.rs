@@ -155,12 +155,16 @@ pub(super) fn shown_path(path: &Path) -> String {
 /// The address without user, password, query (signed addresses carry their key there) and
 /// fragment.
 pub(super) fn shown_url(url: &str) -> String {
+    let bare = bare_url(url);
+    escape_controls(bare.split(['?', '#']).next().unwrap_or_default())
+}
+
+/// An address without the `user:password@` that it may have.
+pub(super) fn bare_url(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let path = path.split(['?', '#']).next().unwrap_or_default();
-    escape_controls(&format!("{scheme}://{host}{path}"))
+    format!("{scheme}://{host}{tail}")
 }
 
 fn escape_controls(text: &str) -> String {
