@@ -1,0 +1,223 @@
+//! Runs that are stopped (killed, interrupted, at any moment) and run again: the library is what an
+//! unbroken run gives, and nobody stays behind.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tempfile::TempDir;
+
+use crate::cinelex::{Ran, command, finish, index, index_with, info};
+use crate::media::ffmpeg;
+use crate::same::assert_same;
+
+const SUBTITLES: &str = "1\n00:00:00,200 --> 00:00:02,400\nThe harbour lies in the fog.\n\n\
+                         2\n00:00:02,600 --> 00:00:05,800\nA ferry sounds its horn.\n";
+
+/// Small films of several kinds, with subtitles inside and beside them.
+fn films(folder: &Path) -> Vec<PathBuf> {
+    fs::write(folder.join("a.en.srt"), SUBTITLES).unwrap();
+    fs::write(folder.join("words.srt"), SUBTITLES.replace("ferry", "tug")).unwrap();
+    let picture = "-f lavfi -i testsrc2=s=160x90:r=10";
+    for (name, input, options) in [
+        ("a.mp4", "-f lavfi -i sine", "-t 6 -c:v libx264 -g 20 -c:a aac"),
+        ("b.ts", "", "-t 6 -c:v mpeg2video"),
+        ("c.avi", "", "-t 7 -c:v mpeg4 -vf negate"),
+        ("d.mkv", "-i words.srt", "-t 9 -c:v libx264 -g 20 -c:s ass -vf hflip"),
+        ("e.mp4", "", "-t 3 -c:v libx264 -vf vflip"),
+    ] {
+        ffmpeg(folder, &format!("{picture} {input} {options} -pix_fmt yuv420p {name}"));
+    }
+    ["a.mp4", "b.ts", "c.avi", "d.mkv", "e.mp4"].map(|name| folder.join(name)).to_vec()
+}
+
+/// Of two chunks.
+fn long_film(folder: &Path) -> PathBuf {
+    ffmpeg(
+        folder,
+        "-f lavfi -i testsrc2=s=160x90:r=5:d=140 -c:v libx264 -g 50 -pix_fmt yuv420p long.mkv",
+    );
+    folder.join("long.mkv")
+}
+
+/// Begins to index as the leader of a process group, as a shell does it.
+fn begin(library: &Path, sources: &[&Path], options: &[&str]) -> Child {
+    let mut command = command(["index", "--json", "--library"]);
+    command.arg(library).args(options).args(sources).process_group(0);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_child(child)
+}
+
+/// The decoder hosts of a process, whichever of its threads started them.
+pub fn hosts_of(parent: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let listed = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let ids: Vec<u32> = listed
+        .flat_map(|line| line.split_whitespace().map(|id| id.parse().unwrap()).collect::<Vec<_>>())
+        .collect();
+    ids.into_iter().filter(|id| is_host(*id)).collect()
+}
+
+fn is_host(id: u32) -> bool {
+    fs::read(format!("/proc/{id}/cmdline"))
+        .is_ok_and(|line| line.windows(12).any(|window| window == b"decoder-host"))
+}
+
+/// Panics if one of `hosts` is still there after a moment.
+pub fn assert_gone(hosts: &[u32]) {
+    let patience = Instant::now() + Duration::from_secs(10);
+    while hosts.iter().any(|host| is_host(*host)) {
+        assert!(Instant::now() < patience, "a decoder host of {hosts:?} stayed behind");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// How many clips a library holds; none where there is no library yet.
+pub fn clips_of(library: &Path) -> u64 {
+    let ran = finish(command(["library", "info", "--json"]).arg(library));
+    assert!(ran.code == 0 || ran.err.contains("is not a library"), "{ran:?}");
+    ran.lines("info").first().and_then(|info| info["clips"].as_u64()).unwrap_or(0)
+}
+
+/// Waits until the library holds a clip.
+pub fn wait_for_clips(library: &Path) {
+    let patience = Instant::now() + Duration::from_secs(120);
+    while !library.join("library.sqlite").exists() || clips_of(library) == 0 {
+        assert!(Instant::now() < patience, "no clip for two minutes");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Kills runs at moments spread over the duration of an unbroken one, each in a library of its own
+/// that a second run completes. Returns how many of the killed runs had clips in their library.
+fn kill_runs(kills: u32, sources: &[&Path], folder: &Path) -> u32 {
+    let whole = folder.join("whole");
+    index(&whole, sources).exits(0);
+    let began = Instant::now();
+    index(&folder.join("timed"), sources).exits(0);
+    let mut duration = began.elapsed();
+    let (mut killed, mut with_clips) = (0, 0);
+    while killed < kills {
+        let library = folder.join(format!("killed{killed}"));
+        let mut child = begin(&library, sources, &[]);
+        std::thread::sleep(duration.mul_f64((f64::from(killed) + 0.5) / f64::from(kills)));
+        if child.try_wait().unwrap().is_some() {
+            // This one was faster than the one that was timed.
+            duration = duration.mul_f64(0.9);
+            fs::remove_dir_all(&library).unwrap();
+            continue;
+        }
+        // Stopped first, so that it starts no host between the listing and the end.
+        kill_process(pid(&child), Signal::STOP).unwrap();
+        let hosts = hosts_of(child.id());
+        if killed.is_multiple_of(2) {
+            kill_process(pid(&child), Signal::KILL).unwrap();
+        } else {
+            kill_process_group(pid(&child), Signal::KILL).unwrap();
+        }
+        child.wait().unwrap();
+        assert_gone(&hosts);
+        with_clips += u32::from(clips_of(&library) > 0);
+        index(&library, sources).exits(0);
+        assert_same(&whole, &library);
+        fs::remove_dir_all(&library).unwrap();
+        killed += 1;
+    }
+    with_clips
+}
+
+fn paths(films: &[PathBuf]) -> Vec<&Path> {
+    films.iter().map(PathBuf::as_path).collect()
+}
+
+#[test]
+fn a_killed_run_is_completed_by_the_next_one() {
+    let folder = TempDir::new().unwrap();
+    let films = films(folder.path());
+    kill_runs(8, &paths(&films), folder.path());
+}
+
+#[test]
+#[ignore = "slow: 50 runs are killed and completed"]
+fn fifty_killed_runs_are_completed_by_the_next_ones() {
+    let folder = TempDir::new().unwrap();
+    let mut films = films(folder.path());
+    films.push(long_film(folder.path()));
+    let with_clips = kill_runs(50, &paths(&films), folder.path());
+    assert!(with_clips >= 30, "only {with_clips} of 50 runs were killed after the first commit");
+}
+
+#[test]
+fn workers_and_order_change_nothing() {
+    let folder = TempDir::new().unwrap();
+    let films = films(folder.path());
+    let forwards = paths(&films);
+    let backwards: Vec<&Path> = forwards.iter().rev().copied().collect();
+    let whole = folder.path().join("whole");
+    index_with(&whole, &forwards, &["--workers", "1"]).exits(0);
+    for (workers, sources) in [("2", &backwards), ("3", &forwards)] {
+        let library = folder.path().join(workers);
+        index_with(&library, sources, &["--workers", workers]).exits(0);
+        assert_same(&whole, &library);
+    }
+    // One after the other, by as many runs.
+    let library = folder.path().join("singly");
+    for film in &backwards {
+        index(&library, &[film]).exits(0);
+    }
+    assert_same(&whole, &library);
+}
+
+/// Sends `signals` to a run's whole group, as a terminal does, once the first chunk is in the
+/// record. Returns the run, and its library as the next run has completed it.
+fn interrupt(folder: &Path, signals: &[Signal], to_group: bool) -> Ran {
+    let film = long_film(folder);
+    let (whole, library) = (folder.join("whole"), folder.join("library"));
+    index(&whole, &[&film]).exits(0);
+    let child = begin(&library, &[&film], &["--workers", "1"]);
+    wait_for_clips(&library);
+    let hosts = hosts_of(child.id());
+    for signal in signals {
+        // The run may be over after the first.
+        let _ = if to_group {
+            kill_process_group(pid(&child), *signal)
+        } else {
+            kill_process(pid(&child), *signal)
+        };
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let ran = Ran::new(&child.wait_with_output().unwrap());
+    assert_gone(&hosts);
+    assert_eq!(info(&library)["clips"], 80, "what is finished is kept");
+    let next = index(&library, &[&film]).exits(0);
+    assert_eq!(next.source("long.mkv")["clips"], 14, "and not read again");
+    assert_same(&whole, &library);
+    ran
+}
+
+#[test]
+fn an_interrupt_from_the_terminal_ends_the_run_and_fails_no_source() {
+    let folder = TempDir::new().unwrap();
+    let ran = interrupt(folder.path(), &[Signal::INT], true).exits(130);
+    assert_eq!(ran.source("long.mkv")["state"], "interrupted", "{ran:?}");
+    assert_eq!(ran.line("run")["interrupted"], true);
+}
+
+#[test]
+fn a_request_to_end_keeps_what_is_finished() {
+    let folder = TempDir::new().unwrap();
+    let ran = interrupt(folder.path(), &[Signal::TERM], false).exits(130);
+    assert_eq!(ran.source("long.mkv")["state"], "interrupted", "{ran:?}");
+}
+
+#[test]
+fn a_second_interrupt_ends_at_once() {
+    let folder = TempDir::new().unwrap();
+    interrupt(folder.path(), &[Signal::INT, Signal::INT], true).exits(130);
+}
