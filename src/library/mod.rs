@@ -5,6 +5,7 @@
 //! holds the clips' features. One [`Writer`] at a time holds the folder's lock; any number of
 //! [`Reader`]s look on meanwhile. `docs/library.md` documents the tables.
 
+mod commit_point;
 mod dot;
 mod forget;
 mod ids;
@@ -23,6 +24,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use commit_point::COMMIT_POINTS;
 pub use forget::Forgotten;
 pub use ids::{ClipId, RecipeId, SourceId};
 pub use reader::{ClipRow, Info, Reader, RecipeInfo, SegmentRow, Shown};

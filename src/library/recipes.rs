@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::commit_point;
 use super::ids::{RecipeId, SourceId};
 use super::rows;
 use super::types::{Recipe, RecipeKind, Space};
@@ -41,7 +42,9 @@ impl Writer {
                 ],
             )?;
             Ok(())
-        })
+        })?;
+        commit_point::reached("recipe-added");
+        Ok(())
     }
 
     /// The sources whose clips are complete and whose segments are not.
@@ -93,6 +96,7 @@ impl Writer {
             sql.execute("UPDATE recipes SET state = 'current' WHERE key = ?1", [row.key])?;
             count_up(sql, kind)
         })?;
+        commit_point::reached("recipe-activated");
         self.sweep_retired()
     }
 
@@ -110,16 +114,21 @@ impl Writer {
                     ),
                     _ => format!("DELETE FROM {table} WHERE recipe = ?1"),
                 };
-                while self.record.write(|sql| Ok(sql.execute(&statement, [recipe])?))? > 0 {}
+                while self.record.write(|sql| Ok(sql.execute(&statement, [recipe])?))? > 0 {
+                    commit_point::reached("recipe-sweeping");
+                }
             }
             let statement = format!(
                 "DELETE FROM features WHERE rowid IN \
                  (SELECT rowid FROM features WHERE recipe = ?1 LIMIT {SWEEP_ROWS})"
             );
-            while self.features.write(|sql| Ok(sql.execute(&statement, [recipe])?))? > 0 {}
+            while self.features.write(|sql| Ok(sql.execute(&statement, [recipe])?))? > 0 {
+                commit_point::reached("recipe-sweeping");
+            }
             self.record.write(|sql| {
                 Ok(sql.execute("UPDATE recipes SET state = 'swept' WHERE key = ?1", [recipe])?)
             })?;
+            commit_point::reached("recipe-swept");
         }
         Ok(())
     }
