@@ -17,6 +17,7 @@ use super::schema::{Database, FEATURES, RECORD};
 use super::types::{ChunkRecord, Location, NewSource, Place, RecipeKind, SegmentRecord, State};
 use crate::error::{Error, Kind, Result};
 use crate::media::Cue;
+use crate::time::Micros;
 
 /// The one writer of a library. Whoever holds it holds the folder's lock, which the system takes
 /// back when the process ends, however it ends.
@@ -95,74 +96,47 @@ impl Writer {
     /// seen. A place that held another source before belongs to this one from now on.
     pub fn add_source(&mut self, new: &NewSource) -> Result<Added> {
         let media = to_json(&new.media)?;
-        let added = self.record.write(|sql| {
-            let mut find =
-                sql.prepare_cached("SELECT key, id FROM sources WHERE fingerprint = ?1")?;
-            let known = find
-                .query_row([&new.fingerprint], |row| Ok((row.get(0)?, rows::text(row, 1)?)))
-                .optional()?;
-            let (key, id): (i64, SourceId) = match known {
-                Some(found) => found,
-                None => {
-                    let id = SourceId::random();
-                    sql.execute(
-                        "INSERT INTO sources (id, fingerprint, name, origin, duration_us, media, \
-                         wall_start_us, wall_origin, state, added_us) \
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'new', ?9)",
-                        params![
-                            id.to_string(),
-                            new.fingerprint,
-                            new.name,
-                            new.origin.as_str(),
-                            new.duration.map(|length| length.0),
-                            media,
-                            new.wall.map(|wall| wall.start_us),
-                            new.wall.map(|wall| wall.origin.as_str()),
-                            now_us()
-                        ],
-                    )?;
-                    (sql.last_insert_rowid(), id)
-                }
-            };
-            let Location { place, size_bytes, modified_us, device, inode } = &new.location;
-            sql.execute(
-                "INSERT OR REPLACE INTO locations (kind, place, source, size_bytes, modified_us, \
-                 device, inode, seen_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                params![
-                    place.kind(),
-                    place.bytes(),
-                    key,
-                    size_bytes.map(|n| n as i64),
-                    modified_us,
-                    device.map(|n| n as i64),
-                    inode.map(|n| n as i64),
-                    now_us()
-                ],
-            )?;
-            Ok(Added { id, known: known.is_some() })
-        })?;
+        let added = self.record.write(|sql| Ok(add(sql, new, &media)?.1))?;
         commit_point::reached("source-added");
         Ok(added)
     }
 
-    /// Notes that `source` is what became of the file that `shorter` was, so that
-    /// [`Writer::settle_growth`] can let it take that one's place when it is complete.
-    pub fn note_growth(&mut self, source: SourceId, shorter: SourceId) -> Result<()> {
+    /// As [`Writer::add_source`], for a source that is what became of the file that `shorter` was.
+    /// It gets that one's tags, and where it is new or not read to its end,
+    /// [`Writer::settle_growth`] lets it take that one's place. One step, since afterwards nothing
+    /// tells that the place held the shorter one.
+    pub fn add_grown(&mut self, new: &NewSource, shorter: SourceId) -> Result<Added> {
+        let media = to_json(&new.media)?;
+        let added = self.record.write(|sql| {
+            let (key, added) = add(sql, new, &media)?;
+            let noted = sql.execute(
+                "UPDATE sources SET grown_from = ?2 \
+                 WHERE key = ?1 AND id <> ?2 AND state <> 'complete'",
+                params![key, shorter.to_string()],
+            )?;
+            if noted > 0 {
+                sql.execute(
+                    "INSERT OR IGNORE INTO tags SELECT ?1, tags.name, tags.value FROM tags \
+                     JOIN sources ON sources.key = tags.source WHERE sources.id = ?2",
+                    params![key, shorter.to_string()],
+                )?;
+            }
+            Ok(added)
+        })?;
+        commit_point::reached("growth-noted");
+        Ok(added)
+    }
+
+    /// Notes how long a source turned out to be.
+    pub fn set_duration(&mut self, source: SourceId, duration: Micros) -> Result<()> {
         self.record.write(|sql| {
             let key = rows::source_key(sql, source)?;
             sql.execute(
-                "UPDATE sources SET grown_from = ?2 WHERE key = ?1",
-                params![key, shorter.to_string()],
-            )?;
-            sql.execute(
-                "INSERT OR IGNORE INTO tags SELECT ?1, tags.name, tags.value FROM tags \
-                 JOIN sources ON sources.key = tags.source WHERE sources.id = ?2",
-                params![key, shorter.to_string()],
+                "UPDATE sources SET duration_us = ?2 WHERE key = ?1 AND duration_us IS NOT ?2",
+                params![key, duration.0],
             )?;
             Ok(())
-        })?;
-        commit_point::reached("growth-noted");
-        Ok(())
+        })
     }
 
     /// Forgets what this source was when it was shorter, unless that is still to be found at some
@@ -245,6 +219,14 @@ impl Writer {
         Ok(())
     }
 
+    /// The source's cues of all tracks.
+    pub fn cues(&self, source: SourceId) -> Result<Vec<Cue>> {
+        self.record.read(|sql| {
+            let find = format!("SELECT {} FROM cues WHERE source = ?1 ORDER BY key", rows::CUE);
+            rows::all(sql, &find, [rows::source_key(sql, source)?], rows::cue)
+        })
+    }
+
     /// The numbers of the chunks that are committed, in order.
     pub fn done_chunks(&self, source: SourceId, recipe: &RecipeId) -> Result<Vec<u32>> {
         self.record.read(|sql| {
@@ -317,7 +299,8 @@ impl Writer {
     }
 
     /// Replaces the source's cues of all tracks whose name starts with `tracks` (`sidecar:`,
-    /// `embedded:3`; empty for all). Says whether that changed anything.
+    /// `embedded:3`; empty for all). Says whether that changed anything; then its segments are no
+    /// longer complete.
     pub fn replace_cues(&mut self, source: SourceId, tracks: &str, cues: &[Cue]) -> Result<bool> {
         let known: Vec<Cue> = self.record.read(|sql| {
             let key = rows::source_key(sql, source)?;
@@ -339,6 +322,12 @@ impl Writer {
             sql.execute(
                 "DELETE FROM cues WHERE source = ?1 AND substr(track, 1, length(?2)) = ?2",
                 params![key, tracks],
+            )?;
+            // Should the process end before they are made anew, the next one knows.
+            sql.execute(
+                "UPDATE progress SET state = 'new' WHERE source = ?1 \
+                 AND recipe IN (SELECT key FROM recipes WHERE kind = 'segment')",
+                [key],
             )?;
             let mut insert = sql.prepare_cached(
                 "INSERT INTO cues (source, start_us, end_us, text, kind, language, track, \
@@ -472,6 +461,53 @@ impl Writer {
             Ok((rows::source_key(sql, source)?, row))
         })
     }
+}
+
+/// The source's key, and what [`Writer::add_source`] says.
+fn add(sql: &Connection, new: &NewSource, media: &str) -> Result<(i64, Added)> {
+    let mut find = sql.prepare_cached("SELECT key, id FROM sources WHERE fingerprint = ?1")?;
+    let known = find
+        .query_row([&new.fingerprint], |row| Ok((row.get(0)?, rows::text(row, 1)?)))
+        .optional()?;
+    let (key, id): (i64, SourceId) = match known {
+        Some(found) => found,
+        None => {
+            let id = SourceId::random();
+            sql.execute(
+                "INSERT INTO sources (id, fingerprint, name, origin, duration_us, media, \
+                 wall_start_us, wall_origin, state, added_us) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'new', ?9)",
+                params![
+                    id.to_string(),
+                    new.fingerprint,
+                    new.name,
+                    new.origin.as_str(),
+                    new.duration.map(|length| length.0),
+                    media,
+                    new.wall.map(|wall| wall.start_us),
+                    new.wall.map(|wall| wall.origin.as_str()),
+                    now_us()
+                ],
+            )?;
+            (sql.last_insert_rowid(), id)
+        }
+    };
+    let Location { place, size_bytes, modified_us, device, inode } = &new.location;
+    sql.execute(
+        "INSERT OR REPLACE INTO locations (kind, place, source, size_bytes, modified_us, \
+         device, inode, seen_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            place.kind(),
+            place.bytes(),
+            key,
+            size_bytes.map(|n| n as i64),
+            modified_us,
+            device.map(|n| n as i64),
+            inode.map(|n| n as i64),
+            now_us()
+        ],
+    )?;
+    Ok((key, Added { id, known: known.is_some() }))
 }
 
 fn refuse_other_content(folder: &Path) -> Result<()> {

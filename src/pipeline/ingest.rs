@@ -11,12 +11,13 @@ use super::loaded::Loaded;
 use super::report::{Problem, Progress, RunReport, SourceReport, SourceState};
 use super::stages::{Encode, Quantize};
 use super::understand::Understand;
+use super::witness::Witness;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Cancel, Event, Message, QueueLimits, Run, Sink, StreamId};
 use crate::library::{ChunkRecord, Reader, RecipeId, SourceId, State, Writer};
 use crate::media::{Gap, IndexedClip};
 use crate::picture::{ClipGrid, ClipRules};
-use crate::source::{Host, Input, Limits, Location, Rendition, Summary};
+use crate::source::{Host, Input, Limits, Location, MediaInfo, Rendition, Summary};
 use crate::time::{Micros, Span, Timestamp};
 
 /// Clips in a chunk: the unit of parallel decoding, of committing, and of resuming.
@@ -41,12 +42,15 @@ pub struct Options {
 pub(super) struct Opened {
     pub id: SourceId,
     pub input: Input,
+    pub witness: Witness,
+    /// As the container states it, where that is believed.
     pub length: Option<Micros>,
+    is_still: bool,
     tally: Mutex<Tally>,
 }
 
 /// What has come of a source so far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Tally {
     /// Streams of it that have not ended.
     streams: usize,
@@ -58,6 +62,8 @@ struct Tally {
     corrupt_packets: u64,
     damaged_frames: u64,
     misplaced_frames: u64,
+    /// Where the picture ends, of a stream that was read to the end.
+    end: Option<Timestamp>,
     error: Option<Problem>,
     interrupted: bool,
 }
@@ -66,25 +72,17 @@ impl Opened {
     pub fn new(
         id: SourceId,
         input: Input,
+        witness: Witness,
+        info: &MediaInfo,
         length: Option<Micros>,
-        streams: usize,
-        cues: usize,
-        notices: Vec<String>,
     ) -> Self {
-        let tally = Tally {
-            streams,
-            clips: 0,
-            cues: cues as u64,
-            gaps: 0,
-            gap_length: Micros::ZERO,
-            notices,
-            corrupt_packets: 0,
-            damaged_frames: 0,
-            misplaced_frames: 0,
-            error: None,
-            interrupted: false,
-        };
-        Opened { id, input, length, tally: Mutex::new(tally) }
+        Opened { id, input, witness, length, is_still: info.is_still, tally: Mutex::default() }
+    }
+
+    /// With so many streams to come and cues stored.
+    pub fn with_work(self, streams: usize, cues: usize, notices: Vec<String>) -> Self {
+        let tally = Tally { streams, cues: cues as u64, notices, ..Tally::default() };
+        Opened { tally: Mutex::new(tally), ..self }
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -101,12 +99,23 @@ impl Opened {
         }
     }
 
-    /// Counts what a finished request went through.
-    pub fn count(&self, summary: &Summary) {
+    /// Counts what a finished request went through, and learns from one that went on `to_end` where
+    /// that is.
+    pub fn count(&self, summary: &Summary, to_end: bool) {
         let mut tally = self.tally();
-        tally.corrupt_packets += summary.corrupt_packets;
-        tally.damaged_frames += summary.damaged_frames;
-        tally.misplaced_frames += summary.misplaced_frames;
+        tally.corrupt_packets = tally.corrupt_packets.saturating_add(summary.corrupt_packets);
+        tally.damaged_frames = tally.damaged_frames.saturating_add(summary.damaged_frames);
+        tally.misplaced_frames = tally.misplaced_frames.saturating_add(summary.misplaced_frames);
+        if to_end && !self.is_still {
+            tally.end = summary.end;
+        }
+    }
+
+    /// How long it is, as far as is known: what the container states, unless the picture goes on
+    /// behind that.
+    fn known_length(&self, tally: &Tally) -> Option<Micros> {
+        let read = tally.end.map(|end| end - Timestamp::ZERO).filter(|read| *read > Micros::ZERO);
+        self.length.max(read)
     }
 }
 
@@ -253,11 +262,13 @@ impl Shared<'_> {
         ];
         let counted = counted.iter().filter(|(count, _)| *count > 0);
         notices.extend(counted.map(|(count, what)| format!("{count} {what}")));
+        let length = source.known_length(&tally);
+        let was_read_to_end = tally.end.is_some();
         let report = SourceReport {
             source: source.input.name().to_owned(),
             id: Some(source.id.to_string()),
             state,
-            length_secs: source.length.map(Micros::as_secs_f64),
+            length_secs: length.map(Micros::as_secs_f64),
             clips: tally.clips,
             cues: tally.cues,
             gaps: tally.gaps,
@@ -274,6 +285,9 @@ impl Shared<'_> {
         };
         if let Some(stored) = stored {
             let mut library = self.library();
+            if let Some(length) = length.filter(|_| was_read_to_end) {
+                library.set_duration(source.id, length)?;
+            }
             library.finish_source(source.id, &self.recipe, stored, error)?;
             if stored == State::Complete {
                 library.settle_growth(source.id)?;
@@ -387,6 +401,10 @@ pub fn index(
         if waiting == 0 {
             library.activate_recipe(recipe)?;
         }
+    }
+    // Nothing was done, so nothing is written.
+    if report.segments == 0 && report.count(SourceState::Unchanged) == report.sources.len() {
+        return Ok(report);
     }
     // Thousands of unchanged sources would make every day's report as long as the first.
     let mut kept = report.clone();

@@ -9,7 +9,9 @@ mod jobs;
 mod loaded;
 mod report;
 mod stages;
+mod texts;
 mod understand;
+mod witness;
 
 pub use config::{Listed, Pipeline};
 pub use ingest::{Options, index};

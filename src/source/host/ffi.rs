@@ -120,6 +120,13 @@ pub fn start_time(input: &Input) -> Option<i64> {
     (start != av::AV_NOPTS_VALUE).then_some(start)
 }
 
+/// Whether the duration was reckoned from the bit rate, for want of anything better.
+pub fn is_duration_guessed(input: &Input) -> bool {
+    use av::AVDurationEstimationMethod::AVFMT_DURATION_FROM_BITRATE;
+    // SAFETY: a plain field of the open input, which FFmpeg sets to one of its values.
+    unsafe { (*input.as_ptr()).duration_estimation_method == AVFMT_DURATION_FROM_BITRATE }
+}
+
 /// Whether the container format's timestamps may jump (transport and program streams).
 pub fn may_jump(input: &Input) -> bool {
     // SAFETY: an open input has a format, which is static data.
