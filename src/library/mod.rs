@@ -5,6 +5,7 @@
 //! holds the clips' features. One [`Writer`] at a time holds the folder's lock; any number of
 //! [`Reader`]s look on meanwhile. `docs/library.md` documents the tables.
 
+mod contents;
 mod dot;
 mod forget;
 mod ids;
@@ -23,9 +24,11 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use contents::Alike;
 pub use forget::Forgotten;
 pub use ids::{ClipId, RecipeId, SourceId};
 pub use reader::{ClipRow, Info, Reader, RecipeInfo, SegmentRow, Shown};
+pub use recipes::Waiting;
 pub use schema::SCHEMA_VERSION;
 pub use search::{By, Found, Hit, HitSpan, Query};
 pub use types::{
