@@ -3,6 +3,7 @@
 use rusqlite::{Connection, params};
 use serde::Serialize;
 
+use super::commit_point;
 use super::ids::SourceId;
 use super::reader::all_sources;
 use super::recipes::count_up;
@@ -42,6 +43,7 @@ impl Writer {
         // asked for again.
         self.features
             .write(|sql| Ok(sql.execute("DELETE FROM features WHERE source = ?1", [key])?))?;
+        commit_point::reached("forget-features-deleted");
         let forgotten = self.record.write(|sql| {
             let forgotten = Forgotten {
                 source: id,
@@ -64,6 +66,7 @@ impl Writer {
             count_up(sql, RecipeKind::Segment)?;
             Ok(forgotten)
         })?;
+        commit_point::reached("forget-rows-deleted");
         // It may have been the last one that another recipe waited for.
         self.settle_recipes()?;
         self.empty_logs()?;
@@ -81,6 +84,7 @@ impl Writer {
                 Ok(())
             })?;
             emptied &= database.empty_log()?;
+            commit_point::reached("forget-log-emptied");
         }
         if emptied {
             return Ok(());

@@ -5,6 +5,7 @@
 //! holds the clips' features. One [`Writer`] at a time holds the folder's lock; any number of
 //! [`Reader`]s look on meanwhile. `docs/library.md` documents the tables.
 
+mod commit_point;
 mod contents;
 mod dot;
 mod forget;
@@ -24,6 +25,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use commit_point::COMMIT_POINTS;
 pub use contents::Alike;
 pub use forget::Forgotten;
 pub use ids::{ClipId, RecipeId, SourceId};

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::commit_point;
 use super::ids::{RecipeId, SourceId};
 use super::rows::{self, RecipeRow};
 use super::types::{Recipe, RecipeKind, Space};
@@ -41,7 +42,9 @@ impl Writer {
                 ],
             )?;
             Ok(())
-        })
+        })?;
+        commit_point::reached("recipe-added");
+        Ok(())
     }
 
     /// The sources to understand: those whose clips are complete and whose segments are not, and
@@ -80,7 +83,7 @@ impl Writer {
     /// sources wait for that; those are returned. What the old recipes made is then deleted
     /// little by little, and by the next writer where this one is interrupted.
     pub fn take_over(&mut self, clips: &RecipeId, segments: &RecipeId) -> Result<Vec<Waiting>> {
-        let left = self.record.write(|sql| {
+        let (left, changed) = self.record.write(|sql| {
             let rows = [rows::recipe_row(sql, clips)?, rows::recipe_row(sql, segments)?];
             let mut left = waiting(sql, &rows[0])?;
             for source in waiting(sql, &rows[1])? {
@@ -88,11 +91,12 @@ impl Writer {
                     left.push(source);
                 }
             }
-            if left.is_empty() {
-                activate(sql, &rows)?;
-            }
-            Ok(left)
+            let changed = left.is_empty() && activate(sql, &rows)?;
+            Ok((left, changed))
         })?;
+        if changed {
+            commit_point::reached("recipe-activated");
+        }
         self.sweep_retired()?;
         Ok(left)
     }
@@ -100,16 +104,16 @@ impl Writer {
     /// Lets recipes take over whatever waits for them: what only the old ones have made is lost.
     /// False, and nothing is done, where they have completed no source at all.
     pub fn take_over_at_once(&mut self, clips: &RecipeId, segments: &RecipeId) -> Result<bool> {
-        let done = self.record.write(|sql| {
+        let changed = self.record.write(|sql| {
             let rows = [rows::recipe_row(sql, clips)?, rows::recipe_row(sql, segments)?];
             let any = has_completed(sql, rows[0].key)? && has_completed(sql, rows[1].key)?;
-            if any {
-                activate(sql, &rows)?;
-            }
-            Ok(any)
+            Ok(any && activate(sql, &rows)?)
         })?;
+        if changed {
+            commit_point::reached("recipe-activated");
+        }
         self.sweep_retired()?;
-        Ok(done)
+        Ok(changed)
     }
 
     /// After sources have gone: lets the newest recipes that waited for nothing else take over.
@@ -153,16 +157,21 @@ impl Writer {
                     ),
                     _ => format!("DELETE FROM {table} WHERE recipe = ?1"),
                 };
-                while self.record.write(|sql| Ok(sql.execute(&statement, [recipe])?))? > 0 {}
+                while self.record.write(|sql| Ok(sql.execute(&statement, [recipe])?))? > 0 {
+                    commit_point::reached("recipe-sweeping");
+                }
             }
             let statement = format!(
                 "DELETE FROM features WHERE rowid IN \
                  (SELECT rowid FROM features WHERE recipe = ?1 LIMIT {SWEEP_ROWS})"
             );
-            while self.features.write(|sql| Ok(sql.execute(&statement, [recipe])?))? > 0 {}
+            while self.features.write(|sql| Ok(sql.execute(&statement, [recipe])?))? > 0 {
+                commit_point::reached("recipe-sweeping");
+            }
             self.record.write(|sql| {
                 Ok(sql.execute("UPDATE recipes SET state = 'swept' WHERE key = ?1", [recipe])?)
             })?;
+            commit_point::reached("recipe-swept");
         }
         Ok(())
     }
@@ -209,8 +218,10 @@ fn has_completed(sql: &Connection, recipe: i64) -> Result<bool> {
     rows::one(sql, find, [recipe])
 }
 
-/// Makes recipes, at most one of a kind, the current ones; the old ones are left to be swept.
-fn activate(sql: &Connection, recipes: &[RecipeRow]) -> Result<()> {
+/// Makes recipes, at most one of a kind, the current ones; the old ones are left to be swept. Says
+/// whether that changed anything.
+fn activate(sql: &Connection, recipes: &[RecipeRow]) -> Result<bool> {
+    let mut changed = false;
     for row in recipes.iter().filter(|row| row.state != "current") {
         let kind = row.recipe.kind;
         sql.execute(
@@ -219,8 +230,9 @@ fn activate(sql: &Connection, recipes: &[RecipeRow]) -> Result<()> {
         )?;
         sql.execute("UPDATE recipes SET state = 'current' WHERE key = ?1", [row.key])?;
         count_up(sql, kind)?;
+        changed = true;
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// Tells readers that rows have gone or changed their visibility.

@@ -8,13 +8,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use half::f16;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::commit_point;
 use super::ids::{RecipeId, SourceId};
 use super::lock::{LOCK_FILE, lock};
 use super::recipes::count_up;
 use super::rows;
 use super::schema::{Database, FEATURES, RECORD};
 use super::types::{ChunkRecord, Location, NewSource, Place, RecipeKind, SegmentRecord, State};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::media::Cue;
 
 /// The one writer of a library. Whoever holds it holds the folder's lock, which the system takes
@@ -69,6 +70,9 @@ impl Writer {
         }
         let mut features =
             Database::open_or_create(folder, FEATURES, &uuid::Uuid::new_v4().to_string())?;
+        if !has_features {
+            commit_point::reached("features-made");
+        }
         let orphans = "SELECT count(*) FROM features";
         if !has_record && features.run(|sql| rows::one::<u64>(sql, orphans, []))? > 0 {
             return Err(Error::corrupt(format!(
@@ -78,8 +82,12 @@ impl Writer {
         }
         let record = Database::open_or_create(folder, RECORD, &features.library_id()?)?;
         check_pair(&record, &features)?;
+        if !has_record {
+            commit_point::reached("library-made");
+        }
         let mut writer = Writer { folder: folder.to_owned(), record, features, _lock: lock };
         writer.sweep_retired()?;
+        writer.settle_growths()?;
         Ok(writer)
     }
 
@@ -87,7 +95,7 @@ impl Writer {
     /// seen. A place that held another source before belongs to this one from now on.
     pub fn add_source(&mut self, new: &NewSource) -> Result<Added> {
         let media = to_json(&new.media)?;
-        self.record.write(|sql| {
+        let added = self.record.write(|sql| {
             let mut find =
                 sql.prepare_cached("SELECT key, id FROM sources WHERE fingerprint = ?1")?;
             let known = find
@@ -132,7 +140,9 @@ impl Writer {
                 ],
             )?;
             Ok(Added { id, known: known.is_some() })
-        })
+        })?;
+        commit_point::reached("source-added");
+        Ok(added)
     }
 
     /// Notes that `source` is what became of the file that `shorter` was, so that
@@ -150,30 +160,47 @@ impl Writer {
                 params![key, shorter.to_string()],
             )?;
             Ok(())
-        })
+        })?;
+        commit_point::reached("growth-noted");
+        Ok(())
     }
 
     /// Forgets what this source was when it was shorter, unless that is still to be found at some
-    /// other place.
+    /// other place. One that an interruption left is settled by the next writer.
     pub fn settle_growth(&mut self, source: SourceId) -> Result<()> {
+        let grown: Option<String> = self.record.read(|sql| {
+            let mut find = sql.prepare_cached("SELECT grown_from FROM sources WHERE id = ?1")?;
+            Ok(find.query_row([source.to_string()], |row| row.get(0)).optional()?.flatten())
+        })?;
+        let Some(grown) = grown else { return Ok(()) };
         let shorter: Option<SourceId> = self.record.read(|sql| {
-            let find = "SELECT id FROM sources WHERE id = (SELECT grown_from FROM sources \
-                 WHERE id = ?1) AND NOT EXISTS (SELECT 1 FROM locations \
-                 WHERE locations.source = sources.key)";
+            let find = "SELECT id FROM sources WHERE id = ?1 AND NOT EXISTS \
+                 (SELECT 1 FROM locations WHERE locations.source = sources.key)";
             let mut find = sql.prepare_cached(find)?;
-            Ok(find.query_row([source.to_string()], |row| rows::text(row, 0)).optional()?)
+            Ok(find.query_row([grown], |row| rows::text(row, 0)).optional()?)
         })?;
         match shorter.map(|shorter| self.forget(shorter)) {
             // The rows are gone; a reader holds up only the emptying of the log, which is done later.
-            Some(Err(error)) if error.kind() == crate::error::Kind::Unavailable => {}
+            Some(Err(error)) if error.kind() == Kind::Unavailable => {}
             Some(Err(error)) => return Err(error),
             Some(Ok(_)) | None => {}
         }
+        commit_point::reached("growth-forgotten");
         self.record.write(|sql| {
             let key = rows::source_key(sql, source)?;
             sql.execute("UPDATE sources SET grown_from = NULL WHERE key = ?1", [key])?;
             Ok(())
-        })
+        })?;
+        commit_point::reached("growth-settled");
+        Ok(())
+    }
+
+    /// Settles the growth of complete sources that an interruption left.
+    fn settle_growths(&mut self) -> Result<()> {
+        let find = "SELECT id FROM sources WHERE grown_from IS NOT NULL AND state = 'complete'";
+        let grown: Vec<SourceId> =
+            self.record.read(|sql| rows::all(sql, find, [], |row| rows::text(row, 0)))?;
+        grown.into_iter().try_for_each(|source| self.settle_growth(source))
     }
 
     /// Where a source was seen, in order of place.
@@ -213,7 +240,9 @@ impl Writer {
                 set.execute(params![key, name, value])?;
             }
             Ok(())
-        })
+        })?;
+        commit_point::reached("tags-set");
+        Ok(())
     }
 
     /// The numbers of the chunks that are committed, in order.
@@ -254,6 +283,7 @@ impl Writer {
             }
             Ok(())
         })?;
+        commit_point::reached("features-synced");
         self.record.write(|sql| {
             let number = chunk.index;
             let replaced = sql.execute(
@@ -281,7 +311,9 @@ impl Writer {
                 ],
             )?;
             Ok(())
-        })
+        })?;
+        commit_point::reached("chunk-committed");
+        Ok(())
     }
 
     /// Replaces the source's cues of all tracks whose name starts with `tracks` (`sidecar:`,
@@ -327,8 +359,10 @@ impl Writer {
                     cue.speaker
                 ])?;
             }
-            Ok(true)
-        })
+            Ok(())
+        })?;
+        commit_point::reached("cues-committed");
+        Ok(true)
     }
 
     /// Replaces all segments of the source that were made by this recipe.
@@ -367,7 +401,9 @@ impl Writer {
                 ])?;
             }
             Ok(())
-        })
+        })?;
+        commit_point::reached("segments-committed");
+        Ok(())
     }
 
     /// Notes how the work on a source by a recipe ended; `error` says why it failed.
@@ -393,7 +429,9 @@ impl Writer {
                 )?;
             }
             Ok(())
-        })
+        })?;
+        commit_point::reached("source-finished");
+        Ok(())
     }
 
     /// How far the work on a source by a recipe is.
@@ -415,7 +453,9 @@ impl Writer {
             let insert = "INSERT INTO runs (ended_us, report) VALUES (?1, ?2)";
             sql.execute(insert, params![now_us(), report])?;
             Ok(())
-        })
+        })?;
+        commit_point::reached("run-recorded");
+        Ok(())
     }
 
     fn keys(

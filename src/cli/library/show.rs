@@ -1,145 +1,36 @@
-//! `cinelex library`: what a library holds, what is known of a source, and forgetting one.
+//! `cinelex library show`: everything that is known of a source.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{CommandResult, Failure, Outcome, one_line, print_json, print_line};
+use super::super::{CommandResult, Outcome, one_line, print_json, print_line};
+use super::open;
 use crate::error::Result;
-use crate::library::{ClipRow, Info, Place, Reader, SegmentRow, Shown, Source, Tree, Writer};
+use crate::library::{ClipRow, Place, SegmentRow, Shown, Source, Tree};
 use crate::media::{Cue, CueKind, Gap, TimedWord, TrackKind, VisualWord};
-use crate::time::Micros;
 
-/// Look into a library, or remove a source from it
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(clap::Subcommand, Debug)]
-enum Command {
-    /// Count what a library holds
-    #[command(after_help = "Example:\n  cinelex library info films.library")]
-    Info {
-        /// The library's folder
-        #[arg(value_name = "DIR")]
-        library: PathBuf,
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show a source's segments and clips with their words
-    #[command(after_help = "Example:\n  cinelex library show films.library talk.mp4")]
-    Show {
-        /// The library's folder
-        #[arg(value_name = "DIR")]
-        library: PathBuf,
-        /// The source's name, path, address, id or the beginning of its id
-        source: String,
-        /// Print a JSON object for the source and for each segment, clip, cue and gap
-        #[arg(long)]
-        json: bool,
-    },
-    /// Remove a source and every trace of it; its file is not touched
-    #[command(after_help = "Example:\n  cinelex library forget films.library talk.mp4")]
-    Forget {
-        /// The library's folder
-        #[arg(value_name = "DIR")]
-        library: PathBuf,
-        /// The source's name, path, address, id or the beginning of its id
-        source: String,
-        /// Print one JSON object
-        #[arg(long)]
-        json: bool,
-    },
+    /// The library's folder
+    #[arg(value_name = "DIR")]
+    library: PathBuf,
+    /// The source's name, path, address, id or the beginning of its id
+    source: String,
+    /// Print a JSON object for the source and for each segment, clip, cue and gap
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(args: Args) -> CommandResult {
-    match args.command {
-        Command::Info { library, json } => {
-            let reader = open(&library)?;
-            let info = reader.info()?;
-            if json {
-                print_json("info", &info)?;
-            } else {
-                print_info(&info, &reader.sources()?)?;
-            }
-        }
-        Command::Show { library, source, json } => {
-            let reader = open(&library)?;
-            let shown = reader.show(reader.source(&source)?.id)?;
-            if json { print_shown_json(&shown)? } else { print_shown(&shown)? }
-        }
-        Command::Forget { library, source, json } => {
-            // Looked up by a reader first, so that a mistyped folder makes no new library.
-            let id = open(&library)?.source(&source)?.id;
-            let mut writer = Writer::open(&library).map_err(Failure::cannot_open)?;
-            let forgotten = writer.forget(id)?;
-            if json {
-                print_json("forgotten", &forgotten)?;
-            } else {
-                print_line(&format!(
-                    "forgot {}: {} clips, {} segments, {} cues, {} gaps, {} reports of runs",
-                    one_line(&forgotten.name),
-                    forgotten.clips,
-                    forgotten.segments,
-                    forgotten.cues,
-                    forgotten.gaps,
-                    forgotten.runs
-                ))?;
-            }
-        }
+    let reader = open(&args.library)?;
+    let shown = reader.show(reader.source(&args.source)?.id)?;
+    if args.json {
+        print_shown_json(&shown)?
+    } else {
+        print_shown(&shown)?
     }
     Ok(Outcome::Done)
-}
-
-fn open(library: &Path) -> Result<Reader, Failure> {
-    Reader::open(library).map_err(Failure::cannot_open)
-}
-
-fn print_info(info: &Info, sources: &[Source]) -> Result<()> {
-    let state = match (info.sources - info.complete - info.failed, info.failed) {
-        (0, 0) => String::new(),
-        (new, failed) => {
-            format!("  ({} complete, {failed} failed, {new} not read to the end)", info.complete)
-        }
-    };
-    print_line(&format!("sources   {}{state}", info.sources))?;
-    print_line(&format!("length    {}", Micros::from_secs_f64(info.hours * 3_600.0)))?;
-    for (name, count) in [
-        ("clips", info.clips),
-        ("segments", info.segments),
-        ("cues", info.cues),
-        ("gaps", info.gaps),
-    ] {
-        print_line(&format!("{name:<9} {count}"))?;
-    }
-    print_line(&format!("size      {}", bytes(info.bytes)))?;
-    for recipe in &info.recipes {
-        let id = recipe.recipe.id.to_string();
-        print_line(&format!(
-            "recipe    {:.12} for {}s, {}: {} {}s, {} sources complete",
-            id,
-            recipe.recipe.kind.as_str(),
-            if recipe.current { "current" } else { "being built" },
-            recipe.rows,
-            recipe.recipe.kind.as_str(),
-            recipe.complete
-        ))?;
-    }
-    if sources.is_empty() {
-        return Ok(());
-    }
-    print_line("")?;
-    print_line(&format!("{:<8}  {:>12}  {:<8}  name", "id", "length", "state"))?;
-    for source in sources {
-        let state = if source.locations.is_empty() { "gone" } else { source.state.as_str() };
-        let id = source.id.to_string();
-        let length = source.duration.map_or_else(|| "-".into(), |length| length.to_string());
-        print_line(&format!("{id:.8}  {length:>12}  {state:<8}  {}", one_line(&source.name)))?;
-    }
-    Ok(())
 }
 
 fn print_shown(shown: &Shown) -> Result<()> {
@@ -215,19 +106,6 @@ fn path(word: VisualWord, tree: Option<Tree>) -> Vec<u32> {
 
 fn dotted(path: &[u32]) -> String {
     path.iter().map(u32::to_string).collect::<Vec<_>>().join(".")
-}
-
-/// Text from a file or a file's name, with nothing in it that moves the cursor.
-fn bytes(count: u64) -> String {
-    let mut value = count as f64;
-    for unit in ["bytes", "kB", "MB", "GB"] {
-        if value < 1_000.0 {
-            let digits = usize::from(unit != "bytes");
-            return format!("{value:.digits$} {unit}");
-        }
-        value /= 1_000.0;
-    }
-    format!("{value:.1} TB")
 }
 
 #[derive(Serialize)]
@@ -351,13 +229,6 @@ fn hex_of_unreadable(source: &Source) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_shown_in_decimal_units() {
-        assert_eq!(bytes(999), "999 bytes");
-        assert_eq!(bytes(1_500), "1.5 kB");
-        assert_eq!(bytes(3_000_000_000_000), "3.0 TB");
-    }
 
     #[test]
     fn a_name_cannot_move_the_cursor() {

@@ -1,0 +1,74 @@
+//! `cinelex library info`: what a library holds.
+
+use std::path::PathBuf;
+
+use super::super::{CommandResult, Outcome, one_line, print_json, print_line};
+use super::{bytes, open};
+use crate::error::Result;
+use crate::library::{Info, Source};
+use crate::time::Micros;
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The library's folder
+    #[arg(value_name = "DIR")]
+    library: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> CommandResult {
+    let reader = open(&args.library)?;
+    let info = reader.info()?;
+    if args.json {
+        print_json("info", &info)?;
+    } else {
+        print_info(&info, &reader.sources()?)?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn print_info(info: &Info, sources: &[Source]) -> Result<()> {
+    let state = match (info.sources - info.complete - info.failed, info.failed) {
+        (0, 0) => String::new(),
+        (new, failed) => {
+            format!("  ({} complete, {failed} failed, {new} not read to the end)", info.complete)
+        }
+    };
+    print_line(&format!("sources   {}{state}", info.sources))?;
+    print_line(&format!("length    {}", Micros::from_secs_f64(info.hours * 3_600.0)))?;
+    for (name, count) in [
+        ("clips", info.clips),
+        ("segments", info.segments),
+        ("cues", info.cues),
+        ("gaps", info.gaps),
+    ] {
+        print_line(&format!("{name:<9} {count}"))?;
+    }
+    print_line(&format!("size      {}", bytes(info.bytes)))?;
+    for recipe in &info.recipes {
+        let id = recipe.recipe.id.to_string();
+        print_line(&format!(
+            "recipe    {:.12} for {}s, {}: {} {}s, {} sources complete",
+            id,
+            recipe.recipe.kind.as_str(),
+            if recipe.current { "current" } else { "being built" },
+            recipe.rows,
+            recipe.recipe.kind.as_str(),
+            recipe.complete
+        ))?;
+    }
+    if sources.is_empty() {
+        return Ok(());
+    }
+    print_line("")?;
+    print_line(&format!("{:<8}  {:>12}  {:<8}  name", "id", "length", "state"))?;
+    for source in sources {
+        let state = if source.locations.is_empty() { "gone" } else { source.state.as_str() };
+        let id = source.id.to_string();
+        let length = source.duration.map_or_else(|| "-".into(), |length| length.to_string());
+        print_line(&format!("{id:.8}  {length:>12}  {state:<8}  {}", one_line(&source.name)))?;
+    }
+    Ok(())
+}

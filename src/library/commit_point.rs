@@ -1,0 +1,91 @@
+//! Commit points: the places between two durable steps, by name, where tests kill the process to see
+//! that nothing is lost.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Names a commit point, or `NAME:N` for its N-th time, where the process is to kill itself.
+const VARIABLE: &str = "CINELEX_DIE_AT";
+
+/// Every commit point. What its name says is durable when it is reached.
+pub const COMMIT_POINTS: &[&str] = &[
+    // The first of the two files of a new library is there.
+    "features-made",
+    "library-made",
+    "source-added",
+    "recipe-added",
+    "tags-set",
+    "cues-committed",
+    // A chunk's features are committed, and its clips are not.
+    "features-synced",
+    "chunk-committed",
+    "source-finished",
+    "segments-committed",
+    "growth-noted",
+    // What the file was when it was shorter is forgotten.
+    "growth-forgotten",
+    "growth-settled",
+    "recipe-activated",
+    // Some of a retired recipe's rows are deleted.
+    "recipe-sweeping",
+    "recipe-swept",
+    "run-recorded",
+    "forget-features-deleted",
+    "forget-rows-deleted",
+    "forget-log-emptied",
+];
+
+/// Says that what `point` names is durable. Where the environment names this point, the process
+/// ends here as if it had been killed.
+pub(super) fn reached(point: &'static str) {
+    static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static TIMES: AtomicU64 = AtomicU64::new(0);
+    debug_assert!(COMMIT_POINTS.contains(&point), "{point} is not listed");
+    let wanted = WANTED.get_or_init(|| {
+        let wanted = std::env::var(VARIABLE).ok()?;
+        let (name, times) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+        Some((name.to_owned(), times.parse().ok()?))
+    });
+    if let Some((name, times)) = wanted
+        && name == point
+        && TIMES.fetch_add(1, Ordering::Relaxed) + 1 == *times
+    {
+        // Never returns; where the system refuses the signal, the process ends all the same.
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        std::process::abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn each_commit_point_is_reached_somewhere_and_each_that_is_reached_is_listed() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/library");
+        let mut reached = BTreeSet::new();
+        let mut folders = vec![folder];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let text = std::fs::read_to_string(path).unwrap();
+                let calls = text.split("commit_point::reached(\"").skip(1);
+                reached.extend(calls.filter_map(|call| Some(call.split_once('"')?.0.to_owned())));
+            }
+        }
+        let listed: BTreeSet<String> = COMMIT_POINTS.iter().map(|&name| name.to_owned()).collect();
+        assert_eq!(listed.len(), COMMIT_POINTS.len());
+        // The text of this test is not a call.
+        reached.retain(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '-'));
+        reached.remove("");
+        assert_eq!(reached, listed);
+    }
+}
