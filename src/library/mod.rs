@@ -6,6 +6,7 @@
 //! [`Reader`]s look on meanwhile. `docs/library.md` documents the tables.
 
 mod commit_point;
+mod contents;
 mod dot;
 mod forget;
 mod ids;
@@ -25,9 +26,11 @@ mod writer;
 mod tests;
 
 pub use commit_point::COMMIT_POINTS;
+pub use contents::Alike;
 pub use forget::Forgotten;
 pub use ids::{ClipId, RecipeId, SourceId};
 pub use reader::{ClipRow, Info, Reader, RecipeInfo, SegmentRow, Shown};
+pub use recipes::Waiting;
 pub use schema::SCHEMA_VERSION;
 pub use search::{By, Found, Hit, HitSpan, Query};
 pub use types::{

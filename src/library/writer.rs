@@ -410,10 +410,13 @@ impl Writer {
                 "INSERT OR REPLACE INTO progress VALUES (?1, ?2, ?3, ?4)",
                 params![key, recipe.key, state.as_str(), error],
             )?;
-            sql.execute(
-                "UPDATE sources SET state = ?2, error = ?3 WHERE key = ?1",
-                params![key, state.as_str(), error],
-            )?;
+            // A source is read by the recipe of its clips; segments come of what is stored.
+            if recipe.recipe.kind == RecipeKind::Clip {
+                sql.execute(
+                    "UPDATE sources SET state = ?2, error = ?3 WHERE key = ?1",
+                    params![key, state.as_str(), error],
+                )?;
+            }
             Ok(())
         })?;
         commit_point::reached("source-finished");

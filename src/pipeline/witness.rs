@@ -39,7 +39,7 @@ impl Stamp {
 }
 
 impl Witness {
-    /// Takes the fingerprint.
+    /// Takes the fingerprint of the file's parts.
     ///
     /// # Errors
     /// `Unavailable` where the file cannot be read.
@@ -49,10 +49,6 @@ impl Witness {
         let size_bytes = seen.map_or(0, |seen| seen.size_bytes);
         let fingerprint = Fingerprint::of_first(input, size_bytes)?;
         Ok(Witness { fingerprint, seen: seen.map(Mutex::new), size_bytes })
-    }
-
-    pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
     }
 
     /// Says whether something was written at the file's end since.
