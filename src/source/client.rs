@@ -245,6 +245,14 @@ impl PictureStream<'_> {
         true
     }
 
+    /// Whether a change is one that can have been seen at `target`: the frame that serves it may be
+    /// a little later.
+    fn is_plausible(&self, change: &Change, target: Timestamp) -> bool {
+        let targets = &self.request.targets;
+        let next = targets.at(targets.first_at_or_after(target).saturating_add(1));
+        (0.0..=1.0).contains(&change.strength) && change.at < next
+    }
+
     /// Whether a gap begins at such a target and reaches no further than the request.
     fn accept_gap(&mut self, gap: &Gap) -> bool {
         let Span { start, end } = gap.span;
@@ -270,11 +278,6 @@ impl PictureStream<'_> {
     }
 }
 
-/// Whether a change is one that can have been seen up to `target`.
-fn is_plausible(change: &Change, target: Timestamp) -> bool {
-    (0.0..=1.0).contains(&change.strength) && change.at <= target
-}
-
 impl Iterator for PictureStream<'_> {
     type Item = Result<PictureEvent>;
 
@@ -289,7 +292,7 @@ impl Iterator for PictureStream<'_> {
             Message::Frame { target, pts, raw_pts, width_px, height_px, change } => {
                 let bytes = wanted_width as usize * wanted_height as usize * 3;
                 if (width_px, height_px, body.len()) != (wanted_width, wanted_height, bytes)
-                    || !is_plausible(&change, target)
+                    || !self.is_plausible(&change, target)
                     || !self.accept(target)
                 {
                     return self.answers.distrust();
@@ -300,7 +303,7 @@ impl Iterator for PictureStream<'_> {
                 PictureEvent::Frame(frame)
             }
             Message::Repeat { target, change } => match self.last.clone() {
-                Some(last) if is_plausible(&change, target) && self.accept(target) => {
+                Some(last) if self.is_plausible(&change, target) && self.accept(target) => {
                     PictureEvent::Frame(Frame { target, change, ..last })
                 }
                 _ => return self.answers.distrust(),

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bad_input;
+mod changing;
 mod cinelex;
 #[cfg(feature = "fit")]
 mod codebook;
+mod damage;
 mod decoding;
 mod faults;
 mod help;
@@ -20,3 +22,4 @@ mod stopping;
 mod subtitles;
 mod tidy;
 mod tracks;
+mod web;

@@ -86,11 +86,11 @@ impl Content {
     }
 }
 
-/// Clips of a library's one source whose name ends with `name`, with their features, in order.
+/// Clips of a library's one source of this name, with their features, in order.
 pub fn clips(library: &Path, name: &str) -> Vec<(i64, Vec<f16>)> {
     let content = Content::of(library);
     let found: Vec<&OneSource> =
-        content.sources.values().filter(|one| one.shown.source.name.ends_with(name)).collect();
+        content.sources.values().filter(|one| one.shown.source.name == name).collect();
     assert_eq!(found.len(), 1, "sources named {name}");
     let starts = found[0].shown.clips.iter().map(|clip| clip.head.span.start.0);
     starts.zip(found[0].features.iter().cloned()).collect()
