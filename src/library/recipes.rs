@@ -24,14 +24,27 @@ impl Writer {
         }
         self.record.write(|sql| {
             let space = recipe.space.as_ref().map(|space| add_space(sql, space)).transpose()?;
+            let hash = recipe.id.to_string();
+            let find = "SELECT state FROM recipes WHERE hash = ?1";
+            let known: Option<String> =
+                sql.query_row(find, [&hash], |row| row.get(0)).optional()?;
+            // An insertion that meets a conflict would still count up the table's keys: a run that
+            // has nothing to do changes no byte.
+            match known.as_deref() {
+                None => {}
+                Some("retired" | "swept") => {
+                    let revive = "UPDATE recipes SET state = 'building' WHERE hash = ?1";
+                    sql.execute(revive, [&hash])?;
+                    return Ok(());
+                }
+                Some(_) => return Ok(()),
+            }
             let first = rows::current_recipe(sql, recipe.kind)?.is_none();
             sql.execute(
                 "INSERT INTO recipes (hash, kind, state, space, branching, depth, description, \
-                 added_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
-                 ON CONFLICT (hash) DO UPDATE SET \
-                 state = CASE WHEN state IN ('retired', 'swept') THEN 'building' ELSE state END",
+                 added_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
-                    recipe.id.to_string(),
+                    hash,
                     recipe.kind.as_str(),
                     if first { "current" } else { "building" },
                     space,

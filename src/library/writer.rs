@@ -209,7 +209,10 @@ impl Writer {
     pub fn set_tags(&mut self, source: SourceId, tags: &[(String, String)]) -> Result<()> {
         self.record.write(|sql| {
             let key = rows::source_key(sql, source)?;
-            let mut set = sql.prepare_cached("INSERT OR REPLACE INTO tags VALUES (?1, ?2, ?3)")?;
+            let mut set = sql.prepare_cached(
+                "INSERT INTO tags VALUES (?1, ?2, ?3) ON CONFLICT (source, name) \
+                 DO UPDATE SET value = excluded.value WHERE value <> excluded.value",
+            )?;
             for (name, value) in tags {
                 set.execute(params![key, name, value])?;
             }
