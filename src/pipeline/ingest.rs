@@ -17,7 +17,7 @@ use crate::graph::{Cancel, Event, Message, QueueLimits, Run, Sink, StreamId};
 use crate::library::{ChunkRecord, Reader, RecipeId, SourceId, State, Writer};
 use crate::media::{Gap, IndexedClip};
 use crate::picture::{ClipGrid, ClipRules};
-use crate::source::{Host, Input, Limits, Location, MediaInfo, Rendition, Summary};
+use crate::source::{Host, Input, Limits, Location, MediaInfo, Rendition, Sidecars, Summary};
 use crate::time::{Micros, Span, Timestamp};
 
 /// Clips in a chunk: the unit of parallel decoding, of committing, and of resuming.
@@ -132,6 +132,7 @@ pub(super) struct Shared<'a> {
     pub tags: Vec<(String, String)>,
     pub verify: bool,
     pub cancel: Cancel,
+    pub sidecars: Sidecars,
     library: &'a Mutex<Writer>,
     progress: &'a (dyn Fn(&Progress<'_>) + Sync),
     /// To the other half: a source whose rows are in the record; `None` when there are no more.
@@ -348,6 +349,7 @@ pub fn index(
         clip: pipeline.clip,
         rendition: Rendition { width_px, height_px, fit: pipeline.fit },
         tags: options.tags,
+        sidecars: Sidecars::default(),
         verify: options.verify,
         cancel: options.cancel.clone(),
         library: &library,
@@ -596,6 +598,7 @@ mod tests {
             clip: ClipRules { length: Micros::from_millis(50), frames: 1, shot_change: 0.35 },
             rendition: Rendition { width_px: 32, height_px: 32, fit: Fit::Squash },
             tags: Vec::new(),
+            sidecars: Sidecars::default(),
             verify: false,
             cancel: Cancel::default(),
             library: &library,

@@ -6,7 +6,7 @@ use super::files::Files;
 use crate::error::{Kind, Result};
 use crate::library::{Place, SourceId};
 use crate::media::{Cue, TrackKind};
-use crate::source::{CueEvent, CueRequest, Input, Location, MediaInfo, sidecars};
+use crate::source::{CueEvent, CueRequest, Input, Location, MediaInfo};
 
 /// More cues than any film has; a file with more is no subtitle file.
 const MAX_CUES: usize = 200_000;
@@ -62,7 +62,7 @@ impl Files<'_> {
         let mut names = BTreeSet::new();
         for place in places {
             let Place::Path(path) = place else { continue };
-            for sidecar in sidecars(&path) {
+            for sidecar in self.shared.sidecars.of(&path) {
                 let location = Location::File(sidecar.path);
                 let name = location.to_string();
                 let name = name.rsplit('/').next().unwrap_or_default().to_owned();
