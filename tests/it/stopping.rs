@@ -248,6 +248,46 @@ fn every_request_to_end_keeps_what_is_finished() {
     ]);
 }
 
+/// Sends `signal` to decoder hosts while a run goes on. What they were reading fails, and the next run
+/// makes the library whole.
+fn strike_hosts(signal: Signal, strikes: u32) {
+    let folder = TempDir::new().unwrap();
+    let films = films(folder.path());
+    let sources = paths(&films);
+    let (whole, library) = (folder.path().join("whole"), folder.path().join("library"));
+    index(&whole, &sources).exits(0);
+    let mut child = begin(&library, &sources, &["--workers", "2"]);
+    let mut struck = 0;
+    while struck < strikes && child.try_wait().unwrap().is_none() {
+        // Now one that reads cues, now one that decodes.
+        std::thread::sleep(Duration::from_millis(30 + u64::from(struck) * 37 % 150));
+        let hosts = hosts_of(child.id());
+        if let Some(host) = hosts.get(struck as usize % hosts.len().max(1)) {
+            let _ = kill_process(Pid::from_raw(*host as i32).unwrap(), signal);
+            struck += 1;
+        }
+    }
+    let ran = Ran::new(&child.wait_with_output().unwrap());
+    assert!(ran.code == 0 || ran.code == 1, "{ran:?}");
+    assert_eq!(ran.lines("source_report").len(), sources.len());
+    for report in ran.lines("source_report") {
+        assert_ne!(report["error"]["kind"], "internal", "{report}");
+    }
+    index(&library, &sources).exits(0);
+    assert_same(&whole, &library);
+}
+
+#[test]
+fn decoder_hosts_that_are_killed_cost_nothing_after_the_next_run() {
+    strike_hosts(Signal::KILL, 12);
+}
+
+#[test]
+#[ignore = "slow: hosts are given up after half a minute"]
+fn decoder_hosts_that_hang_cost_nothing_after_the_next_run() {
+    strike_hosts(Signal::STOP, 3);
+}
+
 /// Runs an indexing that kills itself at a commit point, completes it by another, and compares.
 /// `prepare` makes the library as it is before; `go` is the run.
 fn die_at(
