@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::commit_point;
+use super::digest::{RECIPES, SPACES};
 use super::ids::{RecipeId, SourceId};
 use super::rows;
 use super::types::{Recipe, RecipeKind, Space};
@@ -25,13 +26,20 @@ impl Writer {
         self.record.write(|sql| {
             let space = recipe.space.as_ref().map(|space| add_space(sql, space)).transpose()?;
             let first = rows::current_recipe(sql, recipe.kind)?.is_none();
+            let hash = recipe.id.to_string();
+            let again = "UPDATE recipes SET state = 'building' \
+                 WHERE hash = ?1 AND state IN ('retired', 'swept')";
+            if sql.execute(again, [&hash])? > 0 {
+                return RECIPES.seal(sql, "hash = ?1", [&hash]);
+            }
+            let known = "SELECT count(*) FROM recipes WHERE hash = ?1";
+            if rows::one::<u64>(sql, known, [&hash])? > 0 {
+                return Ok(());
+            }
             sql.execute(
-                "INSERT INTO recipes (hash, kind, state, space, branching, depth, description, \
-                 added_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
-                 ON CONFLICT (hash) DO UPDATE SET \
-                 state = CASE WHEN state IN ('retired', 'swept') THEN 'building' ELSE state END",
+                &RECIPES.insert(),
                 params![
-                    recipe.id.to_string(),
+                    hash,
                     recipe.kind.as_str(),
                     if first { "current" } else { "building" },
                     space,
@@ -94,6 +102,7 @@ impl Writer {
                 [kind.as_str()],
             )?;
             sql.execute("UPDATE recipes SET state = 'current' WHERE key = ?1", [row.key])?;
+            RECIPES.seal(sql, "kind = ?1", [kind.as_str()])?;
             count_up(sql, kind)
         })?;
         commit_point::reached("recipe-activated");
@@ -126,7 +135,8 @@ impl Writer {
                 commit_point::reached("recipe-sweeping");
             }
             self.record.write(|sql| {
-                Ok(sql.execute("UPDATE recipes SET state = 'swept' WHERE key = ?1", [recipe])?)
+                sql.execute("UPDATE recipes SET state = 'swept' WHERE key = ?1", [recipe])?;
+                RECIPES.seal(sql, "key = ?1", [recipe])
             })?;
             commit_point::reached("recipe-swept");
         }
@@ -160,7 +170,7 @@ fn add_space(sql: &Connection, space: &Space) -> Result<i64> {
         ))),
         None => {
             sql.execute(
-                "INSERT INTO spaces (id, tower, dimension, languages) VALUES (?1, ?2, ?3, ?4)",
+                &SPACES.insert(),
                 params![space.id, space.tower, space.dimension, to_json(&space.languages)?],
             )?;
             Ok(sql.last_insert_rowid())
