@@ -2,23 +2,23 @@
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::progress::IndexProgress;
-use super::{CommandResult, Failure, Outcome, interrupt, print_json, print_line};
+use super::{CommandResult, Failure, Outcome, counted, interrupt, print_json, print_line};
 use crate::error::{Error, Result};
-use crate::library::{Reader, Writer};
+use crate::library::{Place, Reader, Writer};
 use crate::model::{Device, Models};
 use crate::pipeline::{
     self, Loaded, Options, Pipeline, Progress, RunReport, SourceReport, SourceState,
 };
-use crate::source::listing;
+use crate::source::{Location, listing};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Files, folders (with what is in them), patterns such as 'tapes/*.mp4', or http(s) addresses;
-    /// `-` reads such names from standard input, one a line or separated by NUL
-    #[arg(required = true)]
+    /// `-` reads such names from standard input, one a line or separated by NUL. Without any: all that
+    /// the library has, where it was last seen
     sources: Vec<std::ffi::OsString>,
     /// The library's folder; made if it is not there
     #[arg(long, value_name = "DIR")]
@@ -38,6 +38,15 @@ pub struct Args {
     /// Mark every source of this run; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = super::tag)]
     tag: Vec<(String, String)>,
+    /// Read every byte of the files that the library knows: a change that leaves a file's size, time
+    /// and sampled parts as they were makes it another source
+    #[arg(long)]
+    verify: bool,
+    /// Let this pipeline take over from the one that the library was read with even though sources
+    /// are left that only that one has read, and that are gone or can't be read: what it made of
+    /// them is deleted
+    #[arg(long)]
+    take_over: bool,
     /// One JSON object a line: a `source_report` for each, and a `run` at the end
     #[arg(long)]
     json: bool,
@@ -53,7 +62,11 @@ pub fn run(args: Args) -> CommandResult {
         _ => Failure::cannot_open(error),
     })?;
     let cancel = interrupt::cancel_on_signal()?;
-    let found = listing::expand(&args.sources, args.images);
+    let found = if args.sources.is_empty() {
+        known_places(&args.library)?
+    } else {
+        listing::expand(&args.sources, args.images)
+    };
     if found.is_empty() {
         return Err(Failure::usage(Error::invalid_input("the list of sources is empty")));
     }
@@ -88,8 +101,13 @@ pub fn run(args: Args) -> CommandResult {
     for report in &missing {
         show(&Progress::Finished(report));
     }
-    let options =
-        Options { workers: args.workers.unwrap_or(cores), tags: args.tag, cancel: cancel.clone() };
+    let options = Options {
+        workers: args.workers.unwrap_or(cores),
+        tags: args.tag,
+        verify: args.verify,
+        take_over: args.take_over,
+        cancel: cancel.clone(),
+    };
     let mut report = pipeline::index(locations, library, reader, loaded, options, &show)?;
     report.sources.splice(0..0, missing);
     if let Some(bars) = &bars {
@@ -109,6 +127,23 @@ pub fn run(args: Args) -> CommandResult {
     })
 }
 
+/// Where the sources of a library were last seen: at the first place that is there, or else the
+/// last that was.
+fn known_places(library: &Path) -> Result<Vec<Result<Location>>, Failure> {
+    let reader = Reader::open(library).map_err(Failure::cannot_open)?;
+    let sources = reader.sources().map_err(Failure::cannot_open)?;
+    let locations = sources.iter().filter_map(|source| {
+        let places = || source.locations.iter().map(|location| &location.place);
+        let is_there = |place: &&Place| matches!(place, Place::Path(path) if path.exists());
+        match places().find(is_there).or_else(|| places().next())? {
+            Place::Path(path) => Some(Ok(Location::File(path.clone()))),
+            // Nobody can be asked for what the hash of a query stands for.
+            Place::Url(url) => (!url.contains('?')).then(|| Ok(Location::Url(url.clone()))),
+        }
+    });
+    Ok(locations.collect())
+}
+
 fn print_report(report: &RunReport, verbose: bool) -> Result<(), Error> {
     let count = |state| report.count(state);
     let sum = |of: fn(&SourceReport) -> u64| report.sources.iter().map(of).sum::<u64>();
@@ -125,13 +160,17 @@ fn print_report(report: &RunReport, verbose: bool) -> Result<(), Error> {
     if report.not_begun > 0 {
         parts.push(format!("{} not begun", report.not_begun));
     }
+    let verified = report.sources.iter().filter(|source| source.verified).count();
+    if verified > 0 {
+        parts.push(format!("{verified} verified"));
+    }
     print_line(&format!(
-        "{}: {} clips, {} cues, {} segments, {} gaps",
+        "{}: {}, {}, {}, {}",
         parts.join(", "),
-        sum(|source| source.clips),
-        sum(|source| source.cues),
-        report.segments,
-        sum(|source| source.gaps),
+        counted(sum(|source| source.clips), "clip"),
+        counted(sum(|source| source.cues), "cue"),
+        counted(report.segments, "segment"),
+        counted(sum(|source| source.gaps), "gap"),
     ))?;
     if report.media_secs > 0.0 && !report.interrupted {
         print_line(&format!(
@@ -142,10 +181,21 @@ fn print_report(report: &RunReport, verbose: bool) -> Result<(), Error> {
         ))?;
     }
     if report.waiting > 0 {
+        let gone = match report.waiting_gone {
+            0 => String::new(),
+            gone => format!(" ({gone} of them gone)"),
+        };
         print_line(&format!(
-            "Another pipeline has read {} sources that this one has not. Search answers from that one \
-             until they are indexed with this one too, or forgotten.",
-            report.waiting
+            "Another pipeline has read {}{gone} that this one has not. Search answers from that one \
+             until they are indexed with this one too, or forgotten, or --take-over gives up what it \
+             made of them.",
+            counted(report.waiting, "source")
+        ))?;
+    }
+    if report.left_behind > 0 {
+        print_line(&format!(
+            "This pipeline has taken over; of {}, what only another pipeline had made is deleted.",
+            counted(report.left_behind, "source")
         ))?;
     }
     if report.interrupted {

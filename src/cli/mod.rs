@@ -106,6 +106,12 @@ fn one_line(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
 }
 
+/// `1 clip`, `2 clips`.
+fn counted(count: impl TryInto<u64>, thing: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
 /// `--tag KEY=VALUE`.
 fn tag(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {

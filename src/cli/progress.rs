@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::note;
+use super::{counted, note};
 use crate::pipeline::{Progress, SourceReport, SourceState};
 use crate::time::Micros;
 
@@ -29,6 +29,17 @@ struct State {
     /// Media that came through, of all sources.
     done: Micros,
     open: HashMap<String, Source>,
+    /// Files of which every byte is read.
+    hashed: HashMap<String, ProgressBar>,
+}
+
+impl State {
+    fn remove_hashed(&mut self, bars: &MultiProgress, source: &str) {
+        if let Some(bar) = self.hashed.remove(source) {
+            bar.finish_and_clear();
+            bars.remove(&bar);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -79,6 +90,7 @@ impl IndexProgress {
             finished: 0,
             done: Micros::ZERO,
             open: HashMap::new(),
+            hashed: HashMap::new(),
         };
         IndexProgress { bars, all, plain, state: Mutex::new(state) }
     }
@@ -87,7 +99,17 @@ impl IndexProgress {
         // Counters only: a panic elsewhere leaves at worst a bar that is a little behind.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match progress {
+            Progress::Hashed { source, bytes, of_bytes } => {
+                let bar = state.hashed.entry((*source).to_owned()).or_insert_with(|| {
+                    let bar = ProgressBar::new(*of_bytes).with_style(style("hashed"));
+                    let bar = self.bars.insert_before(&self.all, bar);
+                    bar.set_prefix(shortened(source));
+                    bar
+                });
+                bar.set_position(*bytes);
+            }
             Progress::Opened { source, length, stored } => {
+                state.remove_hashed(&self.bars, source);
                 let bar = ProgressBar::new(STEPS).with_style(style("one"));
                 let bar = self.bars.insert_before(&self.all, bar);
                 bar.set_prefix(shortened(source));
@@ -111,6 +133,7 @@ impl IndexProgress {
             }
             Progress::Finished(report) => {
                 state.finished += 1;
+                state.remove_hashed(&self.bars, &report.source);
                 if let Some(open) = state.open.remove(&report.source) {
                     open.bar.finish_and_clear();
                     self.bars.remove(&open.bar);
@@ -149,6 +172,7 @@ impl IndexProgress {
 fn style(of: &str) -> ProgressStyle {
     let template = match of {
         "all" => "{prefix:40.bold} {bar:20} {percent:>3}% {msg}",
+        "hashed" => "{prefix:40} {bar:20} {percent:>3}% hashed, {binary_bytes_per_sec}, {eta} left",
         _ => "{prefix:40} {bar:20} {percent:>3}% {msg}",
     };
     // The templates above are constants, and right; a plain bar would do as well.
@@ -180,18 +204,23 @@ fn shortened(source: &str) -> String {
 }
 
 fn finished_line(report: &SourceReport) -> String {
-    let SourceReport { source, clips, cues, .. } = report;
+    let SourceReport { source, .. } = report;
+    let (clips, cues) = (counted(report.clips, "clip"), counted(report.cues, "cue"));
     let mut line = match report.state {
-        SourceState::Indexed => format!("{source}: {clips} clips, {cues} cues"),
+        SourceState::Indexed => format!("{source}: {clips}, {cues}"),
+        SourceState::Unchanged if report.verified => {
+            format!("{source}: unchanged, every byte verified")
+        }
         SourceState::Unchanged => format!("{source}: unchanged"),
-        SourceState::Interrupted => format!("{source}: interrupted, {clips} clips kept"),
+        SourceState::Interrupted => format!("{source}: interrupted, {clips} kept"),
         SourceState::Failed => {
             let reason = report.error.as_ref().map_or("no reason given", |error| &error.reason);
             format!("{source}: FAILED: {reason}")
         }
     };
     if report.gaps > 0 {
-        line.push_str(&format!(", {} gaps ({:.1} s)", report.gaps, report.gap_secs));
+        let gaps = counted(report.gaps, "gap");
+        line.push_str(&format!(", {gaps} ({:.1} s)", report.gap_secs));
     }
     for notice in &report.notices {
         line.push_str(&format!("; {notice}"));
@@ -221,6 +250,7 @@ mod tests {
             cues: 0,
             gaps: 0,
             gap_secs: 0.0,
+            verified: false,
             notices: Vec::new(),
             error: Some((&crate::error::Error::corrupt("not a video")).into()),
         };

@@ -54,6 +54,7 @@ impl Writer {
             for table in ["chunks", "progress", "tags", "locations"] {
                 delete(sql, table, key)?;
             }
+            sql.execute("DELETE FROM contents WHERE fingerprint = ?1", [&source.fingerprint])?;
             sql.execute("DELETE FROM sources WHERE key = ?1", [key])?;
             if forgotten.cues > 0 {
                 sql.execute("INSERT INTO spoken (spoken) VALUES ('rebuild')", [])?;
@@ -64,6 +65,8 @@ impl Writer {
             Ok(forgotten)
         })?;
         commit_point::reached("forget-rows-deleted");
+        // It may have been the last one that another recipe waited for.
+        self.settle_recipes()?;
         self.finish_forgetting()?;
         Ok(forgotten)
     }

@@ -5,7 +5,7 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::commit_point;
-use super::digest::{CLIPS, TABLES, Table, features_digest};
+use super::digest::{CLIPS, CONTENTS, TABLES, Table, features_digest};
 use super::schema::{Database, RECORD, SCHEMA_VERSION, sign};
 use crate::error::Result;
 
@@ -37,11 +37,13 @@ fn from_1_to_2(sql: &Transaction<'_>, features: &Database) -> Result<()> {
         "DROP TRIGGER cue_added; DROP TRIGGER cue_removed; DROP TABLE spoken;
          DROP INDEX one_current_recipe; DROP INDEX locations_of_source; DROP INDEX cues_of_source;",
     )?;
-    for table in TABLES {
+    // Schema 1 had no contents.
+    let old = || TABLES.iter().filter(|table| **table != CONTENTS);
+    for table in old() {
         sql.execute_batch(&format!("ALTER TABLE {0} RENAME TO old_{0}", table.name))?;
     }
     sql.execute_batch(RECORD.tables)?;
-    for table in TABLES {
+    for table in old() {
         if *table == CLIPS {
             copy_clips(sql, features)?;
         } else {
@@ -53,7 +55,7 @@ fn from_1_to_2(sql: &Transaction<'_>, features: &Database) -> Result<()> {
         "DELETE FROM sqlite_sequence WHERE name NOT LIKE 'old!_%' ESCAPE '!';
          UPDATE sqlite_sequence SET name = substr(name, 5);",
     )?;
-    for table in TABLES {
+    for table in old() {
         sql.execute_batch(&format!("DROP TABLE old_{}", table.name))?;
     }
     Ok(())

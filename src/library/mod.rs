@@ -8,6 +8,7 @@
 mod check;
 mod commit_point;
 mod compact;
+mod contents;
 mod digest;
 mod dot;
 mod forget;
@@ -33,10 +34,12 @@ mod tests;
 pub use check::{Fault, Finding, Remedy, Step, check};
 pub use commit_point::COMMIT_POINTS;
 pub use compact::Compacted;
+pub use contents::Alike;
 pub use forget::Forgotten;
 pub use ids::{ClipId, RecipeId, SourceId};
 pub use reader::{ClipRow, Info, Reader, RecipeInfo, SegmentRow, Shown};
 pub use rebuild::{Rebuilt, ToRead, rebuild};
+pub use recipes::Waiting;
 pub use schema::SCHEMA_VERSION;
 pub use search::{By, Found, Hit, HitSpan, Query};
 pub use types::{

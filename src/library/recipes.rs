@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::commit_point;
 use super::digest::{RECIPES, SPACES};
 use super::ids::{RecipeId, SourceId};
-use super::rows;
+use super::rows::{self, RecipeRow};
 use super::types::{Recipe, RecipeKind, Space};
 use super::writer::{Writer, now_us, to_json};
 use crate::error::{Error, Result};
@@ -55,58 +55,100 @@ impl Writer {
         Ok(())
     }
 
-    /// The sources whose clips are complete and whose segments are not.
+    /// The sources to understand: those whose clips are complete and whose segments are not, and
+    /// those that were cut off, of which another recipe has made segments and this one none.
     pub fn left_to_understand(
         &self,
         clips: &RecipeId,
         segments: &RecipeId,
     ) -> Result<Vec<SourceId>> {
         self.record.read(|sql| {
-            let find = "SELECT id FROM sources JOIN progress done ON done.source = sources.key \
-                 AND done.recipe = ?1 AND done.state = 'complete' \
-                 WHERE NOT EXISTS (SELECT 1 FROM progress read WHERE read.source = sources.key \
-                 AND read.recipe = ?2 AND read.state = 'complete') ORDER BY sources.key";
+            let find = "SELECT id FROM sources WHERE NOT EXISTS (SELECT 1 FROM progress \
+                 WHERE source = sources.key AND recipe = ?2 AND state = 'complete') \
+                 AND (EXISTS (SELECT 1 FROM progress WHERE source = sources.key \
+                 AND recipe = ?1 AND state = 'complete') \
+                 OR (EXISTS (SELECT 1 FROM chunks WHERE source = sources.key AND recipe = ?1) \
+                 AND EXISTS (SELECT 1 FROM segments WHERE source = sources.key AND recipe <> ?2) \
+                 AND NOT EXISTS (SELECT 1 FROM segments \
+                 WHERE source = sources.key AND recipe = ?2))) ORDER BY key";
             let (clips, segments) =
                 (rows::recipe_row(sql, clips)?, rows::recipe_row(sql, segments)?);
             rows::all(sql, find, params![clips.key, segments.key], |row| rows::text(row, 0))
         })
     }
 
-    /// The sources that the current recipe of the same kind has completed and `recipe` has not:
-    /// while there are any, taking over would take them out of search.
+    /// The sources that would lose something in search if `recipe` took over now: those that the
+    /// current recipe of its kind has completed and it has not, and those that the current one
+    /// has read in part and it has not tried to the end.
     pub fn waiting_for(&self, recipe: &RecipeId) -> Result<Vec<SourceId>> {
         self.record.read(|sql| {
-            let row = rows::recipe_row(sql, recipe)?;
-            let Some(current) = rows::current_recipe(sql, row.recipe.kind)? else {
-                return Ok(Vec::new());
-            };
-            let find = "SELECT id FROM sources JOIN progress old ON old.source = sources.key \
-                 AND old.recipe = ?1 AND old.state = 'complete' \
-                 WHERE NOT EXISTS (SELECT 1 FROM progress new WHERE new.source = sources.key \
-                 AND new.recipe = ?2 AND new.state = 'complete') ORDER BY sources.key";
-            rows::all(sql, find, params![current.key, row.key], |row| rows::text(row, 0))
+            let waiting = waiting(sql, &rows::recipe_row(sql, recipe)?)?;
+            Ok(waiting.into_iter().map(|source| source.id).collect())
         })
     }
 
-    /// Lets a recipe's rows take the place of the current recipe's in one step; the old rows are
-    /// then deleted little by little, and by the next writer where this one is interrupted.
-    pub fn activate_recipe(&mut self, recipe: &RecipeId) -> Result<()> {
-        self.record.write(|sql| {
-            let row = rows::recipe_row(sql, recipe)?;
-            if row.state == "current" {
-                return Ok(());
+    /// Lets the two recipes of a pipeline take the places of the current ones in one step, unless
+    /// sources wait for that; those are returned. What the old recipes made is then deleted
+    /// little by little, and by the next writer where this one is interrupted.
+    pub fn take_over(&mut self, clips: &RecipeId, segments: &RecipeId) -> Result<Vec<Waiting>> {
+        let (left, changed) = self.record.write(|sql| {
+            let rows = [rows::recipe_row(sql, clips)?, rows::recipe_row(sql, segments)?];
+            let mut left = waiting(sql, &rows[0])?;
+            for source in waiting(sql, &rows[1])? {
+                if !left.contains(&source) {
+                    left.push(source);
+                }
             }
-            let kind = row.recipe.kind;
-            sql.execute(
-                "UPDATE recipes SET state = 'retired' WHERE kind = ?1 AND state = 'current'",
-                [kind.as_str()],
-            )?;
-            sql.execute("UPDATE recipes SET state = 'current' WHERE key = ?1", [row.key])?;
-            RECIPES.seal(sql, "kind = ?1", [kind.as_str()])?;
-            count_up(sql, kind)
+            let changed = left.is_empty() && activate(sql, &rows)?;
+            Ok((left, changed))
         })?;
-        commit_point::reached("recipe-activated");
-        self.sweep_retired()
+        if changed {
+            commit_point::reached("recipe-activated");
+        }
+        self.sweep_retired()?;
+        Ok(left)
+    }
+
+    /// Lets recipes take over whatever waits for them: what only the old ones have made is lost.
+    /// False, and nothing is done, where they have completed no source at all.
+    pub fn take_over_at_once(&mut self, clips: &RecipeId, segments: &RecipeId) -> Result<bool> {
+        let changed = self.record.write(|sql| {
+            let rows = [rows::recipe_row(sql, clips)?, rows::recipe_row(sql, segments)?];
+            let any = has_completed(sql, rows[0].key)? && has_completed(sql, rows[1].key)?;
+            Ok(any && activate(sql, &rows)?)
+        })?;
+        if changed {
+            commit_point::reached("recipe-activated");
+        }
+        self.sweep_retired()?;
+        Ok(changed)
+    }
+
+    /// After sources have gone: lets the newest recipes that waited for nothing else take over.
+    pub(super) fn settle_recipes(&mut self) -> Result<()> {
+        let ready = self.record.read(|sql| {
+            let all = rows::recipes(sql)?;
+            for segments in all.iter().rev() {
+                let is_built = segments.state == "building"
+                    && segments.recipe.kind == RecipeKind::Segment
+                    && has_completed(sql, segments.key)?;
+                // A recipe of segments names that of the clips that they are made of.
+                let of = segments.recipe.description.get("clips").and_then(|hash| hash.as_str());
+                let clips = all.iter().find(|row| Some(row.recipe.id.to_string().as_str()) == of);
+                let Some(clips) = clips.filter(|_| is_built) else { continue };
+                if matches!(clips.state.as_str(), "current" | "building")
+                    && waiting(sql, clips)?.is_empty()
+                    && waiting(sql, segments)?.is_empty()
+                {
+                    return Ok(Some((clips.recipe.id.clone(), segments.recipe.id.clone())));
+                }
+            }
+            Ok(None)
+        })?;
+        if let Some((clips, segments)) = ready {
+            self.take_over(&clips, &segments)?;
+        }
+        Ok(())
     }
 
     pub(super) fn sweep_retired(&mut self) -> Result<()> {
@@ -142,6 +184,65 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// A source that keeps another recipe from taking over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    pub id: SourceId,
+    pub name: String,
+    /// Every place that it was seen at holds something else now, so nobody can read it again.
+    pub is_gone: bool,
+}
+
+fn waiting(sql: &Connection, recipe: &RecipeRow) -> Result<Vec<Waiting>> {
+    let kind = recipe.recipe.kind;
+    let current = match rows::current_recipe(sql, kind)? {
+        Some(current) if current.key != recipe.key => current.key,
+        _ => return Ok(Vec::new()),
+    };
+    // What a recipe leaves of a source that it has read in part.
+    let (part, tried) = match kind {
+        RecipeKind::Clip => ("chunks", "SELECT 1 WHERE 0"),
+        RecipeKind::Segment => {
+            ("segments", "SELECT 1 FROM segments WHERE source = sources.key AND recipe = ?2")
+        }
+    };
+    let find = format!(
+        "SELECT id, name, NOT EXISTS (SELECT 1 FROM locations WHERE source = sources.key) \
+         FROM sources LEFT JOIN progress old ON old.source = sources.key AND old.recipe = ?1 \
+         LEFT JOIN progress new ON new.source = sources.key AND new.recipe = ?2 \
+         WHERE CASE WHEN old.state = 'complete' THEN new.state IS NOT 'complete' \
+         ELSE new.state IS NULL \
+         AND EXISTS (SELECT 1 FROM {part} WHERE source = sources.key AND recipe = ?1) \
+         AND NOT EXISTS ({tried}) END ORDER BY sources.key"
+    );
+    rows::all(sql, &find, params![current, recipe.key], |row| {
+        Ok(Waiting { id: rows::text(row, 0)?, name: row.get(1)?, is_gone: row.get(2)? })
+    })
+}
+
+fn has_completed(sql: &Connection, recipe: i64) -> Result<bool> {
+    let find = "SELECT EXISTS (SELECT 1 FROM progress WHERE recipe = ?1 AND state = 'complete')";
+    rows::one(sql, find, [recipe])
+}
+
+/// Makes recipes, at most one of a kind, the current ones; the old ones are left to be swept. Says
+/// whether that changed anything.
+fn activate(sql: &Connection, recipes: &[RecipeRow]) -> Result<bool> {
+    let mut changed = false;
+    for row in recipes.iter().filter(|row| row.state != "current") {
+        let kind = row.recipe.kind;
+        sql.execute(
+            "UPDATE recipes SET state = 'retired' WHERE kind = ?1 AND state = 'current'",
+            [kind.as_str()],
+        )?;
+        sql.execute("UPDATE recipes SET state = 'current' WHERE key = ?1", [row.key])?;
+        RECIPES.seal(sql, "kind = ?1", [kind.as_str()])?;
+        count_up(sql, kind)?;
+        changed = true;
+    }
+    Ok(changed)
 }
 
 /// Tells readers that rows have gone or changed their visibility.

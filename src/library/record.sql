@@ -44,6 +44,16 @@ CREATE TABLE sources (
     digest BLOB NOT NULL
 ) STRICT;
 
+-- What is known of all bytes behind a fingerprint, which is a hash of parts of them unless these
+-- parts are those of another source too.
+CREATE TABLE contents (
+    fingerprint TEXT PRIMARY KEY,
+    parts TEXT NOT NULL,
+    whole TEXT NOT NULL,
+    digest BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX contents_by_parts ON contents (parts);
+
 CREATE TABLE locations (
     kind TEXT NOT NULL,
     place BLOB NOT NULL,

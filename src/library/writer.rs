@@ -445,10 +445,13 @@ impl Writer {
                 &PROGRESS.replace(),
                 params![key, recipe.key, state.as_str(), error, rows_made(sql, key, &recipe)?],
             )?;
-            sql.execute(
-                "UPDATE sources SET state = ?2, error = ?3 WHERE key = ?1",
-                params![key, state.as_str(), error],
-            )?;
+            // A source is read by the recipe of its clips; segments come of what is stored.
+            if recipe.recipe.kind == RecipeKind::Clip {
+                sql.execute(
+                    "UPDATE sources SET state = ?2, error = ?3 WHERE key = ?1",
+                    params![key, state.as_str(), error],
+                )?;
+            }
             SOURCES.seal(sql, "key = ?1", [key])
         })?;
         commit_point::reached("source-finished");

@@ -5,15 +5,16 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use super::identity::{Identity, Verified, identify};
 use super::ingest::{CHUNK_CLIPS, Opened, Shared};
 use super::jobs::{ChunkJob, Chunks, Job, Jobs};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::graph::{Event, Outlet, Source, Streams};
 use crate::library::{self, NewSource, Origin, Place, SourceId, State, WallClock, WallOrigin};
 use crate::media::{Cue, Frame, TrackKind};
 use crate::source::{
-    CueEvent, CueRequest, Fingerprint, Host, Input, Location, MediaInfo, PictureEvent,
-    PictureRequest, Summary, Targets, sidecars,
+    CueEvent, CueRequest, Host, Input, Location, MediaInfo, PictureEvent, PictureRequest, Summary,
+    Targets, sidecars,
 };
 use crate::time::Micros;
 
@@ -78,6 +79,9 @@ impl Files<'_> {
         });
         let (input, place) = match looked {
             Ok(looked) => looked,
+            Err(error) if error.kind() == Kind::NotFound && self.has_all_of(location)? => {
+                return Ok(None);
+            }
             Err(error) => {
                 shared.fail_unopened(location, &error);
                 return Ok(None);
@@ -85,17 +89,18 @@ impl Files<'_> {
         };
         let seen = shared.library().source_at(&place.place)?;
         if let Some((id, seen)) = &seen
+            && !shared.verify
             && *seen == place
             && place.size_bytes.is_some()
             && self.is_complete(*id)?
         {
-            self.unchanged(*id, location)?;
+            self.unchanged(*id, location, false, Vec::new())?;
             return Ok(None);
         }
+        let was = seen.as_ref().map(|(id, _)| *id);
         let shorter = seen.filter(|(_, seen)| is_longer(&place, seen)).map(|(id, _)| id);
-        let probed = Fingerprint::of(&input)
-            .and_then(|fingerprint| Ok((fingerprint, self.host.probe(&input)?)));
-        let (fingerprint, info) = match probed {
+        let probed = self.host.probe(&input).and_then(|info| Ok((identify(&input, shared)?, info)));
+        let (Identity { fingerprint, verified }, info) = match probed {
             Ok(probed) => probed,
             Err(error) => {
                 shared.fail_unopened(location, &error);
@@ -105,7 +110,7 @@ impl Files<'_> {
         let id = shared
             .library()
             .add_source(&NewSource {
-                fingerprint: fingerprint.to_string(),
+                fingerprint,
                 name: input.name().rsplit('/').next().unwrap_or_default().to_owned(),
                 origin: if input.file().is_some() { Origin::File } else { Origin::Url },
                 duration: info.duration,
@@ -115,8 +120,17 @@ impl Files<'_> {
                 location: place,
             })?
             .id;
+        let mut noticed = Vec::new();
+        if let Some(was) = was.filter(|was| *was != id && verified == Verified::Differs) {
+            noticed.push(format!(
+                "bytes inside it are not those that were indexed as {was}: it is another source now"
+            ));
+        }
+        if shared.verify && input.file().is_none() {
+            noticed.push("an address is known by itself: its bytes were not verified".to_owned());
+        }
         if self.is_complete(id)? {
-            self.unchanged(id, location)?;
+            self.unchanged(id, location, verified == Verified::Same, noticed)?;
             return Ok(None);
         }
         if let Some(shorter) = shorter.filter(|shorter| *shorter != id) {
@@ -124,10 +138,11 @@ impl Files<'_> {
         }
         if let Some(twin) = shared.being_read(id) {
             let notice = format!("the same bytes as {}, which is being indexed", twin.input.name());
-            shared.unchanged(id, location, None, vec![notice]);
+            shared.unchanged(id, location, None, false, vec![notice]);
             return Ok(None);
         }
         let (cues, mut notices) = self.all_cues(id, &input, &info)?;
+        notices.splice(0..0, noticed);
         let done: BTreeSet<u32> = {
             let mut library = shared.library();
             library.set_tags(id, &shared.tags)?;
@@ -152,15 +167,39 @@ impl Files<'_> {
         Ok(self.shared.library().progress(id, &self.shared.recipe)? == State::Complete)
     }
 
+    /// A file that isn't there, and that the library needs no more, is reported as unchanged: its
+    /// disk may be on a shelf.
+    fn has_all_of(&self, location: &Location) -> Result<bool> {
+        let Location::File(path) = location else { return Ok(false) };
+        let known = match std::path::absolute(path) {
+            Ok(path) => self.shared.library().source_at(&Place::Path(path))?,
+            Err(_) => None,
+        };
+        let Some((id, _)) = known else { return Ok(false) };
+        let has_all = self.is_complete(id)?;
+        if has_all {
+            let notice = "not there now, and nothing of it was needed".to_owned();
+            self.shared.unchanged(id, location, None, false, vec![notice]);
+        }
+        Ok(has_all)
+    }
+
     /// The picture and the text inside are as they were; files beside it may have changed.
-    fn unchanged(&mut self, id: SourceId, location: &Location) -> Result<()> {
-        let (cues, notices) = self.sidecar_cues(id)?;
+    fn unchanged(
+        &mut self,
+        id: SourceId,
+        location: &Location,
+        verified: bool,
+        mut notices: Vec<String>,
+    ) -> Result<()> {
+        let (cues, more) = self.sidecar_cues(id)?;
+        notices.extend(more);
         let changed = {
             let mut library = self.shared.library();
             library.set_tags(id, &self.shared.tags)?;
             library.replace_cues(id, "sidecar:", &cues)?
         };
-        self.shared.unchanged(id, location, changed.then_some(cues.len()), notices);
+        self.shared.unchanged(id, location, changed.then_some(cues.len()), verified, notices);
         Ok(())
     }
 

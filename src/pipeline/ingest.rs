@@ -33,6 +33,10 @@ pub struct Options {
     pub workers: NonZeroUsize,
     /// Set on every source of this run.
     pub tags: Vec<(String, String)>,
+    /// Reads every byte of the sources that the library knows.
+    pub verify: bool,
+    /// Lets this pipeline take over from another one whatever that one alone has read.
+    pub take_over: bool,
     pub cancel: Cancel,
 }
 
@@ -117,6 +121,8 @@ pub(super) struct Shared<'a> {
     pub clip: ClipRules,
     pub rendition: Rendition,
     pub tags: Vec<(String, String)>,
+    pub verify: bool,
+    pub cancel: Cancel,
     library: &'a Mutex<Writer>,
     progress: &'a (dyn Fn(&Progress<'_>) + Sync),
     /// To the other half: a source whose rows are in the record; `None` when there are no more.
@@ -160,6 +166,10 @@ impl Shared<'_> {
         });
     }
 
+    pub fn hashed(&self, source: &str, bytes: u64, of_bytes: u64) {
+        (self.progress)(&Progress::Hashed { source, bytes, of_bytes });
+    }
+
     pub fn opened(&self, source: &Arc<Opened>, chunks_done: usize) {
         lock(&self.open).push(Arc::clone(source));
         let stored = Micros(self.chunk_length().0.saturating_mul(chunks_done as i64));
@@ -182,6 +192,7 @@ impl Shared<'_> {
         id: SourceId,
         location: &Location,
         new_cues: Option<usize>,
+        verified: bool,
         notices: Vec<String>,
     ) {
         let state = match new_cues {
@@ -191,6 +202,7 @@ impl Shared<'_> {
         self.report(SourceReport {
             id: Some(id.to_string()),
             cues: new_cues.unwrap_or(0) as u64,
+            verified,
             notices,
             ..SourceReport::new(location.to_string(), state)
         });
@@ -262,6 +274,7 @@ impl Shared<'_> {
             cues: tally.cues,
             gaps: tally.gaps,
             gap_secs: tally.gap_length.as_secs_f64(),
+            verified: false,
             notices,
             error: tally.error.clone(),
         };
@@ -321,6 +334,8 @@ pub fn index(
         clip: pipeline.clip,
         rendition: Rendition { width_px, height_px, fit: pipeline.fit },
         tags: options.tags,
+        verify: options.verify,
+        cancel: options.cancel.clone(),
         library: &library,
         progress,
         understand: sender,
@@ -374,6 +389,8 @@ pub fn index(
         interrupted: options.cancel.is_cancelled(),
         not_begun: shared.jobs.unopened(),
         waiting: 0,
+        waiting_gone: 0,
+        left_behind: 0,
         segments: segments?,
         media_secs: stored.as_secs_f64(),
         elapsed_secs: started.elapsed().as_secs_f64(),
@@ -381,13 +398,16 @@ pub fn index(
         sources: std::mem::take(&mut *lock(&shared.reports)),
     };
     let mut library = lock(&library);
-    for recipe in [&clip_recipe.id, &segment_recipe.id] {
-        let waiting = library.waiting_for(recipe)?.len();
-        report.waiting = report.waiting.max(waiting);
-        if waiting == 0 {
-            library.activate_recipe(recipe)?;
-        }
+    let mut waiting = library.take_over(&clip_recipe.id, &segment_recipe.id)?;
+    if options.take_over
+        && !waiting.is_empty()
+        && !report.interrupted
+        && library.take_over_at_once(&clip_recipe.id, &segment_recipe.id)?
+    {
+        report.left_behind = std::mem::take(&mut waiting).len();
     }
+    report.waiting = waiting.len();
+    report.waiting_gone = waiting.iter().filter(|source| source.is_gone).count();
     // Thousands of unchanged sources would make every day's report as long as the first.
     let mut kept = report.clone();
     kept.sources.retain(|source| source.state != SourceState::Unchanged);
@@ -557,6 +577,8 @@ mod tests {
             clip: ClipRules { length: Micros::from_millis(50), frames: 1, shot_change: 0.35 },
             rendition: Rendition { width_px: 32, height_px: 32, fit: Fit::Squash },
             tags: Vec::new(),
+            verify: false,
+            cancel: Cancel::default(),
             library: &library,
             progress: &|_| {},
             understand,

@@ -4,6 +4,7 @@
 
 mod config;
 mod files;
+mod identity;
 mod ingest;
 mod jobs;
 mod loaded;

@@ -9,6 +9,8 @@ use crate::time::Micros;
 /// Something that a user who waits wants to know.
 #[derive(Debug)]
 pub enum Progress<'a> {
+    /// How much of a file has been hashed; only large ones tell.
+    Hashed { source: &'a str, bytes: u64, of_bytes: u64 },
     /// A source was looked into: how long it is, if it says, and how much the library has already.
     Opened { source: &'a str, length: Option<Micros>, stored: Micros },
     /// Media of this source that has come through the graph, in this run.
@@ -33,6 +35,8 @@ pub struct SourceReport {
     pub gaps: u64,
     /// Media without a picture, in seconds.
     pub gap_secs: f64,
+    /// Every byte was read again, and is what it was when the source was indexed.
+    pub verified: bool,
     /// What was noticed and is no failure: `3 corrupt packets skipped`.
     pub notices: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +55,7 @@ impl SourceReport {
             cues: 0,
             gaps: 0,
             gap_secs: 0.0,
+            verified: false,
             notices: Vec::new(),
             error: None,
         }
@@ -96,6 +101,10 @@ pub struct RunReport {
     /// Sources that only another pipeline has read: until this one has read them too, or they are
     /// forgotten, search answers from that one.
     pub waiting: usize,
+    /// Those of them that no place holds any more.
+    pub waiting_gone: usize,
+    /// Sources that only another pipeline had read when this one was made to take over.
+    pub left_behind: usize,
     pub segments: u64,
     /// Media that came through the graph, in seconds.
     pub media_secs: f64,

@@ -25,8 +25,9 @@ impl Fingerprint {
     pub fn of_parts(file: &File) -> Result<Fingerprint> {
         let size = size(file)?;
         let mut hasher = blake3::Hasher::new_derive_key("cinelex 2026 fingerprint of parts");
+        let mut buffer = vec![0; END_BYTES.min(size) as usize];
         hasher.update(&size.to_le_bytes());
-        hash_span(file, &mut hasher, 0, END_BYTES.min(size))?;
+        hash_span(file, &mut hasher, &mut buffer, 0, END_BYTES.min(size))?;
         if size > END_BYTES {
             let tail = END_BYTES.min(size - END_BYTES);
             let middle = size - END_BYTES - tail;
@@ -36,11 +37,32 @@ impl Fingerprint {
                 let offset =
                     u128::from(middle - block) * u128::from(index) / u128::from(BLOCKS - 1);
                 let start = END_BYTES + u64::try_from(offset).unwrap_or(middle - block);
-                hash_span(file, &mut hasher, start, block)?;
+                hash_span(file, &mut hasher, &mut buffer, start, block)?;
             }
-            hash_span(file, &mut hasher, size - tail, tail)?;
+            hash_span(file, &mut hasher, &mut buffer, size - tail, tail)?;
         }
         Ok(Fingerprint(*hasher.finalize().as_bytes()))
+    }
+
+    /// BLAKE3 of all bytes of a file. `each` hears after every 16 MiB how many were read, and stops
+    /// the work with an error.
+    ///
+    /// # Errors
+    /// `Unavailable` where reading fails; those of `each`.
+    pub fn of_all(file: &File, each: &mut dyn FnMut(u64) -> Result<()>) -> Result<Fingerprint> {
+        const STEP_BYTES: u64 = 16 << 20;
+        let mut hasher = blake3::Hasher::new_derive_key("cinelex 2026 fingerprint of all bytes");
+        let mut buffer = vec![0; END_BYTES as usize];
+        let mut told = 0;
+        loop {
+            let done = hasher.count();
+            let read = hash_span(file, &mut hasher, &mut buffer, done, STEP_BYTES)?;
+            if read < STEP_BYTES {
+                return Ok(Fingerprint(*hasher.finalize().as_bytes()));
+            }
+            told += read;
+            each(told)?;
+        }
     }
 
     /// Of an open file, or of an address, whose content only reading it all would tell.
@@ -70,12 +92,18 @@ fn size(file: &File) -> Result<u64> {
         .len())
 }
 
-/// A file that shrinks while it is read counts as shorter, not as an error.
-fn hash_span(file: &File, hasher: &mut blake3::Hasher, start: u64, length: u64) -> Result<()> {
-    let mut buffer = vec![0; length.min(END_BYTES) as usize];
+/// Hashes a span of the file, a buffer at a time, and says how much of it was there: a file that
+/// shrinks while it is read counts as shorter, not as an error.
+fn hash_span(
+    file: &File,
+    hasher: &mut blake3::Hasher,
+    buffer: &mut [u8],
+    start: u64,
+    length: u64,
+) -> Result<u64> {
     let mut done = 0;
     while done < length {
-        let wanted = (length - done).min(END_BYTES) as usize;
+        let wanted = (length - done).min(buffer.len() as u64) as usize;
         let read = match file.read_at(&mut buffer[..wanted], start + done) {
             Ok(read) => read,
             Err(cause) if cause.kind() == std::io::ErrorKind::Interrupted => continue,
@@ -91,7 +119,7 @@ fn hash_span(file: &File, hasher: &mut blake3::Hasher, start: u64, length: u64) 
         hasher.update(&buffer[..read]);
         done += read as u64;
     }
-    Ok(())
+    Ok(done)
 }
 
 /// Hexadecimal, 64 digits.
@@ -143,6 +171,28 @@ mod tests {
         for size in [0, 1, END_BYTES, END_BYTES + 1, 2 * END_BYTES, 2 * END_BYTES + 1, 1 << 33] {
             assert!(seen.insert(Fingerprint::of_parts(&file_of(size)).unwrap()), "{size}");
         }
+    }
+
+    #[test]
+    fn every_byte_counts_in_the_fingerprint_of_all() {
+        let size = 40 << 20;
+        let mut file = file_of(size);
+        let mut told = Vec::new();
+        let mut tell = |done| {
+            told.push(done >> 20);
+            Ok(())
+        };
+        let before = Fingerprint::of_all(&file, &mut tell).unwrap();
+        assert_eq!(told, [16, 32]);
+        let parts = Fingerprint::of_parts(&file).unwrap();
+        // Between the first MiB and the first block behind it.
+        let between = (1 << 20) + BLOCK_BYTES + 1;
+        file.seek(SeekFrom::Start(between)).unwrap();
+        file.write_all(&[1]).unwrap();
+        assert_eq!(Fingerprint::of_parts(&file).unwrap(), parts);
+        assert_ne!(Fingerprint::of_all(&file, &mut |_| Ok(())).unwrap(), before);
+        let stopped = Fingerprint::of_all(&file, &mut |_| Err(Error::cancelled()));
+        assert_eq!(stopped.unwrap_err().kind(), crate::error::Kind::Cancelled);
     }
 
     #[test]

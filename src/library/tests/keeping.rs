@@ -120,7 +120,7 @@ fn another_recipe_is_built_beside_and_takes_over_in_one_step() {
     assert_eq!(reader.show(id).unwrap().clips.len(), 1);
     writer.finish_source(id, &new.id, State::Complete, None).unwrap();
     assert_eq!(writer.waiting_for(&new.id).unwrap(), []);
-    writer.activate_recipe(&new.id).unwrap();
+    assert_eq!(writer.take_over(&new.id, &segments_recipe()).unwrap(), []);
     assert_eq!(reader.show(id).unwrap().clips.len(), 2);
     assert_eq!(reader.current(RecipeKind::Clip).unwrap().unwrap(), new);
     let mut left = 0;
