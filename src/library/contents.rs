@@ -2,6 +2,7 @@
 
 use rusqlite::params;
 
+use super::digest::CONTENTS;
 use super::ids::SourceId;
 use super::rows;
 use super::writer::Writer;
@@ -21,7 +22,7 @@ impl Writer {
     /// The sources whose sampled parts have this fingerprint, the first that had them first.
     pub fn alike(&self, parts: &str) -> Result<Vec<Alike>> {
         self.record.read(|sql| {
-            let find = "SELECT id, sources.fingerprint, digest FROM sources \
+            let find = "SELECT id, sources.fingerprint, whole FROM sources \
                  LEFT JOIN contents ON contents.fingerprint = sources.fingerprint \
                  WHERE sources.fingerprint = ?1 OR sources.fingerprint IN \
                  (SELECT fingerprint FROM contents WHERE parts = ?1) ORDER BY key";
@@ -36,9 +37,8 @@ impl Writer {
     /// whose bytes were read is without.
     pub fn note_content(&mut self, fingerprint: &str, parts: &str, digest: &str) -> Result<bool> {
         self.record.write(|sql| {
-            let insert = "INSERT OR IGNORE INTO contents VALUES (?1, ?2, ?3)";
-            sql.execute(insert, params![fingerprint, parts, digest])?;
-            let find = "SELECT digest = ?2 FROM contents WHERE fingerprint = ?1";
+            sql.execute(&CONTENTS.insert_with_key(), params![fingerprint, parts, digest])?;
+            let find = "SELECT whole = ?2 FROM contents WHERE fingerprint = ?1";
             rows::one(sql, find, params![fingerprint, digest])
         })
     }

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::commit_point;
+use super::digest::{RECIPES, SPACES};
 use super::ids::{RecipeId, SourceId};
 use super::rows::{self, RecipeRow};
 use super::types::{Recipe, RecipeKind, Space};
@@ -24,25 +25,19 @@ impl Writer {
         }
         self.record.write(|sql| {
             let space = recipe.space.as_ref().map(|space| add_space(sql, space)).transpose()?;
-            let hash = recipe.id.to_string();
-            let find = "SELECT state FROM recipes WHERE hash = ?1";
-            let known: Option<String> =
-                sql.query_row(find, [&hash], |row| row.get(0)).optional()?;
-            // An insertion that meets a conflict would still count up the table's keys: a run that
-            // has nothing to do changes no byte.
-            match known.as_deref() {
-                None => {}
-                Some("retired" | "swept") => {
-                    let revive = "UPDATE recipes SET state = 'building' WHERE hash = ?1";
-                    sql.execute(revive, [&hash])?;
-                    return Ok(());
-                }
-                Some(_) => return Ok(()),
-            }
             let first = rows::current_recipe(sql, recipe.kind)?.is_none();
+            let hash = recipe.id.to_string();
+            let again = "UPDATE recipes SET state = 'building' \
+                 WHERE hash = ?1 AND state IN ('retired', 'swept')";
+            if sql.execute(again, [&hash])? > 0 {
+                return RECIPES.seal(sql, "hash = ?1", [&hash]);
+            }
+            let known = "SELECT count(*) FROM recipes WHERE hash = ?1";
+            if rows::one::<u64>(sql, known, [&hash])? > 0 {
+                return Ok(());
+            }
             sql.execute(
-                "INSERT INTO recipes (hash, kind, state, space, branching, depth, description, \
-                 added_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                &RECIPES.insert(),
                 params![
                     hash,
                     recipe.kind.as_str(),
@@ -182,7 +177,8 @@ impl Writer {
                 commit_point::reached("recipe-sweeping");
             }
             self.record.write(|sql| {
-                Ok(sql.execute("UPDATE recipes SET state = 'swept' WHERE key = ?1", [recipe])?)
+                sql.execute("UPDATE recipes SET state = 'swept' WHERE key = ?1", [recipe])?;
+                RECIPES.seal(sql, "key = ?1", [recipe])
             })?;
             commit_point::reached("recipe-swept");
         }
@@ -242,6 +238,7 @@ fn activate(sql: &Connection, recipes: &[RecipeRow]) -> Result<bool> {
             [kind.as_str()],
         )?;
         sql.execute("UPDATE recipes SET state = 'current' WHERE key = ?1", [row.key])?;
+        RECIPES.seal(sql, "kind = ?1", [kind.as_str()])?;
         count_up(sql, kind)?;
         changed = true;
     }
@@ -274,7 +271,7 @@ fn add_space(sql: &Connection, space: &Space) -> Result<i64> {
         ))),
         None => {
             sql.execute(
-                "INSERT INTO spaces (id, tower, dimension, languages) VALUES (?1, ?2, ?3, ?4)",
+                &SPACES.insert(),
                 params![space.id, space.tower, space.dimension, to_json(&space.languages)?],
             )?;
             Ok(sql.last_insert_rowid())

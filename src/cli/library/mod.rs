@@ -1,8 +1,11 @@
-//! `cinelex library`: what a library holds, what is known of a source, and forgetting one. Each
-//! subcommand is a module.
+//! `cinelex library`: what a library holds, what is known of a source, forgetting one, and keeping
+//! a library whole. Each subcommand is a module.
 
+mod check;
+mod compact;
 mod forget;
 mod info;
+mod rebuild;
 mod show;
 
 use std::path::Path;
@@ -10,7 +13,7 @@ use std::path::Path;
 use super::{CommandResult, Failure};
 use crate::library::Reader;
 
-/// Look into a library, or remove a source from it
+/// Look into a library, remove a source from it, check and mend it
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(subcommand)]
@@ -28,6 +31,20 @@ enum Command {
     /// Remove a source and every trace of it; its file is not touched
     #[command(after_help = "Example:\n  cinelex library forget films.library talk.mp4")]
     Forget(forget::Args),
+    /// Find every inconsistency; nothing is written
+    #[command(after_help = "Example:\n  cinelex library check films.library
+
+Exit codes: 0 nothing is wrong; 1 something is; 3 the library could not be opened.")]
+    Check(check::Args),
+    /// Make every derived part anew, and save what can be saved of a damaged library
+    #[command(after_help = "Example:\n  cinelex library rebuild films.library
+
+The damaged files are kept beside the new ones until you delete them. What is lost is read again
+by the next `cinelex index` of the same sources.")]
+    Rebuild(rebuild::Args),
+    /// Give free space back to the file system
+    #[command(after_help = "Example:\n  cinelex library compact films.library")]
+    Compact(compact::Args),
 }
 
 pub fn run(args: Args) -> CommandResult {
@@ -35,6 +52,9 @@ pub fn run(args: Args) -> CommandResult {
         Command::Info(args) => info::run(args),
         Command::Show(args) => show::run(args),
         Command::Forget(args) => forget::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Rebuild(args) => rebuild::run(args),
+        Command::Compact(args) => compact::run(args),
     }
 }
 

@@ -1,7 +1,9 @@
 //! What the module's tests share, and the tests of writing and reading back.
 
 mod keeping;
+mod mending;
 mod search;
+mod versions;
 
 use std::path::Path;
 
