@@ -10,11 +10,14 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::commit_point;
 use super::ids::{RecipeId, SourceId};
+use super::insert;
 use super::lock::{LOCK_FILE, lock};
 use super::recipes::count_up;
 use super::rows;
 use super::schema::{Database, FEATURES, RECORD};
-use super::types::{ChunkRecord, Location, NewSource, Place, RecipeKind, SegmentRecord, State};
+use super::types::{
+    ChunkRecord, Location, NewSource, Place, RecipeKind, SegmentRecord, Source, State,
+};
 use crate::error::{Error, Kind, Result};
 use crate::media::Cue;
 
@@ -91,10 +94,43 @@ impl Writer {
         Ok(writer)
     }
 
+    /// Removes a library without sources, folder and all. Other files in the folder keep it there;
+    /// so does another process that writes to the library.
+    pub fn remove_if_empty(folder: &Path) -> Result<()> {
+        let has_sources = "SELECT EXISTS (SELECT 1 FROM sources)";
+        let writer = match Writer::open(folder) {
+            Ok(writer) => writer,
+            Err(error) if error.kind() == Kind::Unavailable => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if writer.record.read(|sql| rows::one(sql, has_sources, []))? {
+            return Ok(());
+        }
+        let failed = |path: &Path, cause| Error::io(path, "remove", cause);
+        for role in [RECORD, FEATURES] {
+            for ending in ["", "-wal", "-shm"] {
+                let path = folder.join(format!("{}{ending}", role.file_name));
+                match std::fs::remove_file(&path) {
+                    Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(failed(&path, cause));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let lock = folder.join(LOCK_FILE);
+        std::fs::remove_file(&lock).map_err(|cause| failed(&lock, cause))?;
+        match std::fs::remove_dir(folder) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::DirectoryNotEmpty => {
+                Err(failed(folder, cause))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Adds a source, or finds the one that has this fingerprint already, and notes where it was
     /// seen. A place that held another source before belongs to this one from now on.
     pub fn add_source(&mut self, new: &NewSource) -> Result<Added> {
-        let media = to_json(&new.media)?;
         let added = self.record.write(|sql| {
             let mut find =
                 sql.prepare_cached("SELECT key, id FROM sources WHERE fingerprint = ?1")?;
@@ -104,41 +140,24 @@ impl Writer {
             let (key, id): (i64, SourceId) = match known {
                 Some(found) => found,
                 None => {
-                    let id = SourceId::random();
-                    sql.execute(
-                        "INSERT INTO sources (id, fingerprint, name, origin, duration_us, media, \
-                         wall_start_us, wall_origin, state, added_us) \
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'new', ?9)",
-                        params![
-                            id.to_string(),
-                            new.fingerprint,
-                            new.name,
-                            new.origin.as_str(),
-                            new.duration.map(|length| length.0),
-                            media,
-                            new.wall.map(|wall| wall.start_us),
-                            new.wall.map(|wall| wall.origin.as_str()),
-                            now_us()
-                        ],
-                    )?;
-                    (sql.last_insert_rowid(), id)
+                    let source = Source {
+                        id: SourceId::random(),
+                        fingerprint: new.fingerprint.clone(),
+                        name: new.name.clone(),
+                        origin: new.origin,
+                        duration: new.duration,
+                        media: new.media.clone(),
+                        wall: new.wall,
+                        state: State::New,
+                        error: None,
+                        locations: Vec::new(),
+                        tags: Vec::new(),
+                        added_us: now_us(),
+                    };
+                    (insert::source(sql, &source)?, source.id)
                 }
             };
-            let Location { place, size_bytes, modified_us, device, inode } = &new.location;
-            sql.execute(
-                "INSERT OR REPLACE INTO locations (kind, place, source, size_bytes, modified_us, \
-                 device, inode, seen_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                params![
-                    place.kind(),
-                    place.bytes(),
-                    key,
-                    size_bytes.map(|n| n as i64),
-                    modified_us,
-                    device.map(|n| n as i64),
-                    inode.map(|n| n as i64),
-                    now_us()
-                ],
-            )?;
+            insert::location(sql, key, &new.location, now_us())?;
             Ok(Added { id, known: known.is_some() })
         })?;
         commit_point::reached("source-added");
@@ -231,13 +250,19 @@ impl Writer {
         })
     }
 
-    /// Sets the given tags of a source; its other tags stay.
+    /// Sets the given tags of a source, or removes those whose value is empty; its other tags stay.
     pub fn set_tags(&mut self, source: SourceId, tags: &[(String, String)]) -> Result<()> {
         self.record.write(|sql| {
             let key = rows::source_key(sql, source)?;
             let mut set = sql.prepare_cached("INSERT OR REPLACE INTO tags VALUES (?1, ?2, ?3)")?;
+            let mut remove =
+                sql.prepare_cached("DELETE FROM tags WHERE source = ?1 AND name = ?2")?;
             for (name, value) in tags {
-                set.execute(params![key, name, value])?;
+                if value.is_empty() {
+                    remove.execute(params![key, name])?;
+                } else {
+                    set.execute(params![key, name, value])?;
+                }
             }
             Ok(())
         })?;
@@ -340,25 +365,7 @@ impl Writer {
                 "DELETE FROM cues WHERE source = ?1 AND substr(track, 1, length(?2)) = ?2",
                 params![key, tracks],
             )?;
-            let mut insert = sql.prepare_cached(
-                "INSERT INTO cues (source, start_us, end_us, text, kind, language, track, \
-                 confidence, words, speaker) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-            )?;
-            for cue in cues {
-                let words = (!cue.words.is_empty()).then(|| to_json(&cue.words)).transpose()?;
-                insert.execute(params![
-                    key,
-                    cue.span.start.0,
-                    cue.span.end.0,
-                    cue.text,
-                    cue.kind.as_str(),
-                    cue.language,
-                    cue.track,
-                    cue.confidence.filter(|confidence| confidence.is_finite()),
-                    words,
-                    cue.speaker
-                ])?;
-            }
+            insert::cues(sql, key, cues)?;
             Ok(())
         })?;
         commit_point::reached("cues-committed");

@@ -7,6 +7,7 @@ mod files;
 mod identity;
 mod ingest;
 mod jobs;
+mod licence;
 mod loaded;
 mod report;
 mod stages;
@@ -14,5 +15,6 @@ mod understand;
 
 pub use config::{Listed, Pipeline};
 pub use ingest::{Options, index};
+pub use licence::commercial_only;
 pub use loaded::Loaded;
 pub use report::{Problem, Progress, RunReport, SourceReport, SourceState};

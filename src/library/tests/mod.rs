@@ -1,6 +1,7 @@
 //! What the module's tests share, and the tests of writing and reading back.
 
 mod keeping;
+mod merging;
 mod search;
 
 use std::path::Path;
