@@ -30,9 +30,25 @@ pub const COMMIT_POINTS: &[&str] = &[
     "recipe-sweeping",
     "recipe-swept",
     "run-recorded",
-    "forget-features-deleted",
+    // The tables of a newer schema are filled, and not committed.
+    "migrate-copied",
+    "migrate-committed",
+    // A new record holds every row that can be read of a damaged one.
+    "rebuild-record-saved",
+    // Counts and states in it say what is there.
+    "rebuild-settled",
+    // A new file is whole; from here on it takes the damaged one's place, whatever happens.
+    "rebuild-ready",
+    "rebuild-log-kept",
+    "rebuild-kept",
+    "rebuild-swapped",
+    "rebuild-mended",
+    "compact-words-joined",
+    "compact-given-back",
     "forget-rows-deleted",
+    "forget-features-deleted",
     "forget-log-emptied",
+    "forget-finished",
 ];
 
 /// Says that what `point` names is durable. Where the environment names this point, the process

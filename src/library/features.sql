@@ -1,5 +1,3 @@
-CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
-
 -- `source` and `recipe` are the keys of the record's tables; `library_id` ties the two files.
 -- A table with rowids, since one without would spill rows over a quarter of a page.
 CREATE TABLE features (

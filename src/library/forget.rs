@@ -28,7 +28,9 @@ pub struct Forgotten {
 impl Writer {
     /// Removes a source with all that was made of it, of every recipe, and the reports of runs
     /// that name it. Deleted rows are overwritten (`secure_delete`), the index of words is made
-    /// anew, since its inner nodes keep beginnings of words, and the logs are cut to nothing.
+    /// anew, since its inner nodes keep beginnings of words, and the logs are cut to nothing. The
+    /// rows of the record go in one step; what an interruption leaves of the rest, the next writer
+    /// removes.
     ///
     /// Errors: `NotFound` for no such source. `Unavailable` where a reader in another process
     /// keeps the logs from being emptied: the source is gone then, and the next writer of the
@@ -39,11 +41,6 @@ impl Writer {
             let source = all_sources(sql)?.into_iter().find(|source| source.id == id);
             Ok((key, source.ok_or_else(|| Error::corrupt("a source without a row"))?))
         })?;
-        // The record goes last: as long as it names the source, an interrupted `forget` can be
-        // asked for again.
-        self.features
-            .write(|sql| Ok(sql.execute("DELETE FROM features WHERE source = ?1", [key])?))?;
-        commit_point::reached("forget-features-deleted");
         let forgotten = self.record.write(|sql| {
             let forgotten = Forgotten {
                 source: id,
@@ -62,6 +59,7 @@ impl Writer {
             if forgotten.cues > 0 {
                 sql.execute("INSERT INTO spoken (spoken) VALUES ('rebuild')", [])?;
             }
+            sql.execute("INSERT INTO forgotten VALUES (?1)", [key])?;
             count_up(sql, RecipeKind::Clip)?;
             count_up(sql, RecipeKind::Segment)?;
             Ok(forgotten)
@@ -69,20 +67,36 @@ impl Writer {
         commit_point::reached("forget-rows-deleted");
         // It may have been the last one that another recipe waited for.
         self.settle_recipes()?;
-        self.empty_logs()?;
+        self.finish_forgetting()?;
         Ok(forgotten)
+    }
+
+    /// Removes what is left of sources whose rows in the record are gone.
+    pub(super) fn finish_forgetting(&mut self) -> Result<()> {
+        let find = "SELECT source FROM forgotten";
+        let keys: Vec<i64> = self.record.read(|sql| rows::all(sql, find, [], |row| row.get(0)))?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.features.write(|sql| {
+            let mut delete = sql.prepare("DELETE FROM features WHERE source = ?1")?;
+            for key in &keys {
+                delete.execute([key])?;
+            }
+            Ok(())
+        })?;
+        commit_point::reached("forget-features-deleted");
+        self.empty_logs()?;
+        self.record.write(|sql| Ok(sql.execute("DELETE FROM forgotten", [])?))?;
+        commit_point::reached("forget-finished");
+        Ok(())
     }
 
     /// Gives free pages back to the file system and cuts the logs to nothing.
     fn empty_logs(&mut self) -> Result<()> {
         let mut emptied = true;
         for database in [&mut self.features, &mut self.record] {
-            database.run(|sql| {
-                let mut shrink = sql.prepare("PRAGMA incremental_vacuum")?;
-                let mut steps = shrink.query([])?;
-                while steps.next()?.is_some() {}
-                Ok(())
-            })?;
+            database.give_back()?;
             emptied &= database.empty_log()?;
             commit_point::reached("forget-log-emptied");
         }

@@ -1,7 +1,9 @@
 //! Rows as they are written, one function a table, for all who write them.
 
+use rusqlite::types::Null;
 use rusqlite::{Connection, params};
 
+use super::digest::{CUES, LOCATIONS, SOURCES};
 use super::types::{Location, Source};
 use super::writer::to_json;
 use crate::error::Result;
@@ -10,9 +12,7 @@ use crate::media::Cue;
 /// A source's own row, and its key; its locations and tags have rows of their own.
 pub(super) fn source(sql: &Connection, source: &Source) -> Result<i64> {
     sql.execute(
-        "INSERT INTO sources (id, fingerprint, name, origin, duration_us, media, \
-         wall_start_us, wall_origin, state, error, added_us) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        &SOURCES.insert(),
         params![
             source.id.to_string(),
             source.fingerprint,
@@ -24,7 +24,9 @@ pub(super) fn source(sql: &Connection, source: &Source) -> Result<i64> {
             source.wall.map(|wall| wall.origin.as_str()),
             source.state.as_str(),
             source.error,
-            source.added_us
+            source.added_us,
+            Null,
+            0
         ],
     )?;
     Ok(sql.last_insert_rowid())
@@ -39,8 +41,7 @@ pub(super) fn location(
 ) -> Result<()> {
     let Location { place, size_bytes, modified_us, device, inode } = location;
     sql.execute(
-        "INSERT OR REPLACE INTO locations (kind, place, source, size_bytes, modified_us, \
-         device, inode, seen_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        &LOCATIONS.replace(),
         params![
             place.kind(),
             place.bytes(),
@@ -55,15 +56,13 @@ pub(super) fn location(
     Ok(())
 }
 
+/// Adds cues to those that a source has, and to what it says of their number.
 pub(super) fn cues<'a>(
     sql: &Connection,
     source: i64,
     cues: impl IntoIterator<Item = &'a Cue>,
 ) -> Result<()> {
-    let mut insert = sql.prepare_cached(
-        "INSERT INTO cues (source, start_us, end_us, text, kind, language, track, \
-         confidence, words, speaker) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-    )?;
+    let mut insert = sql.prepare_cached(&CUES.insert())?;
     for cue in cues {
         let words = (!cue.words.is_empty()).then(|| to_json(&cue.words)).transpose()?;
         insert.execute(params![
@@ -74,10 +73,14 @@ pub(super) fn cues<'a>(
             cue.kind.as_str(),
             cue.language,
             cue.track,
-            cue.confidence.filter(|confidence| confidence.is_finite()),
+            // SQLite keeps no negative zero.
+            cue.confidence.filter(|confidence| confidence.is_finite()).map(|c| c + 0.0),
             words,
             cue.speaker
         ])?;
     }
-    Ok(())
+    let count = "UPDATE sources SET cues = (SELECT count(*) FROM cues WHERE source = ?1) \
+         WHERE key = ?1";
+    sql.execute(count, [source])?;
+    SOURCES.seal(sql, "key = ?1", [source])
 }

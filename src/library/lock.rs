@@ -43,3 +43,21 @@ pub(super) fn lock(folder: &Path) -> Result<File> {
     note().map_err(|cause| Error::io(&path, "write to", cause))?;
     Ok(file)
 }
+
+/// Keeps writers out while somebody looks who must see both files as of one moment. Several may.
+/// None where there is no lock file, so that nobody has ever written here, and none can be made.
+pub(super) fn lock_to_look(folder: &Path) -> Result<Option<File>> {
+    let path = folder.join(LOCK_FILE);
+    let file = match File::open(&path) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(|cause| Error::io(&path, "open", cause))?,
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(Error::unavailable(format!(
+            "another process is writing to {}: wait until it is done",
+            folder.display()
+        ))),
+        Err(TryLockError::Error(cause)) => Err(Error::io(&path, "lock", cause)),
+    }
+}

@@ -5,15 +5,21 @@
 //! holds the clips' features. One [`Writer`] at a time holds the folder's lock; any number of
 //! [`Reader`]s look on meanwhile. `docs/library.md` documents the tables.
 
+mod check;
 mod commit_point;
+mod compact;
 mod contents;
+mod digest;
 mod dot;
 mod forget;
 mod ids;
 mod insert;
 mod lock;
 mod merge;
+mod migrate;
+mod pages;
 mod reader;
+mod rebuild;
 mod recipes;
 mod rows;
 mod schema;
@@ -28,12 +34,15 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use check::{Fault, Finding, Remedy, Step, check};
 pub use commit_point::COMMIT_POINTS;
+pub use compact::Compacted;
 pub use contents::Alike;
 pub use forget::Forgotten;
 pub use ids::{ClipId, RecipeId, SourceId};
 pub use merge::{Conflict, Damage, Merged};
 pub use reader::{ClipRow, Info, Reader, RecipeInfo, SegmentRow, Shown, TagInfo};
+pub use rebuild::{Rebuilt, ToRead, rebuild};
 pub use recipes::Waiting;
 pub use schema::SCHEMA_VERSION;
 pub use search::{By, Found, Hit, HitSpan, Query};

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::ids::{ClipId, RecipeId, SourceId};
+use super::rebuild::is_unfinished;
 use super::rows::{self, RecipeRow};
 use super::schema::{Database, FEATURES, RECORD};
 use super::search::Memory;
@@ -99,6 +100,12 @@ impl Reader {
     ///
     /// Errors: `NotFound` where there is none; else as [`super::Writer::open`].
     pub fn open(folder: &Path) -> Result<Self> {
+        if folder.is_dir() && is_unfinished(folder)? {
+            return Err(Error::unavailable(format!(
+                "a rebuild of {} was interrupted: `cinelex library rebuild` finishes it",
+                folder.display()
+            )));
+        }
         for role in [RECORD, FEATURES] {
             let path = folder.join(role.file_name);
             let there = path.try_exists().map_err(|cause| Error::io(&path, "read", cause))?;
@@ -451,7 +458,7 @@ fn recipe_info(sql: &Connection, row: RecipeRow) -> Result<RecipeInfo> {
 }
 
 /// The bytes of all plain files in the folder.
-fn folder_bytes(folder: &Path) -> Result<u64> {
+pub(super) fn folder_bytes(folder: &Path) -> Result<u64> {
     let failed = |cause| Error::io(folder, "read the folder", cause);
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder).map_err(failed)? {

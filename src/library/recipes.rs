@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::commit_point;
+use super::digest::{RECIPES, SOURCES, SPACES};
 use super::ids::{RecipeId, SourceId};
 use super::rows::{self, RecipeRow};
 use super::types::{Recipe, RecipeKind, Space};
@@ -14,7 +15,7 @@ const SWEEP_ROWS: usize = 10_000;
 
 impl Writer {
     /// Makes a recipe known. The first of its kind is the current one at once; another is built
-    /// beside it until [`Writer::activate_recipe`].
+    /// beside it until [`Writer::take_over`].
     pub fn add_recipe(&mut self, recipe: &Recipe) -> Result<()> {
         let description = to_json(&recipe.description)?;
         if let Some(tree) = recipe.tree
@@ -25,13 +26,20 @@ impl Writer {
         self.record.write(|sql| {
             let space = recipe.space.as_ref().map(|space| add_space(sql, space)).transpose()?;
             let first = rows::current_recipe(sql, recipe.kind)?.is_none();
+            let hash = recipe.id.to_string();
+            let again = "UPDATE recipes SET state = 'building' \
+                 WHERE hash = ?1 AND state IN ('retired', 'swept')";
+            if sql.execute(again, [&hash])? > 0 {
+                return RECIPES.seal(sql, "hash = ?1", [&hash]);
+            }
+            let known = "SELECT count(*) FROM recipes WHERE hash = ?1";
+            if rows::one::<u64>(sql, known, [&hash])? > 0 {
+                return Ok(());
+            }
             sql.execute(
-                "INSERT INTO recipes (hash, kind, state, space, branching, depth, description, \
-                 added_us) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
-                 ON CONFLICT (hash) DO UPDATE SET \
-                 state = CASE WHEN state IN ('retired', 'swept') THEN 'building' ELSE state END",
+                &RECIPES.insert(),
                 params![
-                    recipe.id.to_string(),
+                    hash,
                     recipe.kind.as_str(),
                     if first { "current" } else { "building" },
                     space,
@@ -107,7 +115,19 @@ impl Writer {
         let changed = self.record.write(|sql| {
             let rows = [rows::recipe_row(sql, clips)?, rows::recipe_row(sql, segments)?];
             let any = has_completed(sql, rows[0].key)? && has_completed(sql, rows[1].key)?;
-            Ok(any && activate(sql, &rows)?)
+            if !any || !activate(sql, &rows)? {
+                return Ok(false);
+            }
+            // What is left behind is to be read as if it were new.
+            let left = "state = 'complete' AND NOT EXISTS (SELECT 1 FROM progress \
+                 WHERE source = sources.key AND recipe = ?1 AND state = 'complete')";
+            let find = format!("SELECT key FROM sources WHERE {left}");
+            let keys: Vec<i64> = rows::all(sql, &find, [rows[0].key], |row| row.get(0))?;
+            for key in keys {
+                sql.execute("UPDATE sources SET state = 'new' WHERE key = ?1", [key])?;
+                SOURCES.seal(sql, "key = ?1", [key])?;
+            }
+            Ok(true)
         })?;
         if changed {
             commit_point::reached("recipe-activated");
@@ -169,7 +189,8 @@ impl Writer {
                 commit_point::reached("recipe-sweeping");
             }
             self.record.write(|sql| {
-                Ok(sql.execute("UPDATE recipes SET state = 'swept' WHERE key = ?1", [recipe])?)
+                sql.execute("UPDATE recipes SET state = 'swept' WHERE key = ?1", [recipe])?;
+                RECIPES.seal(sql, "key = ?1", [recipe])
             })?;
             commit_point::reached("recipe-swept");
         }
@@ -229,6 +250,7 @@ fn activate(sql: &Connection, recipes: &[RecipeRow]) -> Result<bool> {
             [kind.as_str()],
         )?;
         sql.execute("UPDATE recipes SET state = 'current' WHERE key = ?1", [row.key])?;
+        RECIPES.seal(sql, "kind = ?1", [kind.as_str()])?;
         count_up(sql, kind)?;
         changed = true;
     }
@@ -261,7 +283,7 @@ fn add_space(sql: &Connection, space: &Space) -> Result<i64> {
         ))),
         None => {
             sql.execute(
-                "INSERT INTO spaces (id, tower, dimension, languages) VALUES (?1, ?2, ?3, ?4)",
+                &SPACES.insert(),
                 params![space.id, space.tower, space.dimension, to_json(&space.languages)?],
             )?;
             Ok(sql.last_insert_rowid())

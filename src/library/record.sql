@@ -1,14 +1,15 @@
-CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
 -- Counts up whenever rows of clips or segments go or change their visibility, so that a reader
 -- that holds vectors in memory knows when appending the new rows is not enough.
-INSERT INTO meta VALUES ('clips_generation', 0), ('segments_generation', 0);
+INSERT OR IGNORE INTO meta VALUES ('clips_generation', 0), ('segments_generation', 0);
 
+-- Each `digest` is over the row's other columns but `key`; `features_digest` is over the clip's features.
 CREATE TABLE spaces (
     key INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
     tower TEXT NOT NULL,
     dimension INTEGER NOT NULL,
-    languages TEXT NOT NULL
+    languages TEXT NOT NULL,
+    digest BLOB NOT NULL
 ) STRICT;
 
 CREATE TABLE recipes (
@@ -20,7 +21,8 @@ CREATE TABLE recipes (
     branching INTEGER,
     depth INTEGER,
     description TEXT NOT NULL,
-    added_us INTEGER NOT NULL
+    added_us INTEGER NOT NULL,
+    digest BLOB NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX one_current_recipe ON recipes (kind) WHERE state = 'current';
 
@@ -37,7 +39,9 @@ CREATE TABLE sources (
     state TEXT NOT NULL,
     error TEXT,
     added_us INTEGER NOT NULL,
-    grown_from TEXT
+    grown_from TEXT,
+    cues INTEGER NOT NULL,
+    digest BLOB NOT NULL
 ) STRICT;
 
 -- What is known of all bytes behind a fingerprint, which is a hash of parts of them unless these
@@ -45,7 +49,8 @@ CREATE TABLE sources (
 CREATE TABLE contents (
     fingerprint TEXT PRIMARY KEY,
     parts TEXT NOT NULL,
-    digest TEXT NOT NULL
+    content TEXT NOT NULL,
+    digest BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX contents_by_parts ON contents (parts);
 
@@ -58,6 +63,7 @@ CREATE TABLE locations (
     device INTEGER,
     inode INTEGER,
     seen_us INTEGER NOT NULL,
+    digest BLOB NOT NULL,
     PRIMARY KEY (kind, place)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX locations_of_source ON locations (source);
@@ -66,6 +72,7 @@ CREATE TABLE tags (
     source INTEGER NOT NULL REFERENCES sources,
     name TEXT NOT NULL,
     value TEXT NOT NULL,
+    digest BLOB NOT NULL,
     PRIMARY KEY (source, name)
 ) STRICT, WITHOUT ROWID;
 
@@ -74,6 +81,8 @@ CREATE TABLE progress (
     recipe INTEGER NOT NULL REFERENCES recipes,
     state TEXT NOT NULL,
     error TEXT,
+    rows INTEGER NOT NULL,
+    digest BLOB NOT NULL,
     PRIMARY KEY (source, recipe)
 ) STRICT, WITHOUT ROWID;
 
@@ -85,6 +94,8 @@ CREATE TABLE chunks (
     end_us INTEGER NOT NULL,
     clips INTEGER NOT NULL,
     gaps INTEGER NOT NULL,
+    partial INTEGER NOT NULL,
+    digest BLOB NOT NULL,
     PRIMARY KEY (source, recipe, number)
 ) STRICT, WITHOUT ROWID;
 
@@ -99,6 +110,8 @@ CREATE TABLE clips (
     shot_start_us INTEGER,
     words BLOB NOT NULL,
     embedding BLOB,
+    features_digest BLOB NOT NULL,
+    digest BLOB NOT NULL,
     UNIQUE (source, recipe, start_us)
 ) STRICT;
 
@@ -111,6 +124,7 @@ CREATE TABLE gaps (
     end_us INTEGER NOT NULL,
     track TEXT NOT NULL,
     reason TEXT NOT NULL,
+    digest BLOB NOT NULL,
     PRIMARY KEY (source, recipe, chunk, place)
 ) STRICT, WITHOUT ROWID;
 
@@ -125,7 +139,8 @@ CREATE TABLE cues (
     track TEXT NOT NULL,
     confidence REAL,
     words TEXT,
-    speaker TEXT
+    speaker TEXT,
+    digest BLOB NOT NULL
 ) STRICT;
 CREATE INDEX cues_of_source ON cues (source, start_us);
 
@@ -151,11 +166,16 @@ CREATE TABLE segments (
     text TEXT NOT NULL,
     language TEXT,
     embedding BLOB,
+    digest BLOB NOT NULL,
     UNIQUE (source, recipe, start_us)
 ) STRICT;
 
 CREATE TABLE runs (
     key INTEGER PRIMARY KEY AUTOINCREMENT,
     ended_us INTEGER NOT NULL,
-    report TEXT NOT NULL
+    report TEXT NOT NULL,
+    digest BLOB NOT NULL
 ) STRICT;
+
+-- Sources that are being forgotten: their rows here are gone, their features and the logs may not be.
+CREATE TABLE forgotten (source INTEGER PRIMARY KEY) STRICT;

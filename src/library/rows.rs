@@ -201,6 +201,12 @@ pub(super) fn recipe_row(sql: &Connection, id: &RecipeId) -> Result<RecipeRow> {
     found.ok_or_else(|| Error::not_found(format!("the library has no recipe {id}")))
 }
 
+/// Whether the recipe under this key is one.
+pub(super) fn is_readable_recipe(sql: &Connection, key: i64) -> Result<bool> {
+    let find = format!("{RECIPE} WHERE recipes.key = ?1");
+    Ok(sql.query_row(&find, [key], recipe).is_ok())
+}
+
 pub(super) fn source_key(sql: &Connection, id: SourceId) -> Result<i64> {
     let mut find = sql.prepare_cached("SELECT key FROM sources WHERE id = ?1")?;
     let found = find.query_row([id.to_string()], |row| row.get(0)).optional()?;

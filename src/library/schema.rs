@@ -9,10 +9,15 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
+use super::digest;
 use crate::error::{Error, Kind, Result};
 
-/// The version of the tables, in `PRAGMA user_version` of both files.
-pub const SCHEMA_VERSION: i32 = 1;
+/// The version of the record's tables, in its `PRAGMA user_version`. Those of the features have not
+/// changed since the first.
+pub const SCHEMA_VERSION: i32 = 2;
+
+/// The oldest version that can be read, and brought to the newest by a writer.
+const OLDEST_VERSION: i32 = 1;
 
 /// No text or blob in a library is longer.
 const LONGEST_VALUE_BYTES: i32 = 64 << 20;
@@ -20,18 +25,22 @@ const LONGEST_VALUE_BYTES: i32 = 64 << 20;
 /// How long a statement waits for another connection's lock.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
+const META: &str = include_str!("meta.sql");
+
 /// What tells the two files apart, and from other applications' files.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Role {
     pub file_name: &'static str,
     application_id: i32,
-    page_bytes: u32,
-    tables: &'static str,
+    version: i32,
+    pub page_bytes: u32,
+    pub tables: &'static str,
 }
 
 pub(super) const RECORD: Role = Role {
     file_name: "library.sqlite",
     application_id: 0x436e_6c78, // "Cnlx"
+    version: SCHEMA_VERSION,
     page_bytes: 4_096,
     tables: include_str!("record.sql"),
 };
@@ -39,6 +48,7 @@ pub(super) const RECORD: Role = Role {
 pub(super) const FEATURES: Role = Role {
     file_name: "features.sqlite",
     application_id: 0x436e_6c46, // "CnlF"
+    version: 1,
     // Six rows of 1,280 halves a page; a 4-KiB page would hold one and waste a third.
     page_bytes: 16_384,
     tables: include_str!("features.sql"),
@@ -54,7 +64,11 @@ pub(super) struct Database {
 impl Database {
     /// Opens the file for writing; an absent or empty one gets its tables and `library_id`.
     pub fn open_or_create(folder: &Path, role: Role, library_id: &str) -> Result<Self> {
-        let path = folder.join(role.file_name);
+        Self::open_or_create_at(folder.join(role.file_name), role, library_id)
+    }
+
+    /// As [`Database::open_or_create`], under any name.
+    pub fn open_or_create_at(path: PathBuf, role: Role, library_id: &str) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -116,6 +130,7 @@ impl Database {
             // Sorting must leave nothing of a forgotten source in a temporary file.
             sql.pragma_update(None, "temp_store", "MEMORY")?;
             sql.set_prepared_statement_cache_capacity(64);
+            digest::install(sql)?;
             Ok(())
         })?;
         Ok(database)
@@ -155,6 +170,21 @@ impl Database {
         })
     }
 
+    /// Gives free pages back to the file system. The log must be emptied for the file to shrink.
+    pub fn give_back(&mut self) -> Result<()> {
+        self.run(|sql| {
+            let mut shrink = sql.prepare("PRAGMA incremental_vacuum")?;
+            let mut steps = shrink.query([])?;
+            while steps.next()?.is_some() {}
+            Ok(())
+        })
+    }
+
+    /// The version of the tables.
+    pub fn version(&self) -> Result<i32> {
+        self.read(|sql| pragma(sql, "user_version"))
+    }
+
     pub fn library_id(&self) -> Result<String> {
         self.read(|sql| {
             let find = "SELECT value FROM meta WHERE name = 'library_id'";
@@ -181,24 +211,43 @@ fn create(sql: &mut Connection, role: Role, library_id: &str) -> Result<()> {
     sql.pragma_update(None, "journal_mode", "WAL")?;
     sql.pragma_update(None, "synchronous", "FULL")?;
     let transaction = sql.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(META)?;
     transaction.execute_batch(role.tables)?;
     transaction.execute("INSERT INTO meta VALUES ('library_id', ?1)", [library_id])?;
     transaction.pragma_update(None, "application_id", role.application_id)?;
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    sign(&transaction, role.version)?;
     transaction.commit()?;
     Ok(())
 }
 
-fn check_identity(sql: &mut Connection, role: Role) -> Result<()> {
+/// Notes in the file that this Cinelex made its tables, of this version.
+pub(super) fn sign(sql: &Connection, version: i32) -> Result<()> {
+    let sign = "INSERT OR REPLACE INTO meta VALUES ('written_by', ?1)";
+    sql.execute(sign, [env!("CARGO_PKG_VERSION")])?;
+    sql.pragma_update(None, "user_version", version)?;
+    Ok(())
+}
+
+fn check_identity(sql: &Connection, role: Role) -> Result<()> {
     let application = pragma(sql, "application_id")?;
     if application != role.application_id {
         return Err(Error::unsupported("is another application's database, not a Cinelex library"));
     }
     let version = pragma(sql, "user_version")?;
-    if version != SCHEMA_VERSION {
-        let remedy = if version > SCHEMA_VERSION { "a newer Cinelex wrote it" } else { "too old" };
+    if version < OLDEST_VERSION {
+        return Err(Error::corrupt(format!(
+            "says that it is of schema version {version}, which there has never been: {DAMAGED}"
+        )));
+    }
+    if version > role.version {
+        let by = "SELECT value FROM meta WHERE name = 'written_by'";
+        let by = sql.query_row(by, [], |row| row.get::<_, String>(0));
+        let by = by.map_or_else(|_| "a newer Cinelex".to_owned(), |by| format!("Cinelex {by}"));
         return Err(Error::unsupported(format!(
-            "has schema version {version}, and this Cinelex reads version {SCHEMA_VERSION}: {remedy}"
+            "has schema version {version}, which {by} wrote, and Cinelex {} knows versions up to {}: \
+             use {by}",
+            env!("CARGO_PKG_VERSION"),
+            role.version
         )));
     }
     Ok(())
@@ -227,6 +276,12 @@ fn log_is_empty(path: &Path) -> bool {
     std::fs::metadata(log).map_or(true, |log| log.len() == 0)
 }
 
+const DAMAGED: &str = "the library is damaged; `cinelex library check` says where, and `cinelex \
+     library rebuild` saves what can be saved";
+
+const NOT_A_LIBRARY: &str = "is not a Cinelex library, or damaged at its start; where it was one, \
+     `cinelex library rebuild` saves what can be saved";
+
 /// What SQLite says, as one of this project's kinds. The statements are fixed, so one that doesn't
 /// compile or finds another type than it wrote tells of a damaged file.
 impl From<rusqlite::Error> for Error {
@@ -239,9 +294,9 @@ impl From<rusqlite::Error> for Error {
                 ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
                     (Kind::Unavailable, "another process is using the library")
                 }
-                ErrorCode::NotADatabase => (Kind::Corrupt, "is not a Cinelex library"),
+                ErrorCode::NotADatabase => (Kind::Corrupt, NOT_A_LIBRARY),
                 ErrorCode::DatabaseCorrupt | ErrorCode::Unknown | ErrorCode::TypeMismatch => {
-                    (Kind::Corrupt, "the library is damaged")
+                    (Kind::Corrupt, DAMAGED)
                 }
                 ErrorCode::ReadOnly => (Kind::Unavailable, "the library can't be written to"),
                 ErrorCode::CannotOpen
@@ -256,7 +311,7 @@ impl From<rusqlite::Error> for Error {
             | Sql::IntegralValueOutOfRange(..)
             | Sql::Utf8Error(..)
             | Sql::InvalidColumnType(..)
-            | Sql::QueryReturnedNoRows => (Kind::Corrupt, "the library is damaged"),
+            | Sql::QueryReturnedNoRows => (Kind::Corrupt, DAMAGED),
             _ => (Kind::Internal, "a statement failed"),
         };
         Error::new(kind, message).caused_by(cause)

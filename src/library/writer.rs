@@ -9,9 +9,14 @@ use half::f16;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::commit_point;
+use super::digest::{
+    CHUNKS, CLIPS, GAPS, PROGRESS, RUNS, SEGMENTS, SOURCES, TAGS, features_digest,
+};
 use super::ids::{RecipeId, SourceId};
 use super::insert;
 use super::lock::{LOCK_FILE, lock};
+use super::migrate;
+use super::rebuild;
 use super::recipes::count_up;
 use super::rows;
 use super::schema::{Database, FEATURES, RECORD};
@@ -56,18 +61,25 @@ impl Writer {
             .mode(0o700)
             .create(folder)
             .map_err(|cause| Error::io(folder, "make the folder", cause))?;
-        let has = |name: &str| folder.join(name).exists();
-        let (has_record, has_features) = (has(RECORD.file_name), has(FEATURES.file_name));
-        if !has_record && !has_features {
+        let is_new = !is_library(folder)? && !rebuild::is_unfinished(folder)?;
+        if is_new {
             refuse_other_content(folder)?;
             // An empty folder that was there already may be open to others.
             std::fs::set_permissions(folder, Permissions::from_mode(0o700))
                 .map_err(|cause| Error::io(folder, "set the permissions of", cause))?;
         }
         let lock = lock(folder)?;
+        rebuild::finish_swaps(folder)?;
+        Self::open_locked(folder, lock)
+    }
+
+    /// As [`Writer::open`], for whoever holds the folder's lock.
+    pub(super) fn open_locked(folder: &Path, lock: File) -> Result<Self> {
+        let has = |name: &str| folder.join(name).exists();
+        let (has_record, has_features) = (has(RECORD.file_name), has(FEATURES.file_name));
         if has_record && !has_features {
             return Err(Error::corrupt(format!(
-                "{} is missing: restore it, or index into a new folder",
+                "{} is missing: restore it, or let `cinelex library rebuild` go on without it",
                 folder.join(FEATURES.file_name).display()
             )));
         }
@@ -83,12 +95,18 @@ impl Writer {
                 folder.join(RECORD.file_name).display()
             )));
         }
-        let record = Database::open_or_create(folder, RECORD, &features.library_id()?)?;
+        let mut record = Database::open_or_create(folder, RECORD, &features.library_id()?)?;
         check_pair(&record, &features)?;
+        migrate::to_newest(&mut record, &features)?;
         if !has_record {
             commit_point::reached("library-made");
         }
         let mut writer = Writer { folder: folder.to_owned(), record, features, _lock: lock };
+        match writer.finish_forgetting() {
+            // A reader keeps the log from being emptied; the next writer tries again.
+            Err(error) if error.kind() == Kind::Unavailable => {}
+            finished => finished?,
+        }
         writer.sweep_retired()?;
         writer.settle_growths()?;
         Ok(writer)
@@ -173,8 +191,10 @@ impl Writer {
                 "UPDATE sources SET grown_from = ?2 WHERE key = ?1",
                 params![key, shorter.to_string()],
             )?;
+            SOURCES.seal(sql, "key = ?1", [key])?;
             sql.execute(
-                "INSERT OR IGNORE INTO tags SELECT ?1, tags.name, tags.value FROM tags \
+                "INSERT OR IGNORE INTO tags SELECT ?1, tags.name, tags.value, \
+                 row_digest('tags', ?1, tags.name, tags.value) FROM tags \
                  JOIN sources ON sources.key = tags.source WHERE sources.id = ?2",
                 params![key, shorter.to_string()],
             )?;
@@ -208,7 +228,7 @@ impl Writer {
         self.record.write(|sql| {
             let key = rows::source_key(sql, source)?;
             sql.execute("UPDATE sources SET grown_from = NULL WHERE key = ?1", [key])?;
-            Ok(())
+            SOURCES.seal(sql, "key = ?1", [key])
         })?;
         commit_point::reached("growth-settled");
         Ok(())
@@ -254,7 +274,7 @@ impl Writer {
     pub fn set_tags(&mut self, source: SourceId, tags: &[(String, String)]) -> Result<()> {
         self.record.write(|sql| {
             let key = rows::source_key(sql, source)?;
-            let mut set = sql.prepare_cached("INSERT OR REPLACE INTO tags VALUES (?1, ?2, ?3)")?;
+            let mut set = sql.prepare_cached(&TAGS.replace())?;
             let mut remove =
                 sql.prepare_cached("DELETE FROM tags WHERE source = ?1 AND name = ?2")?;
             for (name, value) in tags {
@@ -275,7 +295,8 @@ impl Writer {
         self.record.read(|sql| {
             let (source, recipe) = (rows::source_key(sql, source)?, rows::recipe_row(sql, recipe)?);
             let find =
-                "SELECT number FROM chunks WHERE source = ?1 AND recipe = ?2 ORDER BY number";
+                "SELECT number FROM chunks WHERE source = ?1 AND recipe = ?2 AND NOT partial \
+                 ORDER BY number";
             rows::all(sql, find, params![source, recipe.key], |row| row.get(0))
         })
     }
@@ -324,7 +345,7 @@ impl Writer {
             insert_clips(sql, source, recipe.key, chunk)?;
             insert_gaps(sql, source, recipe.key, chunk)?;
             sql.execute(
-                "INSERT OR REPLACE INTO chunks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                &CHUNKS.replace(),
                 params![
                     source,
                     recipe.key,
@@ -332,7 +353,8 @@ impl Writer {
                     chunk.span.start.0,
                     chunk.span.end.0,
                     chunk.clips.len(),
-                    chunk.gaps.len()
+                    chunk.gaps.len(),
+                    false
                 ],
             )?;
             Ok(())
@@ -365,8 +387,7 @@ impl Writer {
                 "DELETE FROM cues WHERE source = ?1 AND substr(track, 1, length(?2)) = ?2",
                 params![key, tracks],
             )?;
-            insert::cues(sql, key, cues)?;
-            Ok(())
+            insert::cues(sql, key, cues)
         })?;
         commit_point::reached("cues-committed");
         Ok(true)
@@ -392,10 +413,7 @@ impl Writer {
             if replaced > 0 {
                 count_up(sql, RecipeKind::Segment)?;
             }
-            let mut insert = sql.prepare_cached(
-                "INSERT INTO segments (source, recipe, start_us, end_us, text, language, embedding) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            )?;
+            let mut insert = sql.prepare_cached(&SEGMENTS.insert())?;
             for segment in segments {
                 insert.execute(params![
                     source,
@@ -407,7 +425,9 @@ impl Writer {
                     embedding_to_bytes(&segment.embedding)
                 ])?;
             }
-            Ok(())
+            let count = "UPDATE progress SET rows = ?3 WHERE source = ?1 AND recipe = ?2";
+            sql.execute(count, params![source, recipe.key, segments.len()])?;
+            PROGRESS.seal(sql, "source = ?1 AND recipe = ?2", params![source, recipe.key])
         })?;
         commit_point::reached("segments-committed");
         Ok(())
@@ -425,8 +445,8 @@ impl Writer {
             let key = rows::source_key(sql, source)?;
             let recipe = rows::recipe_row(sql, recipe)?;
             sql.execute(
-                "INSERT OR REPLACE INTO progress VALUES (?1, ?2, ?3, ?4)",
-                params![key, recipe.key, state.as_str(), error],
+                &PROGRESS.replace(),
+                params![key, recipe.key, state.as_str(), error, rows_made(sql, key, &recipe)?],
             )?;
             // A source is read by the recipe of its clips; segments come of what is stored.
             if recipe.recipe.kind == RecipeKind::Clip {
@@ -434,6 +454,7 @@ impl Writer {
                     "UPDATE sources SET state = ?2, error = ?3 WHERE key = ?1",
                     params![key, state.as_str(), error],
                 )?;
+                SOURCES.seal(sql, "key = ?1", [key])?;
             }
             Ok(())
         })?;
@@ -457,8 +478,7 @@ impl Writer {
     pub fn record_run(&mut self, report: &serde_json::Value) -> Result<()> {
         let report = to_json(report)?;
         self.record.write(|sql| {
-            let insert = "INSERT INTO runs (ended_us, report) VALUES (?1, ?2)";
-            sql.execute(insert, params![now_us(), report])?;
+            sql.execute(&RUNS.insert(), params![now_us(), report])?;
             Ok(())
         })?;
         commit_point::reached("run-recorded");
@@ -482,6 +502,17 @@ impl Writer {
             Ok((rows::source_key(sql, source)?, row))
         })
     }
+}
+
+/// Whether one of the two files is there.
+fn is_library(folder: &Path) -> Result<bool> {
+    for role in [RECORD, FEATURES] {
+        let path = folder.join(role.file_name);
+        if path.try_exists().map_err(|cause| Error::io(&path, "read", cause))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn refuse_other_content(folder: &Path) -> Result<()> {
@@ -511,10 +542,7 @@ pub(super) fn check_pair(record: &Database, features: &Database) -> Result<()> {
 }
 
 fn insert_clips(sql: &Connection, source: i64, recipe: i64, chunk: &ChunkRecord) -> Result<()> {
-    let mut insert = sql.prepare_cached(
-        "INSERT INTO clips (source, recipe, start_us, end_us, raw_pts, frames, shot_start_us, \
-         words, embedding) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-    )?;
+    let mut insert = sql.prepare_cached(&CLIPS.insert())?;
     for clip in &chunk.clips {
         insert.execute(params![
             source,
@@ -525,15 +553,15 @@ fn insert_clips(sql: &Connection, source: i64, recipe: i64, chunk: &ChunkRecord)
             clip.head.frames,
             clip.head.shot_start.map(|at| at.0),
             rows::visual_words_to_bytes(&clip.words),
-            embedding_to_bytes(&clip.embedding)
+            embedding_to_bytes(&clip.embedding),
+            features_digest(&rows::halves_to_bytes(&clip.features))
         ])?;
     }
     Ok(())
 }
 
 fn insert_gaps(sql: &Connection, source: i64, recipe: i64, chunk: &ChunkRecord) -> Result<()> {
-    let mut insert =
-        sql.prepare_cached("INSERT INTO gaps VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+    let mut insert = sql.prepare_cached(&GAPS.insert())?;
     for (place, gap) in chunk.gaps.iter().enumerate() {
         insert.execute(params![
             source,
@@ -547,6 +575,16 @@ fn insert_gaps(sql: &Connection, source: i64, recipe: i64, chunk: &ChunkRecord) 
         ])?;
     }
     Ok(())
+}
+
+/// How many chunks of a source a clip recipe has made, or segments a segment recipe.
+fn rows_made(sql: &Connection, source: i64, recipe: &rows::RecipeRow) -> Result<u64> {
+    let table = match recipe.recipe.kind {
+        RecipeKind::Clip => "chunks",
+        RecipeKind::Segment => "segments",
+    };
+    let count = format!("SELECT count(*) FROM {table} WHERE source = ?1 AND recipe = ?2");
+    rows::one(sql, &count, params![source, recipe.key])
 }
 
 fn embedding_to_bytes(embedding: &[f16]) -> Option<Vec<u8>> {

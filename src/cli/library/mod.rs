@@ -1,10 +1,14 @@
-//! `cinelex library`: what a library holds, what is known of a source, and forgetting one; joining
-//! libraries, and writing them out for other programs. Each subcommand is a module.
+//! `cinelex library`: what a library holds, what is known of a source, and forgetting one; keeping a
+//! library whole; joining libraries, and writing them out for other programs. Each subcommand is a
+//! module.
 
+mod check;
+mod compact;
 mod export;
 mod forget;
 mod info;
 mod merge;
+mod rebuild;
 mod show;
 mod tag;
 
@@ -13,7 +17,7 @@ use std::path::Path;
 use super::{CommandResult, Failure};
 use crate::library::Reader;
 
-/// Look into a library, mark, merge and export it, or remove a source from it
+/// Look into a library, mark, merge and export it, remove a source from it, check and mend it
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(subcommand)]
@@ -45,6 +49,20 @@ enum Command {
   cinelex library export films.library --format parquet -o films.tables
   cinelex library export films.library --format jsonl --what segments -o segments.jsonl")]
     Export(export::Args),
+    /// Find every inconsistency; nothing is written
+    #[command(after_help = "Example:\n  cinelex library check films.library
+
+Exit codes: 0 nothing is wrong; 1 something is; 3 the library could not be opened.")]
+    Check(check::Args),
+    /// Make every derived part anew, and save what can be saved of a damaged library
+    #[command(after_help = "Example:\n  cinelex library rebuild films.library
+
+The damaged files are kept beside the new ones until you delete them. What is lost is read again
+by the next `cinelex index` of the same sources.")]
+    Rebuild(rebuild::Args),
+    /// Give free space back to the file system
+    #[command(after_help = "Example:\n  cinelex library compact films.library")]
+    Compact(compact::Args),
 }
 
 pub fn run(args: Args) -> CommandResult {
@@ -55,6 +73,9 @@ pub fn run(args: Args) -> CommandResult {
         Command::Tag(args) => tag::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Export(args) => export::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Rebuild(args) => rebuild::run(args),
+        Command::Compact(args) => compact::run(args),
     }
 }
 

@@ -1,8 +1,10 @@
 //! What the module's tests share, and the tests of writing and reading back.
 
 mod keeping;
+mod mending;
 mod merging;
 mod search;
+mod versions;
 
 use std::path::Path;
 

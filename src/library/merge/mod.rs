@@ -2,21 +2,23 @@
 //! a chunk at a time, each in a transaction, so that a merge that was cut off goes on where it was
 //! and one that is repeated changes nothing.
 
+mod read;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
+use super::digest::{SOURCES, TAGS};
 use super::ids::{RecipeId, SourceId};
 use super::insert;
 use super::reader::{Reader, cues_of};
 use super::rows::{self, RecipeRow};
-use super::stream::{CLIP, SEGMENT, indexed_clip, segment};
-use super::types::{ChunkRecord, Location, RecipeKind, SegmentRecord, Source, State};
+use super::types::{Location, RecipeKind, SegmentRecord, State};
 use super::writer::Writer;
 use crate::error::{Error, Kind, Result};
 use crate::media::Cue;
-use crate::time::Timestamp;
+use read::{Theirs, There};
 
 /// What one other library brought.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -41,9 +43,10 @@ pub struct Merged {
 /// Something of the other library that can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damage {
-    pub source: SourceId,
+    /// In this library; `None` where the source's own row can't be read.
+    pub source: Option<SourceId>,
     pub name: String,
-    /// `chunk 3`, `cues`, `segments`.
+    /// `chunk 3`, `cues`, `segments`, `places and tags`, `source`.
     pub what: String,
     pub reason: String,
 }
@@ -57,17 +60,6 @@ pub struct Conflict {
     pub what: String,
     pub kept: String,
     pub dropped: String,
-}
-
-/// A source of the other library, and what stands beside its row.
-struct Theirs {
-    key: i64,
-    source: Source,
-    /// When each location was seen.
-    seen: Vec<(Location, i64)>,
-    /// The fingerprint of its parts, and the hash of all its bytes where that is known.
-    parts: String,
-    digest: Option<String>,
 }
 
 impl Writer {
@@ -84,16 +76,25 @@ impl Writer {
         merged: &mut Merged,
         each: &mut dyn FnMut(u64, u64) -> Result<()>,
     ) -> Result<()> {
-        let recipes = self.merge_recipes(from)?;
-        let keys: Vec<i64> = from
-            .record
-            .read(|sql| rows::all(sql, "SELECT key FROM sources ORDER BY key", [], |r| r.get(0)))?;
+        let from = There::new(from)?;
+        let recipes = self.merge_recipes(&from)?;
+        let keys = from.sources()?;
         let of = keys.len() as u64;
         for (place, key) in keys.into_iter().enumerate() {
             each(place as u64, of)?;
             // One that was forgotten meanwhile is not there any more.
-            let Some(theirs) = read_source(from, key)? else { continue };
-            self.merge_source(from, &theirs, &recipes, merged, &mut || each(place as u64, of))?;
+            let theirs = match from.source(key) {
+                Ok(Some(theirs)) => theirs,
+                Ok(None) => continue,
+                Err(error) if error.kind() == Kind::Corrupt => {
+                    let (name, what) = (format!("source number {key}"), "source".to_owned());
+                    let reason = error.to_string();
+                    merged.damaged.push(Damage { source: None, name, what, reason });
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            self.merge_source(&from, &theirs, &recipes, merged, &mut || each(place as u64, of))?;
             merged.sources += 1;
         }
         each(of, of)
@@ -101,8 +102,8 @@ impl Writer {
 
     /// Makes the other library's recipes known, those that it has retired left out. Of a library
     /// without sources, the other's current recipes become the current ones.
-    fn merge_recipes(&mut self, from: &Reader) -> Result<Vec<RecipeRow>> {
-        let mut recipes = from.record.read(|sql| rows::recipes(sql))?;
+    fn merge_recipes(&mut self, from: &There<'_>) -> Result<Vec<RecipeRow>> {
+        let mut recipes = from.recipes()?;
         recipes.retain(|row| row.state == "current" || row.state == "building");
         // The first of its kind that a library gets to know is current there.
         recipes.sort_by_key(|row| row.state != "current");
@@ -131,7 +132,7 @@ impl Writer {
 
     fn merge_source(
         &mut self,
-        from: &Reader,
+        from: &There<'_>,
         theirs: &Theirs,
         recipes: &[RecipeRow],
         merged: &mut Merged,
@@ -141,11 +142,15 @@ impl Writer {
         let mut damaged = |what: String, error: Error| match error.kind() {
             Kind::Corrupt => {
                 let (name, reason) = (theirs.source.name.clone(), error.to_string());
-                merged.damaged.push(Damage { source: id, name, what, reason });
+                merged.damaged.push(Damage { source: Some(id), name, what, reason });
                 Ok(())
             }
             _ => Err(error),
         };
+        if theirs.lost > 0 {
+            let lost = Error::corrupt(format!("{} of them are not what was written", theirs.lost));
+            damaged("places and tags".to_owned(), lost)?;
+        }
         // Chunks before cues: what is not finished here gets their cues with their segments.
         let mut is_whole = true;
         let mut clips = 0;
@@ -156,12 +161,12 @@ impl Writer {
             }
             let done: HashSet<u32> = self.done_chunks(id, recipe)?.into_iter().collect();
             let mut left_out = false;
-            for number in chunk_numbers(from, theirs.key, row.key)? {
+            for number in from.chunk_numbers(theirs.key, row.key)? {
                 if done.contains(&number) {
                     continue;
                 }
                 each()?;
-                match read_chunk(from, theirs.key, row, number) {
+                match from.chunk(theirs.key, row.key, number) {
                     Ok(chunk) => {
                         self.commit_chunk(id, recipe, &chunk)?;
                         clips += chunk.clips.len() as u64;
@@ -173,7 +178,7 @@ impl Writer {
                 }
             }
             is_whole &= !left_out;
-            let (state, error) = read_progress(from, theirs.key, row.key)?;
+            let (state, error) = from.progress(theirs.key, row.key)?;
             let better = match state {
                 State::Complete => !left_out,
                 State::Failed => {
@@ -185,7 +190,7 @@ impl Writer {
                 self.finish_source(id, recipe, state, error.as_deref())?;
             }
         }
-        let their_cues = match from.record.read(|sql| cues_of(sql, theirs.key)) {
+        let their_cues = match from.cues(theirs.key) {
             Ok(cues) => cues,
             Err(error) => {
                 damaged("cues".to_owned(), error)?;
@@ -195,9 +200,9 @@ impl Writer {
         };
         let mut segments = Vec::new();
         for row in recipes.iter().filter(|row| row.recipe.kind == RecipeKind::Segment) {
-            match read_segments(from, theirs.key, row.key) {
+            match from.segments(theirs.key, row.key) {
                 Ok(read) => {
-                    let (state, _) = read_progress(from, theirs.key, row.key)?;
+                    let (state, _) = from.progress(theirs.key, row.key)?;
                     segments.push((row.recipe.id.clone(), read, state));
                 }
                 Err(error) => damaged("segments".to_owned(), error)?,
@@ -211,21 +216,21 @@ impl Writer {
     /// The source's row here, its places and tags.
     fn merge_row(&mut self, theirs: &Theirs, merged: &mut Merged) -> Result<SourceId> {
         let alike = self.alike(&theirs.parts)?;
-        let known = match &theirs.digest {
-            Some(digest) => {
-                let same = alike.iter().find(|known| known.digest.as_ref() == Some(digest));
-                same.or_else(|| alike.iter().find(|known| known.digest.is_none()))
+        let known = match &theirs.content {
+            Some(content) => {
+                let same = alike.iter().find(|known| known.content.as_ref() == Some(content));
+                same.or_else(|| alike.iter().find(|known| known.content.is_none()))
             }
             None => alike.iter().find(|known| known.fingerprint == theirs.source.fingerprint),
         };
-        let fingerprint = match (known, &theirs.digest) {
+        let fingerprint = match (known, &theirs.content) {
             (Some(known), _) => &known.fingerprint,
             // Another source has these parts, and other bytes.
-            (None, Some(digest)) if !alike.is_empty() => digest,
+            (None, Some(content)) if !alike.is_empty() => content,
             (None, _) => &theirs.source.fingerprint,
         };
-        if let Some(digest) = &theirs.digest {
-            self.note_content(fingerprint, &theirs.parts, digest)?;
+        if let Some(content) = &theirs.content {
+            self.note_content(fingerprint, &theirs.parts, content)?;
         }
         let (mut tags, mut locations, mut conflicts) = (0, 0, Vec::new());
         let (id, added) = self.record.write(|sql| {
@@ -234,13 +239,20 @@ impl Writer {
                 None => {
                     let mut source = theirs.source.clone();
                     source.fingerprint.clone_from(fingerprint);
+                    // The same id for other bytes: a copy of this library went its own way.
+                    let taken = "SELECT EXISTS (SELECT 1 FROM sources WHERE id = ?1)";
+                    if rows::one(sql, taken, [source.id.to_string()])? {
+                        source.id = SourceId::random();
+                    }
                     // How far it is shows when its rows are here.
                     (source.state, source.error) = (State::New, None);
                     (insert::source(sql, &source)?, source.id, true)
                 }
             };
             let earlier = "UPDATE sources SET added_us = ?2 WHERE key = ?1 AND added_us > ?2";
-            sql.execute(earlier, params![key, theirs.source.added_us])?;
+            if sql.execute(earlier, params![key, theirs.source.added_us])? > 0 {
+                SOURCES.seal(sql, "key = ?1", [key])?;
+            }
             for (location, seen_us) in &theirs.seen {
                 locations += merge_location(sql, (key, id), location, *seen_us, &mut conflicts)?;
             }
@@ -273,20 +285,27 @@ impl Writer {
                 }),
             }
         }
-        if !new.is_empty() {
-            self.record.write(|sql| insert::cues(sql, rows::source_key(sql, id)?, new.clone()))?;
-            merged.cues += new.len() as u64;
-        }
+        let stale = match new.is_empty() {
+            true => 0,
+            false => self.record.write(|sql| {
+                let key = rows::source_key(sql, id)?;
+                insert::cues(sql, key, new.clone())?;
+                // In the same step, so that no interruption leaves segments without these words.
+                let stale = "DELETE FROM progress WHERE source = ?1 AND recipe IN \
+                     (SELECT key FROM recipes WHERE kind = 'segment')";
+                Ok(sql.execute(stale, [key])?)
+            })?,
+        };
+        merged.cues += new.len() as u64;
         let union: BTreeSet<&str> = our_tracks.keys().chain(their_tracks.keys()).copied().collect();
         let all_theirs = union.iter().all(|track| {
             let ours = our_tracks.get(track);
             their_tracks.get(track).is_some_and(|theirs| ours.is_none_or(|ours| ours == theirs))
         });
-        Ok(Words { grew: !new.is_empty(), are_theirs: all_theirs })
+        Ok(Words { stale, are_theirs: all_theirs })
     }
 
-    /// Takes their segments where there are none here, or where words were added that theirs are
-    /// made of. What is stale then, and not theirs either, is left to be made anew.
+    /// Takes their segments where there are none here, or where theirs are made of all words.
     fn merge_segments(
         &mut self,
         id: SourceId,
@@ -295,42 +314,22 @@ impl Writer {
         is_whole: bool,
         merged: &mut Merged,
     ) -> Result<()> {
-        let mut renewed = Vec::new();
+        let mut renewed = 0;
         for (recipe, segments, state) in theirs {
-            let has_all = self.progress(id, recipe)? == State::Complete;
-            let complete = *state == State::Complete && words.are_theirs && is_whole;
-            let better = match has_all {
-                true => words.grew && complete,
-                false => complete || self.segments_of(id, recipe)? == 0,
-            };
-            if !better {
+            if self.progress(id, recipe)? == State::Complete {
                 continue;
             }
-            if !segments.is_empty() || has_all {
+            let complete = *state == State::Complete && words.are_theirs && is_whole;
+            if complete || self.segments_of(id, recipe)? == 0 && !segments.is_empty() {
                 self.commit_segments(id, recipe, segments)?;
                 merged.segments += segments.len() as u64;
             }
             if complete {
                 self.finish_source(id, recipe, State::Complete, None)?;
-                renewed.push(recipe.to_string());
+                renewed += 1;
             }
         }
-        if words.grew {
-            let stale = self.record.write(|sql| {
-                let key = rows::source_key(sql, id)?;
-                let mut stale = 0;
-                for row in rows::recipes(sql)? {
-                    let is_stale = row.recipe.kind == RecipeKind::Segment
-                        && !renewed.contains(&row.recipe.id.to_string());
-                    if is_stale {
-                        let delete = "DELETE FROM progress WHERE source = ?1 AND recipe = ?2";
-                        stale += sql.execute(delete, params![key, row.key])?;
-                    }
-                }
-                Ok(stale)
-            })?;
-            merged.to_understand += u64::from(stale > 0);
-        }
+        merged.to_understand += u64::from(words.stale > renewed);
         Ok(())
     }
 
@@ -364,8 +363,8 @@ impl Writer {
 /// What became of a source's cues.
 #[derive(Debug, Clone, Copy)]
 struct Words {
-    /// There are more than before.
-    grew: bool,
+    /// Recipes by which the source's segments were complete until words came.
+    stale: usize,
     /// They are those that the other library has.
     are_theirs: bool,
 }
@@ -425,7 +424,7 @@ fn merge_tag(
         sql.prepare_cached(find)?.query_row(params![key, name], |row| row.get(0)).optional()?;
     match ours {
         None => {
-            sql.execute("INSERT INTO tags VALUES (?1, ?2, ?3)", params![key, name, value])?;
+            sql.execute(&TAGS.insert(), params![key, name, value])?;
             Ok(1)
         }
         Some(ours) => {
@@ -440,104 +439,4 @@ fn merge_tag(
             Ok(0)
         }
     }
-}
-
-fn read_source(from: &Reader, key: i64) -> Result<Option<Theirs>> {
-    from.record.read(|sql| {
-        let find = format!("SELECT {} FROM sources WHERE key = ?1", rows::SOURCE);
-        let found = sql.query_row(&find, [key], rows::source).optional()?;
-        let Some((_, mut source)) = found else { return Ok(None) };
-        rows::fill_source(sql, key, &mut source)?;
-        let find = format!("SELECT {}, seen_us FROM locations WHERE source = ?1", rows::LOCATION);
-        let seen = rows::all(sql, &find, [key], |row| Ok((rows::location(row)?, row.get(6)?)))?;
-        let find = "SELECT parts, digest FROM contents WHERE fingerprint = ?1";
-        let content: Option<(String, String)> = sql
-            .query_row(find, [&source.fingerprint], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?;
-        let (parts, digest) = match content {
-            Some((parts, digest)) => (parts, Some(digest)),
-            None => (source.fingerprint.clone(), None),
-        };
-        Ok(Some(Theirs { key, source, seen, parts, digest }))
-    })
-}
-
-fn read_progress(from: &Reader, source: i64, recipe: i64) -> Result<(State, Option<String>)> {
-    from.record.read(|sql| {
-        let find = "SELECT state, error FROM progress WHERE source = ?1 AND recipe = ?2";
-        let found = sql
-            .prepare_cached(find)?
-            .query_row([source, recipe], |row| Ok((rows::text(row, 0)?, row.get(1)?)))
-            .optional()?;
-        Ok(found.unwrap_or((State::New, None)))
-    })
-}
-
-fn chunk_numbers(from: &Reader, source: i64, recipe: i64) -> Result<Vec<u32>> {
-    from.record.read(|sql| {
-        let find = "SELECT number FROM chunks WHERE source = ?1 AND recipe = ?2 ORDER BY number";
-        rows::all(sql, find, [source, recipe], |row| row.get(0))
-    })
-}
-
-/// A chunk as it was committed.
-///
-/// Errors: `Corrupt` where it is not what was committed.
-fn read_chunk(from: &Reader, source: i64, recipe: &RecipeRow, number: u32) -> Result<ChunkRecord> {
-    let at = params![source, recipe.key, number];
-    let (mut chunk, clips, gaps) = from.record.read(|sql| {
-        let find = "SELECT start_us, end_us, clips, gaps FROM chunks \
-             WHERE source = ?1 AND recipe = ?2 AND number = ?3";
-        let (span, clips, gaps) = sql.prepare_cached(find)?.query_row(at, |row| {
-            Ok((rows::span(row, 0)?, row.get::<_, usize>(2)?, row.get::<_, usize>(3)?))
-        })?;
-        let find = format!(
-            "SELECT {CLIP} FROM clips WHERE source = ?1 AND recipe = ?2 \
-             AND start_us >= ?3 AND start_us < ?4 ORDER BY start_us"
-        );
-        let within = params![source, recipe.key, span.start.0, span.end.0];
-        let read = rows::all(sql, &find, within, indexed_clip)?;
-        let find = format!(
-            "SELECT {} FROM gaps WHERE source = ?1 AND recipe = ?2 AND chunk = ?3 ORDER BY place",
-            rows::GAP
-        );
-        let read = ChunkRecord {
-            index: number,
-            span,
-            clips: read,
-            gaps: rows::all(sql, &find, at, rows::gap)?,
-        };
-        Ok((read, clips, gaps))
-    })?;
-    let features: Vec<(Timestamp, Vec<half::f16>)> = from.features.read(|sql| {
-        let find = "SELECT start_us, features FROM features WHERE source = ?1 AND recipe = ?2 \
-             AND start_us >= ?3 AND start_us < ?4 ORDER BY start_us";
-        let within = params![source, recipe.key, chunk.span.start.0, chunk.span.end.0];
-        rows::all(sql, find, within, |row| Ok((Timestamp(row.get(0)?), rows::halves(row, 1)?)))
-    })?;
-    if (chunk.clips.len(), chunk.gaps.len(), features.len()) != (clips, gaps, clips) {
-        return Err(Error::corrupt(format!(
-            "{clips} clips and {gaps} gaps were committed; {} clips, {} gaps and the features of {} \
-             clips are there",
-            chunk.clips.len(),
-            chunk.gaps.len(),
-            features.len()
-        )));
-    }
-    for (clip, (start, features)) in chunk.clips.iter_mut().zip(features) {
-        if clip.head.span.start != start {
-            return Err(Error::corrupt("features of another clip").at(start));
-        }
-        clip.features = features;
-    }
-    Ok(chunk)
-}
-
-fn read_segments(from: &Reader, source: i64, recipe: i64) -> Result<Vec<SegmentRecord>> {
-    from.record.read(|sql| {
-        let find = format!(
-            "SELECT {SEGMENT} FROM segments WHERE source = ?1 AND recipe = ?2 ORDER BY start_us"
-        );
-        rows::all(sql, &find, [source, recipe], segment)
-    })
 }

@@ -1,0 +1,86 @@
+//! The index of words against the cues that it was made of.
+
+use rusqlite::{Connection, Transaction, params};
+
+use super::{Fault, Findings};
+use crate::error::Result;
+use crate::library::rows;
+use crate::library::schema::RECORD;
+
+/// Cues whose words are indexed in memory at a time.
+const CUES: usize = 4_096;
+
+/// Compares the words of the index with those of the cues, by the sum of a hash of each word with
+/// its cue and place. SQLite's own comparison is a statement that writes.
+pub(super) fn compare(sql: &Transaction<'_>, findings: &mut Findings<'_>) -> Result<()> {
+    // A table of the connection, in memory.
+    let list = "CREATE VIRTUAL TABLE temp.stored USING fts5vocab('main', 'spoken', 'instance')";
+    sql.execute_batch(list)?;
+    let stored = sum(sql, "temp.stored");
+    sql.execute_batch("DROP TABLE temp.stored")?;
+    let stored = stored?;
+
+    // The same index in memory, a few cues at a time.
+    let memory = Connection::open_in_memory()?;
+    crate::library::digest::install(&memory)?;
+    memory.execute_batch("CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY)")?;
+    memory.execute_batch(RECORD.tables)?;
+    let list = "CREATE VIRTUAL TABLE temp.made USING fts5vocab('main', 'spoken', 'instance')";
+    memory.execute_batch(list)?;
+    let of: u64 = rows::one(sql, "SELECT count(*) FROM cues", [])?;
+    let mut cues = sql.prepare("SELECT key, text FROM cues ORDER BY key")?;
+    let mut cues = cues.query([])?;
+    let (mut made, mut held, mut done) = (Sum::default(), 0, 0);
+    let mut insert = memory.prepare("INSERT INTO spoken (rowid, text) VALUES (?1, ?2)")?;
+    while let Some(cue) = cues.next()? {
+        let (key, text): (i64, String) = (cue.get(0)?, cue.get(1)?);
+        insert.execute(params![key, text])?;
+        (held, done) = (held + 1, done + 1);
+        if held == CUES {
+            made = made.plus(sum(&memory, "temp.made")?);
+            memory.execute_batch("INSERT INTO spoken (spoken) VALUES ('delete-all')")?;
+            held = 0;
+            findings.at("words", done, of)?;
+        }
+    }
+    made = made.plus(sum(&memory, "temp.made")?);
+    let differ = u64::from(stored != made);
+    findings.add(
+        Fault::Words,
+        "spoken",
+        differ,
+        format!("{} words are indexed, {} are in the cues", stored.words, made.words),
+    );
+    Ok(())
+}
+
+/// What a list of words comes to, in any order and in any parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Sum {
+    words: u64,
+    hashes: u64,
+}
+
+impl Sum {
+    fn plus(self, other: Sum) -> Sum {
+        Sum { words: self.words + other.words, hashes: self.hashes.wrapping_add(other.hashes) }
+    }
+}
+
+fn sum(sql: &Connection, list: &str) -> Result<Sum> {
+    let mut words = sql.prepare(&format!("SELECT term, doc, offset FROM {list}"))?;
+    let mut words = words.query([])?;
+    let mut sum = Sum::default();
+    while let Some(row) = words.next()? {
+        let (cue, place): (i64, i64) = (row.get(1)?, row.get(2)?);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&cue.to_le_bytes());
+        hasher.update(&place.to_le_bytes());
+        hasher.update(row.get_ref(0)?.as_bytes().map_err(rusqlite::Error::from)?);
+        let hash = hasher.finalize();
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash.as_bytes()[..8]);
+        sum = sum.plus(Sum { words: 1, hashes: u64::from_le_bytes(first) });
+    }
+    Ok(sum)
+}

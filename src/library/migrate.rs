@@ -1,0 +1,132 @@
+//! Bringing an older library's record to the newest schema, in one transaction: an interruption
+//! leaves the old one, and the next writer begins again.
+
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::commit_point;
+use super::digest::{CLIPS, CONTENTS, TABLES, Table, features_digest};
+use super::schema::{Database, RECORD, SCHEMA_VERSION, sign};
+use crate::error::Result;
+
+/// Brings the record to [`SCHEMA_VERSION`]. It needs as much free space on the disk as the record
+/// takes. The features have one schema only.
+pub(super) fn to_newest(record: &mut Database, features: &Database) -> Result<()> {
+    if record.version()? == SCHEMA_VERSION {
+        return Ok(());
+    }
+    // Tables are made anew under their names; rows that refer to each other are copied as they are.
+    record.run(|sql| Ok(sql.pragma_update(None, "foreign_keys", false)?))?;
+    let migrated = record.write(|sql| {
+        from_1_to_2(sql, features)?;
+        sign(sql, SCHEMA_VERSION)?;
+        commit_point::reached("migrate-copied");
+        Ok(())
+    });
+    record.run(|sql| Ok(sql.pragma_update(None, "foreign_keys", true)?))?;
+    migrated?;
+    commit_point::reached("migrate-committed");
+    record.empty_log()?;
+    Ok(())
+}
+
+/// Schema 2: rows carry digests; sources count their cues, progress its rows, and a chunk may be
+/// partial.
+fn from_1_to_2(sql: &Transaction<'_>, features: &Database) -> Result<()> {
+    sql.execute_batch(
+        "DROP TRIGGER cue_added; DROP TRIGGER cue_removed; DROP TABLE spoken;
+         DROP INDEX one_current_recipe; DROP INDEX locations_of_source; DROP INDEX cues_of_source;",
+    )?;
+    // Schema 1 knew nothing of all bytes of a file.
+    let old = || TABLES.iter().filter(|table| **table != CONTENTS);
+    for table in old() {
+        sql.execute_batch(&format!("ALTER TABLE {0} RENAME TO old_{0}", table.name))?;
+    }
+    sql.execute_batch(RECORD.tables)?;
+    for table in old() {
+        if *table == CLIPS {
+            copy_clips(sql, features)?;
+        } else {
+            copy(sql, table)?;
+        }
+    }
+    // The keys that were given out are not given out again.
+    sql.execute_batch(
+        "DELETE FROM sqlite_sequence WHERE name NOT LIKE 'old!_%' ESCAPE '!';
+         UPDATE sqlite_sequence SET name = substr(name, 5);",
+    )?;
+    for table in old() {
+        sql.execute_batch(&format!("DROP TABLE old_{}", table.name))?;
+    }
+    Ok(())
+}
+
+fn copy(sql: &Connection, table: &Table) -> Result<()> {
+    let new_column = |column: &str| {
+        match (table.name, column) {
+            ("sources", "cues") => "(SELECT count(*) FROM old_cues WHERE source = old_sources.key)",
+            ("progress", "rows") => {
+                "(SELECT count(*) FROM old_chunks WHERE source = old_progress.source \
+             AND recipe = old_progress.recipe) + \
+             (SELECT count(*) FROM old_segments WHERE source = old_progress.source \
+             AND recipe = old_progress.recipe)"
+            }
+            ("chunks", "partial") => "0",
+            _ => return column.to_owned(),
+        }
+        .to_owned()
+    };
+    let new_column = |column: &&str| match new_column(column) {
+        expression if expression == *column => expression,
+        expression => format!("{expression} AS {column}"),
+    };
+    let key = if table.has_key { "key, " } else { "" };
+    let (name, columns) = (table.name, table.columns.join(", "));
+    let old: Vec<String> = table.columns.iter().map(new_column).collect();
+    sql.execute_batch(&format!(
+        "INSERT INTO {name} ({key}{columns}, digest) SELECT {key}{columns}, {} \
+         FROM (SELECT {key}{} FROM old_{name})",
+        table.digest(),
+        old.join(", ")
+    ))?;
+    Ok(())
+}
+
+/// Copies the clips with the digests of their features; one without features gets an empty digest,
+/// which none is.
+fn copy_clips(sql: &Connection, features: &Database) -> Result<()> {
+    let insert = CLIPS.insert_with_key();
+    let mut insert = sql.prepare(&insert)?;
+    let old = "SELECT key, source, recipe, start_us, end_us, raw_pts, frames, shot_start_us, words, \
+         embedding FROM old_clips ORDER BY key";
+    let mut old = sql.prepare(old)?;
+    let mut rows = old.query([])?;
+    features.read(|features| {
+        let mut find = features.prepare(
+            "SELECT features FROM features WHERE source = ?1 AND recipe = ?2 AND start_us = ?3",
+        )?;
+        while let Some(row) = rows.next()? {
+            let at: (i64, i64, i64) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            let digest = find
+                .query_row(at, |row| Ok(features_digest(row.get_ref(0)?.as_blob()?).to_vec()))
+                .optional()?
+                .unwrap_or_default();
+            let value =
+                |column| Ok::<_, rusqlite::Error>(ToSqlOutput::Borrowed(row.get_ref(column)?));
+            insert.execute(params![
+                value(0)?,
+                at.0,
+                at.1,
+                at.2,
+                value(4)?,
+                value(5)?,
+                value(6)?,
+                value(7)?,
+                value(8)?,
+                value(9)?,
+                digest
+            ])?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,304 @@
+//! A salvaged record made whole: what names nothing goes, counts and states say what is there, and
+//! what was lost is read again by the next `index`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::ToRead;
+use crate::error::Result;
+use crate::library::digest::{CHUNKS, PROGRESS, RECIPES, SOURCES, features_digest};
+use crate::library::rows;
+use crate::library::schema::Database;
+use crate::library::types::{Origin, RecipeKind, State};
+
+/// Tables whose rows belong to a source, and to a recipe where the second is true.
+const OF_SOURCE: &[(&str, bool)] = &[
+    ("locations", false),
+    ("tags", false),
+    ("progress", true),
+    ("chunks", true),
+    ("clips", true),
+    ("gaps", true),
+    ("cues", false),
+    ("segments", true),
+];
+
+/// Takes out sources and recipes that are not readable and gives those whose key has changed the one
+/// that rows refer to, by what the indexes say; then takes out the rows that name nothing. Returns
+/// how many went.
+pub(super) fn repair_keys(
+    sql: &Transaction<'_>,
+    known: &HashMap<String, BTreeSet<i64>>,
+) -> Result<u64> {
+    let mut dropped = 0;
+    for (table, name, refer) in [("sources", "id", "source"), ("recipes", "hash", "recipe")] {
+        for (key, name) in keys_and_names(sql, table, name)? {
+            let is_readable = match table {
+                "sources" => is_readable_source(sql, key)?,
+                _ => is_readable_recipe(sql, key)?,
+            };
+            if !is_readable {
+                let delete = format!("DELETE FROM {table} WHERE key = ?1");
+                dropped += sql.execute(&delete, [key])? as u64;
+                continue;
+            }
+            if refers(sql, refer, key)? {
+                continue;
+            }
+            for &other in known.get(&name).into_iter().flatten().filter(|other| **other != key) {
+                let taken = format!("SELECT count(*) FROM {table} WHERE key = ?1");
+                if rows::one::<u64>(sql, &taken, [other])? == 0 && refers(sql, refer, other)? {
+                    let change = format!("UPDATE {table} SET key = ?2 WHERE key = ?1");
+                    sql.execute(&change, params![key, other])?;
+                    break;
+                }
+            }
+        }
+    }
+    sql.execute("UPDATE recipes SET space = NULL WHERE space NOT IN (SELECT key FROM spaces)", [])?;
+    for (table, by_recipe) in OF_SOURCE {
+        let delete = format!("DELETE FROM {table} WHERE source NOT IN (SELECT key FROM sources)");
+        dropped += sql.execute(&delete, [])? as u64;
+        if *by_recipe {
+            let delete =
+                format!("DELETE FROM {table} WHERE recipe NOT IN (SELECT key FROM recipes)");
+            dropped += sql.execute(&delete, [])? as u64;
+        }
+    }
+    one_current_recipe(sql)?;
+    RECIPES.seal(sql, "true", [])?;
+    Ok(dropped)
+}
+
+fn keys_and_names(sql: &Connection, table: &str, name: &str) -> Result<Vec<(i64, String)>> {
+    let find = format!("SELECT key, {name} FROM {table} ORDER BY key");
+    rows::all(sql, &find, [], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+fn is_readable_source(sql: &Connection, key: i64) -> Result<bool> {
+    // A doubtful value of a closed set is no reason to lose the source.
+    let set = "UPDATE sources SET origin = ?2 WHERE key = ?1 AND origin NOT IN (?2, ?3, ?4)";
+    let [file, url, live] = [Origin::File, Origin::Url, Origin::Live].map(Origin::as_str);
+    sql.execute(set, params![key, file, url, live])?;
+    let set = "UPDATE sources SET state = ?2 WHERE key = ?1 AND state NOT IN (?2, ?3, ?4)";
+    let [new, complete, failed] = [State::New, State::Complete, State::Failed].map(State::as_str);
+    sql.execute(set, params![key, new, complete, failed])?;
+    let set = "UPDATE sources SET media = 'null' WHERE key = ?1 AND NOT json_valid(media)";
+    sql.execute(set, [key])?;
+    let set = "UPDATE sources SET wall_start_us = NULL, wall_origin = NULL WHERE key = ?1 \
+         AND wall_origin NOT IN ('sender_report', 'arrival', 'file')";
+    sql.execute(set, [key])?;
+    let find = format!("SELECT {} FROM sources WHERE key = ?1", rows::SOURCE);
+    Ok(sql.query_row(&find, [key], rows::source).is_ok())
+}
+
+fn is_readable_recipe(sql: &Connection, key: i64) -> Result<bool> {
+    let set = "UPDATE recipes SET state = 'building' WHERE key = ?1 \
+         AND state NOT IN ('current', 'building', 'retired', 'swept')";
+    sql.execute(set, [key])?;
+    let set = "UPDATE recipes SET description = 'null' \
+         WHERE key = ?1 AND NOT json_valid(description)";
+    sql.execute(set, [key])?;
+    rows::is_readable_recipe(sql, key)
+}
+
+/// Whether any row refers to this source or recipe.
+fn refers(sql: &Connection, column: &str, key: i64) -> Result<bool> {
+    for (table, by_recipe) in OF_SOURCE {
+        if column == "source" || *by_recipe {
+            let find = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {column} = ?1)");
+            if rows::one::<bool>(sql, &find, [key])? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Lets the recipe that made the most be the current one of its kind where none is.
+fn one_current_recipe(sql: &Connection) -> Result<()> {
+    for (kind, table) in [(RecipeKind::Clip, "clips"), (RecipeKind::Segment, "segments")] {
+        let current = "SELECT count(*) FROM recipes WHERE kind = ?1 AND state = 'current'";
+        if rows::one::<u64>(sql, current, [kind.as_str()])? == 0 {
+            let set = format!(
+                "UPDATE recipes SET state = 'current' WHERE key = (SELECT key FROM recipes \
+                 WHERE kind = ?1 ORDER BY (SELECT count(*) FROM {table} WHERE recipe = recipes.key) DESC, \
+                 key LIMIT 1)"
+            );
+            sql.execute(&set, [kind.as_str()])?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes counts and states say what is there. Returns the sources that must be read again.
+pub(super) fn settle(record: &mut Database, features: &Database) -> Result<Vec<ToRead>> {
+    record.write(|sql| {
+        let mut lost: BTreeMap<i64, ToRead> = BTreeMap::new();
+        chunks_for_clips(sql)?;
+        sql.execute(
+            "DELETE FROM gaps AS g WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE \
+             source = g.source AND recipe = g.recipe AND number = g.chunk)",
+            [],
+        )?;
+        count_chunks(sql, features, &mut lost)?;
+        count_cues(sql, &mut lost)?;
+        settle_progress(sql, &lost)?;
+        for table in [CHUNKS, PROGRESS, SOURCES] {
+            table.seal(sql, "true", [])?;
+        }
+        Ok(lost.into_values().collect())
+    })
+}
+
+/// A partial chunk for the clips whose chunk is lost.
+fn chunks_for_clips(sql: &Transaction<'_>) -> Result<()> {
+    let alone = "SELECT source, recipe, start_us FROM clips k WHERE NOT EXISTS (SELECT 1 \
+         FROM chunks WHERE source = k.source AND recipe = k.recipe AND start_us <= k.start_us \
+         AND end_us > k.start_us) ORDER BY source, recipe, start_us";
+    let alone: Vec<(i64, i64, i64)> =
+        rows::all(sql, alone, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    for (source, recipe, start_us) in alone {
+        let length = "SELECT max(end_us - start_us) FROM chunks WHERE recipe = ?1";
+        let length: Option<i64> = rows::one(sql, length, [recipe])?;
+        let (number, from_us, to_us) = match length.filter(|length| *length > 0) {
+            Some(length) => {
+                let number = start_us.div_euclid(length);
+                (number, number * length, (number + 1) * length)
+            }
+            // No chunk of this recipe is left, so nothing says how long they are.
+            None => {
+                let end = "SELECT max(end_us) FROM clips WHERE source = ?1 AND recipe = ?2";
+                (0, 0, rows::one(sql, end, params![source, recipe])?)
+            }
+        };
+        let row = params![source, recipe, number, from_us, to_us, 0, 0, true];
+        sql.prepare_cached(&CHUNKS.insert_with_key())?.execute(row)?;
+    }
+    Ok(())
+}
+
+/// Counts what is left of each chunk; one of which something is lost becomes partial.
+fn count_chunks(
+    sql: &Transaction<'_>,
+    features: &Database,
+    lost: &mut BTreeMap<i64, ToRead>,
+) -> Result<()> {
+    let find = "SELECT source, recipe, number, clips, gaps, partial, \
+         (SELECT count(*) FROM clips WHERE source = c.source AND recipe = c.recipe \
+         AND start_us >= c.start_us AND start_us < c.end_us), \
+         (SELECT count(*) FROM gaps WHERE source = c.source AND recipe = c.recipe \
+         AND chunk = c.number), start_us, end_us FROM chunks c ORDER BY source, recipe, number";
+    let chunks: Vec<[i64; 10]> = rows::all(sql, find, [], |row| {
+        let mut values = [0; 10];
+        for (column, value) in values.iter_mut().enumerate() {
+            *value = row.get(column)?;
+        }
+        Ok(values)
+    })?;
+    for [source, recipe, number, clips, gaps, partial, clips_left, gaps_left, start_us, end_us] in
+        chunks
+    {
+        let whole = partial == 0
+            && (clips, gaps) == (clips_left, gaps_left)
+            && has_features(sql, features, source, recipe, start_us, end_us)?;
+        if whole {
+            continue;
+        }
+        sql.execute(
+            "UPDATE chunks SET clips = ?4, gaps = ?5, partial = 1 \
+             WHERE source = ?1 AND recipe = ?2 AND number = ?3",
+            params![source, recipe, number, clips_left, gaps_left],
+        )?;
+        let of = entry(sql, lost, source)?;
+        of.chunks += 1;
+        of.clips += clips.saturating_sub(clips_left).max(0) as u64;
+    }
+    Ok(())
+}
+
+fn entry<'a>(
+    sql: &Connection,
+    lost: &'a mut BTreeMap<i64, ToRead>,
+    source: i64,
+) -> Result<&'a mut ToRead> {
+    if !lost.contains_key(&source) {
+        let find = "SELECT id, name FROM sources WHERE key = ?1";
+        let to_read = sql.query_row(find, [source], |row| {
+            let (source, name) = (rows::text(row, 0)?, row.get(1)?);
+            Ok(ToRead { source, name, chunks: 0, clips: 0, cues: 0 })
+        })?;
+        lost.insert(source, to_read);
+    }
+    Ok(lost.get_mut(&source).expect("was put there just now"))
+}
+
+/// Whether all clips of a chunk have the features that they had.
+fn has_features(
+    sql: &Connection,
+    features: &Database,
+    source: i64,
+    recipe: i64,
+    start_us: i64,
+    end_us: i64,
+) -> Result<bool> {
+    let find = "SELECT start_us, features_digest FROM clips WHERE source = ?1 AND recipe = ?2 \
+         AND start_us >= ?3 AND start_us < ?4";
+    let clips: Vec<(i64, Vec<u8>)> =
+        rows::all(sql, find, params![source, recipe, start_us, end_us], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    features.read(|sql| {
+        let mut find = sql.prepare_cached(
+            "SELECT features FROM features WHERE source = ?1 AND recipe = ?2 AND start_us = ?3",
+        )?;
+        for (start_us, digest) in clips {
+            let has = find
+                .query_row(params![source, recipe, start_us], |row| {
+                    Ok(features_digest(row.get_ref(0)?.as_blob()?) == digest[..])
+                })
+                .optional()?;
+            if has != Some(true) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+}
+
+/// Counts the cues of each source, and notes those of which some are lost.
+fn count_cues(sql: &Transaction<'_>, lost: &mut BTreeMap<i64, ToRead>) -> Result<()> {
+    let find = "SELECT key, cues, (SELECT count(*) FROM cues WHERE source = s.key) FROM sources s";
+    let counts: Vec<(i64, i64, i64)> =
+        rows::all(sql, find, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    for (source, cues, left) in counts {
+        if cues != left {
+            sql.execute("UPDATE sources SET cues = ?2 WHERE key = ?1", params![source, left])?;
+            entry(sql, lost, source)?.cues += cues.saturating_sub(left).max(0) as u64;
+        }
+    }
+    Ok(())
+}
+
+/// What was lost of is not complete any more.
+fn settle_progress(sql: &Transaction<'_>, lost: &BTreeMap<i64, ToRead>) -> Result<()> {
+    for source in lost.keys() {
+        sql.execute("DELETE FROM progress WHERE source = ?1", [source])?;
+    }
+    sql.execute(
+        "DELETE FROM progress AS p WHERE state = 'complete' AND (rows <> CASE \
+         (SELECT kind FROM recipes WHERE key = p.recipe) WHEN 'clip' \
+         THEN (SELECT count(*) FROM chunks WHERE source = p.source AND recipe = p.recipe) \
+         ELSE (SELECT count(*) FROM segments WHERE source = p.source AND recipe = p.recipe) END \
+         OR (SELECT max(number) + 1 <> count(*) OR max(partial) > 0 FROM chunks \
+         WHERE source = p.source AND recipe = p.recipe))",
+        [],
+    )?;
+    sql.execute(
+        "UPDATE sources AS s SET state = 'new', error = NULL WHERE state = 'complete' AND NOT \
+         EXISTS (SELECT 1 FROM progress WHERE source = s.key AND state = 'complete')",
+        [],
+    )?;
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! Libraries of older and newer versions.
+
+use super::*;
+
+/// A copy of the library of schema `version` that is kept in `tests/compat`.
+pub(super) fn old_library(version: u32) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/compat/v{version}"));
+    std::fs::create_dir(folder.path().join("lib")).unwrap();
+    for file in ["library.sqlite", "features.sqlite"] {
+        std::fs::copy(kept.join(file), folder.path().join("lib").join(file)).unwrap();
+    }
+    folder
+}
+
+/// All that a reader gives: sources, rows, features, runs.
+pub(super) fn everything(lib: &Path) -> (Vec<Shown>, Vec<Vec<f16>>, Vec<serde_json::Value>) {
+    let reader = Reader::open(lib).unwrap();
+    let shown: Vec<Shown> =
+        reader.sources().unwrap().iter().map(|source| reader.show(source.id).unwrap()).collect();
+    let clips = shown.iter().flat_map(|shown| &shown.clips);
+    let features = clips.map(|clip| reader.features(clip.id).unwrap()).collect();
+    let runs = reader.runs(99).unwrap();
+    (shown, features, runs)
+}
+
+#[test]
+fn a_library_of_schema_1_is_read_and_brought_to_the_newest() {
+    let folder = old_library(1);
+    let lib = folder.path().join("lib");
+    let before = everything(&lib);
+    assert_eq!(before.0.len(), 3);
+    assert_eq!(before.1.len(), 7);
+    let source = before.0[0].source.id;
+    let mut writer = Writer::open(&lib).unwrap();
+    assert_eq!(writer.record.version().unwrap(), SCHEMA_VERSION);
+    assert_eq!(everything(&lib), before);
+    let words = |word: &str| Query { words: Some(word.into()), top: 3, ..Query::default() };
+    let hits = open(folder.path()).search(&words("lighthouse")).unwrap();
+    assert_eq!(hits[0].source, source);
+    // What it is for: it can be written to.
+    writer.replace_cues(source, "sidecar:", &[cue(0, 900_000, "a walrus")]).unwrap();
+    assert_eq!(open(folder.path()).search(&words("walrus")).unwrap().len(), 1);
+    let clips: RecipeId = open(folder.path()).current(RecipeKind::Clip).unwrap().unwrap().id;
+    assert_eq!(writer.progress(source, &clips).unwrap(), State::Complete);
+    assert_eq!(writer.done_chunks(source, &clips).unwrap(), [0]);
+}
+
+#[test]
+fn a_newer_library_is_refused_with_the_version_that_wrote_it() {
+    let (folder, writer) = new_library();
+    drop(writer);
+    let lib = folder.path().join("lib");
+    let sql = rusqlite::Connection::open(lib.join("library.sqlite")).unwrap();
+    sql.execute("UPDATE meta SET value = '7.8.9' WHERE name = 'written_by'", []).unwrap();
+    sql.pragma_update(None, "user_version", SCHEMA_VERSION + 1).unwrap();
+    drop(sql);
+    for error in [Writer::open(&lib).unwrap_err(), Reader::open(&lib).unwrap_err()] {
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.to_string().contains("Cinelex 7.8.9 wrote"), "{error}");
+    }
+}
