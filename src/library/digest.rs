@@ -41,7 +41,7 @@ tables! {
         "added_us";
     SOURCES = "sources" true: "id" "fingerprint" "name" "origin" "duration_us" "media"
         "wall_start_us" "wall_origin" "state" "error" "added_us" "grown_from" "cues";
-    CONTENTS = "contents" false: "fingerprint" "parts" "content";
+    CONTENTS = "contents" false: "fingerprint" "parts" "whole";
     LOCATIONS = "locations" false: "kind" "place" "source" "size_bytes" "modified_us" "device"
         "inode" "seen_us";
     TAGS = "tags" false: "source" "name" "value";

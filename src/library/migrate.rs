@@ -37,7 +37,7 @@ fn from_1_to_2(sql: &Transaction<'_>, features: &Database) -> Result<()> {
         "DROP TRIGGER cue_added; DROP TRIGGER cue_removed; DROP TABLE spoken;
          DROP INDEX one_current_recipe; DROP INDEX locations_of_source; DROP INDEX cues_of_source;",
     )?;
-    // Schema 1 knew nothing of all bytes of a file.
+    // Schema 1 had no contents.
     let old = || TABLES.iter().filter(|table| **table != CONTENTS);
     for table in old() {
         sql.execute_batch(&format!("ALTER TABLE {0} RENAME TO old_{0}", table.name))?;

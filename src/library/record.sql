@@ -49,7 +49,7 @@ CREATE TABLE sources (
 CREATE TABLE contents (
     fingerprint TEXT PRIMARY KEY,
     parts TEXT NOT NULL,
-    content TEXT NOT NULL,
+    whole TEXT NOT NULL,
     digest BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX contents_by_parts ON contents (parts);

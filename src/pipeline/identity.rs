@@ -45,7 +45,7 @@ pub(super) fn identify(input: &Input, shared: &Shared<'_>) -> Result<Identity> {
         return Ok(Identity { fingerprint: known.fingerprint.clone(), verified: Verified::No });
     }
     let size = file.metadata().map_or(0, |metadata| metadata.len());
-    let content = Fingerprint::of_all(file, &mut |done| {
+    let digest = Fingerprint::of_all(file, &mut |done| {
         if size >= LARGE_BYTES {
             shared.hashed(input.name(), done, size);
         }
@@ -53,21 +53,21 @@ pub(super) fn identify(input: &Input, shared: &Shared<'_>) -> Result<Identity> {
     })
     .map_err(|error| error.in_source(input.name()))?
     .to_string();
-    let same = alike.iter().find(|known| known.content.as_ref() == Some(&content));
+    let same = alike.iter().find(|known| known.digest.as_ref() == Some(&digest));
     let (fingerprint, verified) = match same {
         Some(known) => (known.fingerprint.clone(), Verified::Same),
-        None => match alike.iter().find(|known| known.content.is_none()) {
+        None => match alike.iter().find(|known| known.digest.is_none()) {
             // A library of an older version: now there is something to compare with.
             Some(known) => (known.fingerprint.clone(), Verified::No),
             None if alike.is_empty() => (parts.clone(), Verified::No),
-            None => (content.clone(), Verified::Differs),
+            None => (digest.clone(), Verified::Differs),
         },
     };
     let mut library = shared.library();
-    if library.note_content(&fingerprint, &parts, &content)? {
+    if library.note_content(&fingerprint, &parts, &digest)? {
         return Ok(Identity { fingerprint, verified });
     }
     // Another reader has just added one with these parts and other bytes.
-    library.note_content(&content, &parts, &content)?;
-    Ok(Identity { fingerprint: content, verified: Verified::Differs })
+    library.note_content(&digest, &parts, &digest)?;
+    Ok(Identity { fingerprint: digest, verified: Verified::Differs })
 }

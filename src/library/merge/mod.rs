@@ -218,8 +218,8 @@ impl Writer {
         let alike = self.alike(&theirs.parts)?;
         let known = match &theirs.content {
             Some(content) => {
-                let same = alike.iter().find(|known| known.content.as_ref() == Some(content));
-                same.or_else(|| alike.iter().find(|known| known.content.is_none()))
+                let same = alike.iter().find(|known| known.digest.as_ref() == Some(content));
+                same.or_else(|| alike.iter().find(|known| known.digest.is_none()))
             }
             None => alike.iter().find(|known| known.fingerprint == theirs.source.fingerprint),
         };

@@ -73,7 +73,7 @@ impl<'a> There<'a> {
                 let of = "WHERE fingerprint = ?1";
                 let at = [&source.fingerprint];
                 let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
-                self.rows(sql, &CONTENTS, "parts, content", of, at, read)?.0
+                self.rows(sql, &CONTENTS, "parts, whole", of, at, read)?.0
             } else {
                 Vec::new()
             };
