@@ -22,7 +22,7 @@ use crate::time::{Micros, Span, Timestamp};
 pub struct Reader {
     folder: PathBuf,
     pub(super) record: Database,
-    features: Database,
+    pub(super) features: Database,
     pub(super) memory: Memory,
 }
 
@@ -43,6 +43,15 @@ pub struct Info {
     /// All files of the library.
     pub bytes: u64,
     pub recipes: Vec<RecipeInfo>,
+    pub tags: Vec<TagInfo>,
+}
+
+/// A tag, and how many sources have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TagInfo {
+    pub name: String,
+    pub value: String,
+    pub sources: u64,
 }
 
 /// What a library holds of one recipe.
@@ -146,8 +155,22 @@ impl Reader {
                 gaps: of_current("gaps", RecipeKind::Clip)?,
                 bytes,
                 recipes,
+                tags: rows::all(
+                    sql,
+                    "SELECT name, value, count(*) FROM tags GROUP BY name, value ORDER BY 1, 2",
+                    [],
+                    |row| {
+                        let (name, value) = (row.get(0)?, row.get(1)?);
+                        Ok(TagInfo { name, value, sources: row.get(2)? })
+                    },
+                )?,
             })
         })
+    }
+
+    /// The library's own id, which a copy of its folder keeps.
+    pub fn library_id(&self) -> Result<String> {
+        self.record.library_id()
     }
 
     /// The recipe whose rows are searched.
@@ -337,7 +360,7 @@ impl Reader {
     }
 }
 
-fn cues_of(sql: &Connection, source: i64) -> Result<Vec<Cue>> {
+pub(super) fn cues_of(sql: &Connection, source: i64) -> Result<Vec<Cue>> {
     let find =
         format!("SELECT {} FROM cues WHERE source = ?1 ORDER BY start_us, end_us, key", rows::CUE);
     rows::all(sql, &find, [source], rows::cue)

@@ -364,7 +364,7 @@ pub fn index(
         readers.push(Files { host, shared: &shared });
     }
     let encode = Encode { encoder, cells: pipeline.cells, frames_per_clip: pipeline.clip.frames };
-    let quantize = Quantize { codebook: &codebook, space: space.as_ref() };
+    let quantize = Quantize { codebook: codebook.as_ref(), space: space.as_ref() };
     let mut recorder = Recorder { shared: &shared, streams: HashMap::new() };
     let mut understand = Understand {
         library: &library,
@@ -407,6 +407,7 @@ pub fn index(
         waiting: 0,
         waiting_gone: 0,
         left_behind: 0,
+        left_out: Vec::new(),
         segments: segments?,
         media_secs: stored.as_secs_f64(),
         elapsed_secs: started.elapsed().as_secs_f64(),

@@ -7,6 +7,7 @@ mod files;
 mod identity;
 mod ingest;
 mod jobs;
+mod licence;
 mod loaded;
 mod report;
 mod stages;
@@ -16,5 +17,6 @@ mod witness;
 
 pub use config::{Listed, Pipeline};
 pub use ingest::{Options, index};
+pub use licence::commercial_only;
 pub use loaded::Loaded;
 pub use report::{Problem, Progress, RunReport, SourceReport, SourceState};

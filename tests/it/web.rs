@@ -160,7 +160,7 @@ fn servers_that_refuse_lead_astray_or_break_off_cost_their_source_only() {
     });
     for (path, part) in [
         ("none.mp4", "404"),
-        ("broken.mp4", "5XX"),
+        ("broken.mp4", "5xx"),
         ("file.mp4", ""),
         ("path.mp4", ""),
         ("round.mp4", ""),

@@ -2,6 +2,7 @@
 
 mod keeping;
 mod mending;
+mod merging;
 mod search;
 mod versions;
 
