@@ -14,6 +14,7 @@ mod library;
 mod media;
 mod models;
 mod retrieval;
+mod skipping;
 mod speed;
 mod subtitles;
 mod tidy;
