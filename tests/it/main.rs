@@ -21,6 +21,7 @@ mod merging;
 mod models;
 mod retrieval;
 mod same;
+mod skipping;
 mod speed;
 mod stopping;
 mod subtitles;
