@@ -29,15 +29,27 @@ impl Writer {
     /// that name it. Deleted rows are overwritten (`secure_delete`), the index of words is made
     /// anew, since its inner nodes keep beginnings of words, and the logs are cut to nothing.
     ///
+    /// The index of embeddings is made anew too.
+    ///
     /// Errors: `NotFound` for no such source. `Unavailable` where a reader in another process
     /// keeps the logs from being emptied: the source is gone then, and the next writer of the
     /// library empties them.
     pub fn forget(&mut self, id: SourceId) -> Result<Forgotten> {
+        let forgotten = self.forget_rows(id)?;
+        if let Err(error) = self.refresh_index() {
+            tracing::warn!("{error}: search takes longer until the index is made anew");
+        }
+        Ok(forgotten)
+    }
+
+    /// As [`Writer::forget`], but leaves the library without an index of embeddings.
+    pub(super) fn forget_rows(&mut self, id: SourceId) -> Result<Forgotten> {
         let (key, source) = self.record.read(|sql| {
             let key = rows::source_key(sql, id)?;
             let source = all_sources(sql)?.into_iter().find(|source| source.id == id);
             Ok((key, source.ok_or_else(|| Error::corrupt("a source without a row"))?))
         })?;
+        self.delete_index()?;
         // The record goes last: as long as it names the source, an interrupted `forget` can be
         // asked for again.
         self.features

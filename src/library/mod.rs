@@ -5,10 +5,13 @@
 //! holds the clips' features. One [`Writer`] at a time holds the folder's lock; any number of
 //! [`Reader`]s look on meanwhile. `docs/library.md` documents the tables.
 
+mod codes;
 mod dot;
 mod forget;
 mod ids;
+mod index;
 mod lock;
+mod part;
 mod reader;
 mod recipes;
 mod rows;

@@ -388,6 +388,9 @@ pub fn index(
             library.activate_recipe(recipe)?;
         }
     }
+    if let Err(error) = library.refresh_index() {
+        tracing::warn!("{error}: search takes longer until the index is made anew");
+    }
     // Thousands of unchanged sources would make every day's report as long as the first.
     let mut kept = report.clone();
     kept.sources.retain(|source| source.state != SourceState::Unchanged);
