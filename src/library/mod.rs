@@ -6,6 +6,7 @@
 //! [`Reader`]s look on meanwhile. `docs/library.md` documents the tables.
 
 mod check;
+mod codes;
 mod commit_point;
 mod compact;
 mod contents;
@@ -13,11 +14,13 @@ mod digest;
 mod dot;
 mod forget;
 mod ids;
+mod index;
 mod insert;
 mod lock;
 mod merge;
 mod migrate;
 mod pages;
+mod part;
 mod reader;
 mod rebuild;
 mod recipes;

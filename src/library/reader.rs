@@ -120,7 +120,11 @@ impl Reader {
         let record = Database::open_to_read(folder, RECORD)?;
         let features = Database::open_to_read(folder, FEATURES)?;
         check_pair(&record, &features)?;
-        Ok(Reader { folder: folder.to_owned(), record, features, memory: Memory::default() })
+        Ok(Reader { folder: folder.to_owned(), record, features, memory: Memory::of(folder) })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Counts of everything.

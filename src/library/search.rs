@@ -6,18 +6,20 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::ids::{ClipId, SourceId};
+use super::index::Index;
 use super::reader::Reader;
 use super::rows;
 use super::spans::SegmentSpans;
 use super::types::{Location, RecipeKind};
-use super::vectors::{VectorSet, best};
+use super::vectors::VectorSet;
 use super::words::{self, CueRow, Matches};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::media::{Channel, CueKind};
 use crate::time::{Span, Timestamp};
 
@@ -158,14 +160,16 @@ struct Ranked {
 /// What search keeps in memory between queries.
 #[derive(Debug)]
 pub(super) struct Memory {
+    index: Index,
     clips: VectorSet,
     segments: VectorSet,
     spans: SegmentSpans,
 }
 
-impl Default for Memory {
-    fn default() -> Self {
+impl Memory {
+    pub fn of(library: &Path) -> Self {
         Memory {
+            index: Index::of(library),
             clips: VectorSet::new(RecipeKind::Clip),
             segments: VectorSet::new(RecipeKind::Segment),
             spans: SegmentSpans::default(),
@@ -174,8 +178,8 @@ impl Default for Memory {
 }
 
 impl Reader {
-    /// The best hits, best first. The first call reads all embeddings into memory (2 bytes a
-    /// dimension), later ones what was added since.
+    /// The best hits, best first. The first call reads the index into memory, and the embeddings
+    /// (2 bytes a dimension) of what is not in it; later ones what was added since.
     ///
     /// Errors: `InvalidInput` for a vector that is not of the library's space or a query of
     /// nothing; `NotFound` for a source that the library doesn't have.
@@ -183,8 +187,21 @@ impl Reader {
         if query.vectors.is_empty() && query.words.is_none() {
             return Err(Error::invalid_input("a search needs words, a picture or a clip"));
         }
-        let mut memory = std::mem::take(&mut self.memory);
-        let hits = self.record.read(|sql| {
+        match self.search_once(query) {
+            Err(error)
+                if matches!(error.kind(), Kind::Corrupt | Kind::Unavailable)
+                    && self.memory.index.distrust() =>
+            {
+                tracing::warn!("{error}: searching without the index");
+                self.search_once(query)
+            }
+            searched => searched,
+        }
+    }
+
+    fn search_once(&mut self, query: &Query) -> Result<Vec<Hit>> {
+        let memory = &mut self.memory;
+        self.record.read(|sql| {
             memory.refresh(sql)?;
             let filter = Filter::of(sql, query)?;
             let lists = memory.lists(sql, query, &filter)?;
@@ -194,9 +211,7 @@ impl Reader {
                 .enumerate()
                 .map(|(place, fused)| hit(sql, place + 1, fused, clip_recipe))
                 .collect()
-        });
-        self.memory = memory;
-        hits
+        })
     }
 }
 
@@ -205,8 +220,9 @@ type List = (Channel, By, Vec<Ranked>);
 impl Memory {
     fn refresh(&mut self, sql: &Connection) -> Result<()> {
         let segment_recipe = rows::current_recipe(sql, RecipeKind::Segment)?;
-        self.clips.refresh(sql, rows::current_recipe(sql, RecipeKind::Clip)?.as_ref())?;
-        self.segments.refresh(sql, segment_recipe.as_ref())?;
+        let clip_recipe = rows::current_recipe(sql, RecipeKind::Clip)?;
+        self.clips.refresh(sql, clip_recipe.as_ref(), &self.index)?;
+        self.segments.refresh(sql, segment_recipe.as_ref(), &self.index)?;
         self.spans.refresh(sql, segment_recipe.as_ref())
     }
 
@@ -257,20 +273,18 @@ impl Memory {
         filter: &Filter,
         length: usize,
     ) -> Result<Vec<Ranked>> {
-        let scores = vectors.scores(query, |row| filter.keeps(row.source, row.span))?;
         let mut looked_at = length.saturating_mul(4);
         loop {
-            let places = best(&scores, looked_at);
+            let rows = vectors.best(query, looked_at, |row| filter.keeps(row.source, row.span))?;
             let mut seen = HashSet::new();
             let mut list = Vec::new();
-            for &place in &places {
-                let row = vectors.rows[place];
+            for &(row, score) in &rows {
                 let unit = self.unit(row.source, row.span);
                 if list.len() < length && seen.insert(unit) {
-                    list.push(Ranked { unit, span: row.span, score: scores[place] });
+                    list.push(Ranked { unit, span: row.span, score });
                 }
             }
-            if list.len() >= length || places.len() < looked_at {
+            if list.len() >= length || rows.len() < looked_at {
                 return Ok(list);
             }
             looked_at = looked_at.saturating_mul(4);

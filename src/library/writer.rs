@@ -208,7 +208,7 @@ impl Writer {
             let mut find = sql.prepare_cached(find)?;
             Ok(find.query_row([grown], |row| rows::text(row, 0)).optional()?)
         })?;
-        match shorter.map(|shorter| self.forget(shorter)) {
+        match shorter.map(|shorter| self.forget_rows(shorter)) {
             // The rows are gone; a reader holds up only the emptying of the log, which is done later.
             Some(Err(error)) if error.kind() == Kind::Unavailable => {}
             Some(Err(error)) => return Err(error),

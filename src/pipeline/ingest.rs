@@ -430,6 +430,9 @@ pub fn index(
     if is_nothing_new && report.segments == 0 && report.left_behind == 0 {
         return Ok(report);
     }
+    if let Err(error) = library.refresh_index() {
+        tracing::warn!("{error}: search takes longer until the index is made anew");
+    }
     // Thousands of unchanged sources would make every day's report as long as the first.
     let mut kept = report.clone();
     kept.sources.retain(|source| source.state != SourceState::Unchanged);
