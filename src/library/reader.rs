@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::ids::{ClipId, RecipeId, SourceId};
+use super::index;
 use super::rows::{self, RecipeRow};
 use super::schema::{Database, FEATURES, RECORD};
 use super::search::Memory;
@@ -113,7 +114,7 @@ impl Reader {
 
     /// Counts of everything.
     pub fn info(&self) -> Result<Info> {
-        let bytes = folder_bytes(&self.folder)?;
+        let bytes = folder_bytes(&self.folder)? + index::bytes(&self.folder)?;
         let library_id = self.record.library_id()?;
         self.record.read(|sql| {
             let count = |statement: &str| rows::one::<u64>(sql, statement, []);
@@ -432,7 +433,7 @@ fn recipe_info(sql: &Connection, row: RecipeRow) -> Result<RecipeInfo> {
 }
 
 /// The bytes of all plain files in the folder.
-fn folder_bytes(folder: &Path) -> Result<u64> {
+pub(super) fn folder_bytes(folder: &Path) -> Result<u64> {
     let failed = |cause| Error::io(folder, "read the folder", cause);
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder).map_err(failed)? {
