@@ -7,7 +7,8 @@
 //! first run, at most 15 minutes of it, and kept in the cache folder), queries are captions of other
 //! photos, and what a library needs beyond is jittered at a cosine of 0.9. Without, embeddings are
 //! random directions around 1,000 centres. The models must be set up (`cinelex setup`).
-//! `--work FOLDER` keeps the libraries there for the next run.
+//! `--work FOLDER` keeps the libraries there for the next run; `--patience SECS` says how long embeddings
+//! may be made for.
 
 mod library;
 mod photos;
@@ -31,7 +32,8 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 /// The cosine of a jittered embedding with what it was made of.
 const JITTER: f32 = 0.9;
 const REAL_PICTURES: usize = 100_000;
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// Seconds that embeddings of photos are made for.
+const PATIENCE: u64 = 15 * 60;
 /// Searches in a new process.
 const PROCESSES: usize = 40;
 
@@ -69,8 +71,8 @@ impl Material {
         (self.texts[number % self.texts.len()].clone(), embedding)
     }
 
-    fn real(data: &Path, tower: &mut TextTower) -> Outcome<Self> {
-        let photos = photos::real(data, tower, REAL_PICTURES, PATIENCE)?;
+    fn real(data: &Path, tower: &mut TextTower, patience: Duration) -> Outcome<Self> {
+        let photos = photos::real(data, tower, REAL_PICTURES, patience)?;
         let count = photos.pictures.len() / photos.dimension;
         Ok(Material {
             space: tower.space().to_owned(),
@@ -104,10 +106,16 @@ struct Options {
     clips: Vec<usize>,
     queries: usize,
     work: Option<PathBuf>,
+    patience: Duration,
 }
 
 fn options() -> Outcome<Options> {
-    let mut options = Options { clips: vec![100_000, 1_000_000], queries: 1_000, work: None };
+    let mut options = Options {
+        clips: vec![100_000, 1_000_000],
+        queries: 1_000,
+        work: None,
+        patience: Duration::from_secs(PATIENCE),
+    };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
@@ -118,6 +126,7 @@ fn options() -> Outcome<Options> {
             }
             "--queries" => options.queries = value()?.parse()?,
             "--work" => options.work = Some(value()?.into()),
+            "--patience" => options.patience = Duration::from_secs(value()?.parse()?),
             // What cargo itself adds.
             "--bench" => {}
             other => return Err(format!("unknown option {other}").into()),
@@ -133,7 +142,7 @@ fn main() -> Outcome<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut tower = TextTower::load(&models, &models.manifest("minilm")?, threads)?;
     let mut material = match std::env::var_os("CINELEX_DATA") {
-        Some(data) => Material::real(Path::new(&data), &mut tower)?,
+        Some(data) => Material::real(Path::new(&data), &mut tower, options.patience)?,
         None => Material::random(&tower, &mut random),
     };
     material.queries.truncate(options.queries);

@@ -129,6 +129,7 @@ impl CodedQuery {
     /// that [`encode`] gave; `base` is the product with their centre.
     pub fn estimate(&self, base: f32, codes: &[u64], factors: &[f32], estimates: &mut Vec<f32>) {
         estimates.clear();
+        estimates.resize(factors.len(), base);
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("popcnt") && is_x86_feature_detected!("avx2") {
             #[allow(
@@ -136,46 +137,45 @@ impl CodedQuery {
                 reason = "bits are counted by an instruction that was asked for"
             )]
             // SAFETY: the processor has both features, which is all that the call requires.
-            return unsafe { self.estimate_counting(base, codes, factors, estimates) };
+            return unsafe { self.add_counting(codes, factors, estimates) };
         }
-        self.estimate_plain(base, codes, factors, estimates);
+        self.add_plain(codes, factors, estimates);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "popcnt,avx2")]
-    fn estimate_counting(&self, base: f32, codes: &[u64], factors: &[f32], to: &mut Vec<f32>) {
-        self.estimate_plain(base, codes, factors, to);
+    fn add_counting(&self, codes: &[u64], factors: &[f32], estimates: &mut [f32]) {
+        self.add_plain(codes, factors, estimates);
     }
 
+    /// Loops, not closures: a closure would be compiled without the features of its caller.
     #[inline(always)]
-    fn estimate_plain(&self, base: f32, codes: &[u64], factors: &[f32], to: &mut Vec<f32>) {
+    fn add_plain(&self, codes: &[u64], factors: &[f32], estimates: &mut [f32]) {
         // Codes of 384 dimensions, the default space's, get a loop of known length.
-        match <&[[u64; QUERY_BITS]; 6]>::try_from(self.planes.as_slice()) {
-            Ok(planes) => {
-                to.extend(
-                    codes.as_chunks::<6>().0.iter().zip(factors).map(|(code, factor)| {
-                        base + factor * self.product(planes.iter().zip(code))
-                    }),
-                )
+        if let Ok(planes) = <&[[u64; QUERY_BITS]; 6]>::try_from(self.planes.as_slice()) {
+            for ((code, factor), estimate) in
+                codes.as_chunks::<6>().0.iter().zip(factors).zip(estimates)
+            {
+                *estimate += factor * self.product(planes, code);
             }
-            Err(_) => {
-                let codes = codes.chunks_exact(self.planes.len().max(1));
-                to.extend(codes.zip(factors).map(|(code, factor)| {
-                    base + factor * self.product(self.planes.iter().zip(code))
-                }));
+        } else {
+            let codes = codes.chunks_exact(self.planes.len().max(1));
+            for ((code, factor), estimate) in codes.zip(factors).zip(estimates) {
+                *estimate += factor * self.product(&self.planes, code);
             }
         }
     }
 
     /// The product with the vector of 1 where a bit is set and -1 elsewhere.
     #[inline(always)]
-    fn product<'a>(&self, code: impl Iterator<Item = (&'a [u64; QUERY_BITS], &'a u64)>) -> f32 {
+    fn product(&self, planes: &[[u64; QUERY_BITS]], code: &[u64]) -> f32 {
         let (mut ones, mut levels) = (0, 0);
-        for (planes, code) in code {
+        for (planes, code) in planes.iter().zip(code) {
             ones += code.count_ones();
-            for (bit, plane) in planes.iter().enumerate() {
-                levels += (code & plane).count_ones() << bit;
-            }
+            levels += (code & planes[0]).count_ones()
+                + ((code & planes[1]).count_ones() << 1)
+                + ((code & planes[2]).count_ones() << 2)
+                + ((code & planes[3]).count_ones() << 3);
         }
         2.0 * (self.least * ones as f32 + self.step * levels as f32) - self.sum
     }

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use rusqlite::Connection;
 
 use super::part::{self, Columns, KeyRange, Origin, Part};
-use super::reader::Reader;
+use super::reader::{Reader, folder_bytes};
 use super::rows::{self, RecipeRow};
 use super::types::RecipeKind;
 use super::vectors::{RowsAfter, read_rows};
@@ -57,6 +57,12 @@ pub(super) fn origin(sql: &Connection, recipe: &RecipeRow) -> Result<Option<Orig
         generation: rows::one(sql, "SELECT value FROM meta WHERE name = ?1", [counter])?,
         dimension: space.dimension,
     }))
+}
+
+/// The bytes of a library's index.
+pub(super) fn bytes(library: &Path) -> Result<u64> {
+    let folder = library.join(FOLDER);
+    if folder.is_dir() { folder_bytes(&folder) } else { Ok(0) }
 }
 
 impl Index {

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::ids::{ClipId, RecipeId, SourceId};
+use super::index;
 use super::rebuild::is_unfinished;
 use super::rows::{self, RecipeRow};
 use super::schema::{Database, FEATURES, RECORD};
@@ -129,7 +130,7 @@ impl Reader {
 
     /// Counts of everything.
     pub fn info(&self) -> Result<Info> {
-        let bytes = folder_bytes(&self.folder)?;
+        let bytes = folder_bytes(&self.folder)? + index::bytes(&self.folder)?;
         let library_id = self.record.library_id()?;
         self.record.read(|sql| {
             let count = |statement: &str| rows::one::<u64>(sql, statement, []);

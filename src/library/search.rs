@@ -43,7 +43,7 @@ fn floor(channel: Channel, by: By) -> f32 {
 }
 
 /// Cues that are looked at together for those that pass the filters.
-const CUES: usize = 1_000;
+const CUES: usize = 400;
 
 /// What is searched for, and where.
 #[derive(Debug, Clone, Default)]
@@ -230,23 +230,39 @@ impl Memory {
         let length = LIST.max(query.top.saturating_mul(LIST_TIMES_TOP));
         let asked =
             |channel: &Channel| query.channels.is_empty() || query.channels.contains(channel);
-        let mut lists = Vec::new();
-        for (channel, vector) in query.vectors.iter().filter(|(channel, _)| asked(channel)) {
-            let vectors = match channel {
-                Channel::Picture => &self.clips,
-                Channel::Speech => &self.segments,
-                // Nothing makes embeddings of these yet.
-                Channel::Screen | Channel::Caption => continue,
-            };
-            let list = self.by_meaning(vectors, vector, filter, length)?;
-            lists.push((*channel, By::Meaning, list));
-        }
-        for channel in [Channel::Speech, Channel::Screen].iter().filter(|channel| asked(channel)) {
-            if let Some(words) = &query.words {
-                let list = self.by_words(sql, words, *channel, filter, length)?;
-                lists.push((*channel, By::Words, list));
+        let by_meaning = || {
+            let mut lists = Vec::new();
+            for (channel, vector) in query.vectors.iter().filter(|(channel, _)| asked(channel)) {
+                let vectors = match channel {
+                    Channel::Picture => &self.clips,
+                    Channel::Speech => &self.segments,
+                    // Nothing makes embeddings of these yet.
+                    Channel::Screen | Channel::Caption => continue,
+                };
+                let list = self.by_meaning(vectors, vector, filter, length)?;
+                lists.push((*channel, By::Meaning, list));
             }
-        }
+            Ok(lists)
+        };
+        let by_words = || -> Result<Vec<List>> {
+            let Some(words) = &query.words else { return Ok(Vec::new()) };
+            let matches = Matches::find(sql, words)?;
+            let mut lists = Vec::new();
+            let channels = [Channel::Speech, Channel::Screen];
+            for channel in channels.into_iter().filter(asked) {
+                let list = self.by_words(sql, &matches, channel, filter, length)?;
+                lists.push((channel, By::Words, list));
+            }
+            Ok(lists)
+        };
+        // The connection stays on its thread; embeddings need none.
+        let mut meant: Result<Vec<List>> = Ok(Vec::new());
+        let worded = rayon::in_place_scope(|scope| {
+            scope.spawn(|_| meant = by_meaning());
+            by_words()
+        });
+        let mut lists = meant?;
+        lists.extend(worded?);
         if let Some(least) = query.min_score {
             for (_, _, list) in &mut lists {
                 list.retain(|ranked| ranked.score >= least);
@@ -295,7 +311,7 @@ impl Memory {
     fn by_words(
         &self,
         sql: &Connection,
-        query: &str,
+        matches: &Matches,
         channel: Channel,
         filter: &Filter,
         length: usize,
@@ -305,7 +321,6 @@ impl Memory {
             best: (f32, i64),
             span: Span,
         }
-        let matches = Matches::find(sql, query)?;
         let mut groups: BTreeMap<Unit, Group> = BTreeMap::new();
         for batch in matches.cues.chunks(CUES) {
             for found in batch {
