@@ -183,7 +183,7 @@ mod tests {
             Ok(())
         };
         let before = Fingerprint::of_all(&file, &mut tell).unwrap();
-        assert_eq!(told, [16, 32]);
+        assert_eq!(told, [16_u64, 32]);
         let parts = Fingerprint::of_parts(&file).unwrap();
         // Between the first MiB and the first block behind it.
         let between = (1 << 20) + BLOCK_BYTES + 1;

@@ -10,6 +10,7 @@ mod decoding;
 mod faults;
 mod help;
 mod indexing;
+mod keeping;
 mod library;
 mod media;
 mod models;
