@@ -12,6 +12,7 @@ mod faults;
 mod help;
 mod identity;
 mod indexing;
+mod keeping;
 mod library;
 mod licence;
 mod media;
