@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::commit_point;
 use super::ids::SourceId;
 use super::reader::all_sources;
+use super::rebuild::remove_damaged;
 use super::recipes::count_up;
 use super::rows;
 use super::types::{RecipeKind, Source};
@@ -23,6 +24,8 @@ pub struct Forgotten {
     pub gaps: u64,
     /// Reports of runs that named the source.
     pub runs: u64,
+    /// Damaged files that a rebuild had kept: nobody can say what is in them.
+    pub damaged_files: u64,
 }
 
 impl Writer {
@@ -54,7 +57,7 @@ impl Writer {
         })?;
         // First, since what search has without it is slower and no less.
         self.delete_index()?;
-        let forgotten = self.record.write(|sql| {
+        let mut forgotten = self.record.write(|sql| {
             let forgotten = Forgotten {
                 source: id,
                 name: source.name.clone(),
@@ -63,6 +66,7 @@ impl Writer {
                 cues: delete(sql, "cues", key)?,
                 gaps: delete(sql, "gaps", key)?,
                 runs: delete_runs(sql, &source)?,
+                damaged_files: 0,
             };
             for table in ["chunks", "progress", "tags", "locations"] {
                 delete(sql, table, key)?;
@@ -80,17 +84,19 @@ impl Writer {
         commit_point::reached("forget-rows-deleted");
         // It may have been the last one that another recipe waited for.
         self.settle_recipes()?;
-        self.finish_forgetting()?;
+        forgotten.damaged_files = self.finish_forgetting()?;
         Ok(forgotten)
     }
 
-    /// Removes what is left of sources whose rows in the record are gone.
-    pub(super) fn finish_forgetting(&mut self) -> Result<()> {
+    /// Removes what is left of sources whose rows in the record are gone. Returns how many damaged
+    /// files went.
+    pub(super) fn finish_forgetting(&mut self) -> Result<u64> {
         let find = "SELECT source FROM forgotten";
         let keys: Vec<i64> = self.record.read(|sql| rows::all(sql, find, [], |row| row.get(0)))?;
         if keys.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
+        let damaged_files = remove_damaged(&self.folder)?;
         self.features.write(|sql| {
             let mut delete = sql.prepare("DELETE FROM features WHERE source = ?1")?;
             for key in &keys {
@@ -102,7 +108,7 @@ impl Writer {
         self.empty_logs()?;
         self.record.write(|sql| Ok(sql.execute("DELETE FROM forgotten", [])?))?;
         commit_point::reached("forget-finished");
-        Ok(())
+        Ok(damaged_files)
     }
 
     /// Gives free pages back to the file system and cuts the logs to nothing.

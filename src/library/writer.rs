@@ -106,7 +106,7 @@ impl Writer {
         match writer.finish_forgetting() {
             // A reader keeps the log from being emptied; the next writer tries again.
             Err(error) if error.kind() == Kind::Unavailable => {}
-            finished => finished?,
+            finished => drop(finished?),
         }
         writer.sweep_retired()?;
         writer.settle_growths()?;

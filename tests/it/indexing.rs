@@ -208,6 +208,38 @@ fn search_can_be_narrowed() {
 }
 
 #[test]
+fn a_search_without_hits_says_what_emptied_it() {
+    let folder = TempDir::new().unwrap();
+    let film = film(folder.path(), "film.mp4");
+    let library = folder.path().join("library");
+    index_with(&library, &[&film], &["--tag", "shelf=12"]).exits(0);
+    let said = |options: &[&str]| {
+        let ran = search(&library, &[&["a test picture"], options].concat()).exits(0);
+        assert_eq!(ran.out, "");
+        ran.err
+    };
+    let shelf = said(&["--tag", "shelf=13", "--within", "0-10"]);
+    assert!(shelf.contains("there are hits without --tag shelf=13.\n"), "{shelf}");
+    let both = said(&["--tag", "shelf=13", "--within", "20:00-"]);
+    assert!(both.contains("leaving out any one of the filters"), "{both}");
+    let refused = search(&library, &["a", "--export", path(&folder.path().join("a.xyz"))]).exits(2);
+    assert!(refused.err.contains(".mp4, .mkv"), "{refused:?}");
+}
+
+#[test]
+fn a_first_run_of_which_nothing_came_leaves_no_folder_that_was_not_there() {
+    let folder = TempDir::new().unwrap();
+    let broken = folder.path().join("broken.mp4");
+    fs::write(&broken, "no film").unwrap();
+    let library = folder.path().join("library");
+    index(&library, &[&broken]).exits(1);
+    assert!(!library.exists());
+    fs::create_dir(&library).unwrap();
+    index(&library, &[&broken]).exits(1);
+    assert_eq!(info(&library)["sources"], 0);
+}
+
+#[test]
 fn wall_clock_search_uses_the_time_that_the_file_states() {
     let folder = TempDir::new().unwrap();
     film(folder.path(), "plain.mp4");

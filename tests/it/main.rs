@@ -14,6 +14,7 @@ mod faults;
 mod help;
 mod identity;
 mod indexing;
+mod keeping;
 mod library;
 mod licence;
 mod media;

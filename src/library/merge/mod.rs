@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
+use super::commit_point;
 use super::digest::{SOURCES, TAGS};
 use super::ids::{RecipeId, SourceId};
 use super::insert;
@@ -261,6 +262,7 @@ impl Writer {
             }
             Ok((id, added))
         })?;
+        commit_point::reached("source-added");
         merged.added += u64::from(added);
         merged.tags += tags;
         merged.locations += locations;
@@ -296,6 +298,7 @@ impl Writer {
                 Ok(sql.execute(stale, [key])?)
             })?,
         };
+        commit_point::reached("cues-committed");
         merged.cues += new.len() as u64;
         let union: BTreeSet<&str> = our_tracks.keys().chain(their_tracks.keys()).copied().collect();
         let all_theirs = union.iter().all(|track| {

@@ -22,7 +22,7 @@ use super::schema::{FEATURES, RECORD};
 use super::writer::Writer;
 use crate::error::{Error, Result};
 
-pub(super) use swap::{DAMAGED, NEW, REBUILT, finish_swaps, is_unfinished};
+pub(super) use swap::{DAMAGED, NEW, REBUILT, finish_swaps, is_unfinished, remove_damaged};
 
 /// What [`rebuild`] did.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]

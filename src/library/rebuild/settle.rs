@@ -3,14 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use rusqlite::types::Null;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::ToRead;
 use crate::error::Result;
-use crate::library::digest::{CHUNKS, PROGRESS, RECIPES, SOURCES, features_digest};
+use crate::library::digest::{
+    CHUNKS, CLIPS, CUES, LOCATIONS, PROGRESS, RECIPES, SEGMENTS, SOURCES, SPACES, features_digest,
+};
+use crate::library::ids::{RecipeId, SourceId};
 use crate::library::rows;
 use crate::library::schema::Database;
 use crate::library::types::{Origin, RecipeKind, State};
+use crate::library::writer::now_us;
+use crate::media::CueKind;
 
 /// Tables whose rows belong to a source, and to a recipe where the second is true.
 const OF_SOURCE: &[(&str, bool)] = &[
@@ -31,7 +37,7 @@ pub(super) fn repair_keys(
     sql: &Transaction<'_>,
     known: &HashMap<String, BTreeSet<i64>>,
 ) -> Result<u64> {
-    let mut dropped = 0;
+    let mut dropped = mend_doubtful(sql)?;
     for (table, name, refer) in [("sources", "id", "source"), ("recipes", "hash", "recipe")] {
         for (key, name) in keys_and_names(sql, table, name)? {
             let is_readable = match table {
@@ -56,7 +62,7 @@ pub(super) fn repair_keys(
             }
         }
     }
-    sql.execute("UPDATE recipes SET space = NULL WHERE space NOT IN (SELECT key FROM spaces)", [])?;
+    name_again(sql, known)?;
     for (table, by_recipe) in OF_SOURCE {
         let delete = format!("DELETE FROM {table} WHERE source NOT IN (SELECT key FROM sources)");
         dropped += sql.execute(&delete, [])? as u64;
@@ -67,8 +73,169 @@ pub(super) fn repair_keys(
         }
     }
     one_current_recipe(sql)?;
-    RECIPES.seal(sql, "true", [])?;
+    mend_spaces(sql)?;
+    for table in [SPACES, RECIPES, SOURCES, LOCATIONS, CUES] {
+        table.seal(sql, &format!("digest <> {}", table.digest()), [])?;
+    }
     Ok(dropped)
+}
+
+/// Makes cues and places that were kept as they read such that they can be read. Returns how many
+/// could not, and went.
+fn mend_doubtful(sql: &Transaction<'_>) -> Result<u64> {
+    let mut dropped = 0;
+    let find = format!("SELECT {} FROM cues WHERE key = ?1", rows::CUE);
+    let is_readable = |key: i64| -> Result<bool> {
+        Ok(sql.prepare_cached(&find)?.query_row([key], rows::cue).is_ok())
+    };
+    let keys: Vec<i64> = rows::all(sql, "SELECT key FROM cues", [], |row| row.get(0))?;
+    for key in keys {
+        if is_readable(key)? {
+            continue;
+        }
+        let kinds = [CueKind::Subtitle, CueKind::Speech, CueKind::Screen].map(CueKind::as_str);
+        sql.execute(
+            "UPDATE cues SET words = NULL, \
+             kind = CASE WHEN kind IN (?2, ?3, ?4) THEN kind ELSE ?2 END WHERE key = ?1",
+            params![key, kinds[0], kinds[1], kinds[2]],
+        )?;
+        if !is_readable(key)? {
+            dropped += sql.execute("DELETE FROM cues WHERE key = ?1", [key])? as u64;
+        }
+    }
+    let find = format!("SELECT {} FROM locations", rows::LOCATION);
+    let mut odd: Vec<(String, Vec<u8>)> = Vec::new();
+    {
+        let mut find = sql.prepare(&find)?;
+        let mut places = find.query([])?;
+        while let Some(row) = places.next()? {
+            if rows::location(row).is_err() {
+                odd.push((row.get(0)?, row.get(1)?));
+            }
+        }
+    }
+    for place in odd {
+        let delete = "DELETE FROM locations WHERE kind = ?1 AND place = ?2";
+        dropped += sql.execute(delete, place)? as u64;
+    }
+    let set = "UPDATE spaces SET languages = '[]' WHERE NOT json_valid(languages) \
+         OR json_type(languages) <> 'array'";
+    sql.execute(set, [])?;
+    Ok(dropped)
+}
+
+/// Gives rows that name a source or recipe whose own row is lost one again, by what the indexes of
+/// ids, fingerprints and hashes know.
+fn name_again(sql: &Transaction<'_>, known: &HashMap<String, BTreeSet<i64>>) -> Result<()> {
+    let taken = |table: &str, name: &str, value: &str| -> Result<bool> {
+        let find = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {name} = ?1)");
+        rows::one(sql, &find, [value])
+    };
+    for source in missing(sql, "sources", "source")? {
+        let names: Vec<&String> = of_key(known, source);
+        let id = names.iter().find(|name| name.parse::<SourceId>().is_ok());
+        let mut prints = Vec::new();
+        for name in names.iter().filter(|name| name.parse::<SourceId>().is_err()) {
+            let is_other = ["clip", "segment"].contains(&name.as_str())
+                || taken("recipes", "hash", name)?
+                || taken("spaces", "id", name)?
+                || taken("sources", "fingerprint", name)?;
+            prints.extend((!is_other).then_some(*name));
+        }
+        let (Some(id), [print]) = (id, &prints[..]) else { continue };
+        if taken("sources", "id", id)? {
+            continue;
+        }
+        let place = "SELECT place FROM locations WHERE source = ?1 LIMIT 1";
+        let place: Option<Vec<u8>> = sql.query_row(place, [source], |row| row.get(0)).optional()?;
+        let place = place.unwrap_or_default();
+        let place = String::from_utf8_lossy(&place);
+        let name = place.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(id);
+        let row = params![
+            source,
+            id,
+            print,
+            name,
+            Origin::File.as_str(),
+            Null,
+            "null",
+            Null,
+            Null,
+            State::New.as_str(),
+            Null,
+            now_us(),
+            Null,
+            0
+        ];
+        sql.execute(&SOURCES.insert_with_key(), row)?;
+    }
+    for recipe in missing(sql, "recipes", "recipe")? {
+        let kind = match refers_in(sql, "segments", "recipe", recipe)? {
+            true => RecipeKind::Segment,
+            false => RecipeKind::Clip,
+        };
+        let mut hashes = Vec::new();
+        for name in of_key(known, recipe) {
+            let is_other = name.parse::<RecipeId>().is_err()
+                || taken("recipes", "hash", name)?
+                || taken("sources", "fingerprint", name)?;
+            hashes.extend((!is_other).then_some(name));
+        }
+        let [hash] = &hashes[..] else { continue };
+        let space = "SELECT max(key) FROM spaces";
+        let space: Option<i64> = rows::one(sql, space, [])?;
+        let (state, now) = ("building", now_us());
+        let row = params![recipe, hash, kind.as_str(), state, space, Null, Null, "null", now];
+        sql.execute(&RECIPES.insert_with_key(), row)?;
+    }
+    Ok(())
+}
+
+fn of_key(known: &HashMap<String, BTreeSet<i64>>, key: i64) -> Vec<&String> {
+    known.iter().filter(|(_, keys)| keys.contains(&key)).map(|(name, _)| name).collect()
+}
+
+/// The keys of this table that rows refer to and that are not there.
+fn missing(sql: &Connection, table: &str, column: &str) -> Result<BTreeSet<i64>> {
+    let mut keys = BTreeSet::new();
+    for (of, by_recipe) in OF_SOURCE {
+        if column == "source" || *by_recipe {
+            let find = format!(
+                "SELECT DISTINCT {column} FROM {of} WHERE {column} NOT IN (SELECT key FROM {table})"
+            );
+            keys.extend(rows::all(sql, &find, [], |row| row.get::<_, i64>(0))?);
+        }
+    }
+    Ok(keys)
+}
+
+/// Makes the dimensions of spaces those that their embeddings have; a recipe without a space has no
+/// embeddings.
+fn mend_spaces(sql: &Transaction<'_>) -> Result<()> {
+    sql.execute("UPDATE recipes SET space = NULL WHERE space NOT IN (SELECT key FROM spaces)", [])?;
+    for table in ["clips", "segments"] {
+        let lengths = format!(
+            "SELECT space, length(embedding) / 2, count(*) FROM {table} \
+             JOIN recipes ON recipes.key = recipe WHERE embedding IS NOT NULL \
+             AND space IS NOT NULL GROUP BY 1, 2 ORDER BY 3"
+        );
+        let lengths: Vec<(i64, i64)> =
+            rows::all(sql, &lengths, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        // The most frequent one is the last.
+        for (space, dimension) in lengths {
+            let set = "UPDATE spaces SET dimension = ?2 WHERE key = ?1";
+            sql.execute(set, params![space, dimension])?;
+        }
+        let without = format!(
+            "UPDATE {table} SET embedding = NULL WHERE embedding IS NOT NULL \
+             AND recipe IN (SELECT key FROM recipes WHERE space IS NULL)"
+        );
+        if sql.execute(&without, [])? > 0 {
+            let table = if table == "clips" { CLIPS } else { SEGMENTS };
+            table.seal(sql, &format!("digest <> {}", table.digest()), [])?;
+        }
+    }
+    Ok(())
 }
 
 fn keys_and_names(sql: &Connection, table: &str, name: &str) -> Result<Vec<(i64, String)>> {
@@ -106,14 +273,16 @@ fn is_readable_recipe(sql: &Connection, key: i64) -> Result<bool> {
 /// Whether any row refers to this source or recipe.
 fn refers(sql: &Connection, column: &str, key: i64) -> Result<bool> {
     for (table, by_recipe) in OF_SOURCE {
-        if column == "source" || *by_recipe {
-            let find = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {column} = ?1)");
-            if rows::one::<bool>(sql, &find, [key])? {
-                return Ok(true);
-            }
+        if (column == "source" || *by_recipe) && refers_in(sql, table, column, key)? {
+            return Ok(true);
         }
     }
     Ok(false)
+}
+
+fn refers_in(sql: &Connection, table: &str, column: &str, key: i64) -> Result<bool> {
+    let find = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {column} = ?1)");
+    rows::one(sql, &find, [key])
 }
 
 /// Lets the recipe that made the most be the current one of its kind where none is.

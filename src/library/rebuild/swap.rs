@@ -94,15 +94,29 @@ pub(super) fn remove_new(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Deletes the damaged files that were kept, and says how many.
+pub(in crate::library) fn remove_damaged(folder: &Path) -> Result<u64> {
+    let damaged = marked(folder, DAMAGED)?;
+    for (file_name, date) in &damaged {
+        remove(&folder.join(format!("{file_name}{DAMAGED}{date}")))?;
+    }
+    Ok(damaged.len() as u64)
+}
+
 /// The names and dates of the new files that are whole and not in their places.
 fn rebuilt_files(folder: &Path) -> Result<Vec<(&'static str, String)>> {
+    marked(folder, REBUILT)
+}
+
+/// The library's files with this mark behind their name, and what follows it.
+fn marked(folder: &Path, mark: &str) -> Result<Vec<(&'static str, String)>> {
     let failed = |cause| Error::io(folder, "read the folder", cause);
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         for role in [FEATURES, RECORD] {
             let rest = name.to_str().and_then(|name| name.strip_prefix(role.file_name));
-            if let Some(date) = rest.and_then(|rest| rest.strip_prefix(REBUILT)) {
+            if let Some(date) = rest.and_then(|rest| rest.strip_prefix(mark)) {
                 found.push((role.file_name, date.to_owned()));
             }
         }

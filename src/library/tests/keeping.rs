@@ -70,8 +70,9 @@ fn a_new_library_is_for_its_owner_only() {
     assert_eq!(mode & 0o777, 0o700);
 }
 
-#[test]
-fn a_reader_sees_whole_chunks_while_a_writer_works() {
+/// Commits chunks for so long, and at least `chunks` of them, while a reader looks and searches. The
+/// same places are written again and again.
+fn write_beside_a_reader(chunks: u32, long: std::time::Duration) {
     let (folder, mut writer) = new_library();
     let id = writer.add_source(&new_source("a.mp4")).unwrap().id;
     let path = folder.path().to_owned();
@@ -91,7 +92,12 @@ fn a_reader_sees_whole_chunks_while_a_writer_works() {
             }
             counts
         });
-        for index in 0..40 {
+        let began = std::time::Instant::now();
+        for number in 0.. {
+            if number >= chunks && began.elapsed() >= long {
+                break;
+            }
+            let index = number % chunks;
             let start = i64::from(index) * 120_000_000;
             let clips = (0..5).map(|at| clip(start + at * 1_500_000, [at as f32; DIMENSION]));
             writer.commit_chunk(id, &clips_recipe(), &chunk(index, clips.collect())).unwrap();
@@ -100,7 +106,20 @@ fn a_reader_sees_whole_chunks_while_a_writer_works() {
         let counts = seen.join().unwrap();
         assert!(counts.iter().all(|count| count % 5 == 0), "{counts:?}");
     });
-    assert_eq!(open(folder.path()).info().unwrap().clips, 200);
+    assert_eq!(open(folder.path()).info().unwrap().clips, u64::from(chunks) * 5);
+}
+
+#[test]
+fn a_reader_sees_whole_chunks_while_a_writer_works() {
+    write_beside_a_reader(40, std::time::Duration::ZERO);
+}
+
+#[test]
+#[ignore = "slow: a minute, or CINELEX_SLOW_MINUTES"]
+fn a_reader_sees_whole_chunks_for_long() {
+    let minutes = std::env::var("CINELEX_SLOW_MINUTES").ok();
+    let minutes = minutes.map_or(1, |minutes| minutes.parse().unwrap());
+    write_beside_a_reader(150, std::time::Duration::from_secs(60 * minutes));
 }
 
 #[test]

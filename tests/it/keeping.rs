@@ -1,0 +1,431 @@
+//! What must never be lost: a library that is killed, damaged, full or read-only, by the executable.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cinelex::library::{
+    COMMIT_POINTS, ChunkRecord, Location, NewSource, Origin, Place, Reader, Recipe, RecipeId,
+    RecipeKind, SegmentRecord, Space, State, Tree, Writer,
+};
+use cinelex::media::{ClipHead, Cue, CueKind, IndexedClip, VisualWord};
+use cinelex::time::{Micros, Span, Timestamp};
+use half::f16;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::cinelex::{Ran, command, finish, index, info};
+use crate::indexing::film;
+
+/// What the forgotten film is known by, and nothing else in the library.
+const SECRETS: &[&str] = &["secretfilm", "zanzibarite", "quokkapolis", "hushhushtag"];
+
+fn recipe(kind: RecipeKind, id: &str, description: Value) -> Recipe {
+    let space =
+        Space { id: "test".into(), tower: "test".into(), dimension: 8, languages: Vec::new() };
+    Recipe {
+        id: id.parse().unwrap(),
+        kind,
+        description,
+        space: Some(space),
+        tree: Some(Tree { branching: 12, depth: 3 }),
+    }
+}
+
+fn span(start_us: i64, end_us: i64) -> Span {
+    Span::new(Timestamp(start_us), Timestamp(end_us))
+}
+
+/// Numbers that no other film has at this place.
+fn vector(of: &str, place: i64, length: usize) -> Vec<f16> {
+    (0..length)
+        .map(|lane| {
+            let hash = blake3::hash(format!("{of} {place} {lane}").as_bytes());
+            f16::from_f32(f32::from(hash.as_bytes()[0]) / 64.0 + 0.1)
+        })
+        .collect()
+}
+
+fn bytes(values: &[f16]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// A library of two complete films, `kept.mp4` and `secretfilm.mp4`, closed.
+fn library() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let lib = folder.path().join("lib");
+    let mut writer = Writer::open(&lib).unwrap();
+    let clips: RecipeId = "c0ffee00".parse().unwrap();
+    let segments: RecipeId = "5e6e5e6e".parse().unwrap();
+    writer.add_recipe(&recipe(RecipeKind::Clip, "c0ffee00", Value::Null)).unwrap();
+    let of_clips = json!({ "clips": "c0ffee00" });
+    writer.add_recipe(&recipe(RecipeKind::Segment, "5e6e5e6e", of_clips)).unwrap();
+    for name in ["kept.mp4", "secretfilm.mp4"] {
+        let is_secret = name.starts_with("secret");
+        let (said, tag) = match is_secret {
+            true => ("zanzibarite quokkapolis", "hushhushtag"),
+            false => ("a boat leaves the harbour", "plain"),
+        };
+        let id = writer
+            .add_source(&NewSource {
+                fingerprint: name.into(),
+                name: name.into(),
+                origin: Origin::File,
+                duration: Some(Micros(60_000_000)),
+                media: json!({ "title": name }),
+                wall: None,
+                location: Location {
+                    place: Place::Path(format!("/films/{name}").into()),
+                    size_bytes: None,
+                    modified_us: None,
+                    device: None,
+                    inode: None,
+                },
+            })
+            .unwrap()
+            .id;
+        writer.set_tags(id, &[("mark".into(), tag.into())]).unwrap();
+        let cues: Vec<Cue> = (0..40)
+            .map(|at| Cue {
+                span: span(at * 1_500_000, at * 1_500_000 + 1_000_000),
+                text: format!("{said} {at}"),
+                kind: CueKind::Subtitle,
+                language: Some("en".into()),
+                track: "sidecar:a.srt".into(),
+                confidence: None,
+                words: Vec::new(),
+                speaker: None,
+            })
+            .collect();
+        writer.replace_cues(id, "", &cues).unwrap();
+        let clip = |at: i64| IndexedClip {
+            head: ClipHead {
+                span: span(at * 1_500_000, (at + 1) * 1_500_000),
+                raw_pts: at,
+                frames: 2,
+                shot_start: None,
+            },
+            words: vec![VisualWord(7)],
+            features: vector(name, at, 64),
+            embedding: vector(name, at + 1_000, 8),
+        };
+        let chunk = ChunkRecord {
+            index: 0,
+            span: span(0, 120_000_000),
+            clips: (0..40).map(clip).collect(),
+            gaps: Vec::new(),
+        };
+        writer.commit_chunk(id, &clips, &chunk).unwrap();
+        writer.finish_source(id, &clips, State::Complete, None).unwrap();
+        let all: Vec<SegmentRecord> = cues
+            .iter()
+            .enumerate()
+            .map(|(at, cue)| SegmentRecord {
+                span: span(at as i64 * 1_500_000, (at as i64 + 1) * 1_500_000),
+                text: cue.text.clone(),
+                language: None,
+                embedding: vector(name, at as i64 + 2_000, 8),
+            })
+            .collect();
+        writer.commit_segments(id, &segments, &all).unwrap();
+        writer.finish_source(id, &segments, State::Complete, None).unwrap();
+    }
+    writer.record_run(&json!({ "sources": ["/films/secretfilm.mp4"] })).unwrap();
+    (folder, lib)
+}
+
+fn copy(lib: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    fs::set_permissions(to, fs::Permissions::from_mode(0o700)).unwrap();
+    for entry in fs::read_dir(lib).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn on_library(words: &[&str], lib: &Path, more: &[&str], die_at: Option<&str>) -> Ran {
+    let mut command = command([&["library"], words].concat());
+    command.arg(lib).args(more);
+    if let Some(point) = die_at {
+        command.env("CINELEX_DIE_AT", point);
+    }
+    finish(&mut command)
+}
+
+fn is_clean(lib: &Path, after: &str) {
+    let ran = on_library(&["check"], lib, &[], None);
+    assert_eq!(ran.code, 0, "{after}: {}{}", ran.out, ran.err);
+}
+
+/// Which of the forgotten film's words and vectors are in any file of the library.
+fn traces(lib: &Path) -> Vec<String> {
+    let mut wanted: Vec<(String, Vec<u8>)> =
+        SECRETS.iter().map(|word| (word.to_string(), word.as_bytes().to_vec())).collect();
+    for at in [0, 7, 39] {
+        wanted.push((format!("features {at}"), bytes(&vector("secretfilm.mp4", at, 64)[..16])));
+        for (what, offset) in [("clip", 1_000), ("segment", 2_000)] {
+            let vector = vector("secretfilm.mp4", at + offset, 8);
+            wanted.push((format!("{what} {at}"), bytes(&vector)));
+        }
+    }
+    let mut files: Vec<u8> = Vec::new();
+    for entry in fs::read_dir(lib).unwrap() {
+        files.extend(fs::read(entry.unwrap().path()).unwrap());
+    }
+    let is_there = |part: &[u8]| files.windows(part.len()).any(|window| window == part);
+    wanted.into_iter().filter(|(_, part)| is_there(part)).map(|(name, _)| name).collect()
+}
+
+fn points(of: &str) -> impl Iterator<Item = &'static str> {
+    let prefix = format!("{of}-");
+    COMMIT_POINTS.iter().copied().filter(move |point| point.starts_with(&prefix))
+}
+
+#[test]
+fn a_forget_that_is_killed_anywhere_is_finished_by_the_next_writer() {
+    let (folder, lib) = library();
+    assert_eq!(traces(&lib).len(), SECRETS.len() + 9);
+    for point in points("forget") {
+        let killed = folder.path().join(point);
+        copy(&lib, &killed);
+        let ran = on_library(&["forget"], &killed, &["secretfilm.mp4"], Some(point));
+        assert_eq!(ran.code, -1, "{point}: {ran:?}");
+        is_clean(&killed, point);
+        assert_eq!(info(&killed)["sources"], 1, "{point}");
+        on_library(&["compact"], &killed, &[], None).exits(0);
+        assert_eq!(traces(&killed), [""; 0], "{point}");
+        is_clean(&killed, point);
+        assert_eq!((&info(&killed)["clips"], &info(&killed)["cues"]), (&json!(40), &json!(40)));
+    }
+}
+
+#[test]
+fn forgetting_beside_a_reader_is_finished_when_it_has_gone() {
+    let (_folder, lib) = library();
+    let reader = Reader::open(&lib).unwrap();
+    let mut asked = false;
+    reader
+        .each_features(&"c0ffee00".parse().unwrap(), |_, _| {
+            // The reader sees one state of the file until this ends.
+            if !std::mem::replace(&mut asked, true) {
+                let ran = on_library(&["forget"], &lib, &["secretfilm.mp4"], None).exits(1);
+                assert!(ran.err.contains("keeps its log from being emptied"), "{}", ran.err);
+            }
+            Ok(())
+        })
+        .unwrap();
+    drop(reader);
+    is_clean(&lib, "a reader held the log");
+    on_library(&["compact"], &lib, &[], None).exits(0);
+    assert_eq!(traces(&lib), [""; 0]);
+    is_clean(&lib, "the log was emptied");
+}
+
+#[test]
+fn a_migration_that_is_killed_is_begun_again() {
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat/v1");
+    for point in points("migrate") {
+        let folder = tempfile::tempdir().unwrap();
+        let lib = folder.path().join("lib");
+        copy(&kept, &lib);
+        let before = info(&lib);
+        let ran = on_library(&["compact"], &lib, &[], Some(point));
+        assert_eq!(ran.code, -1, "{point}: {ran:?}");
+        on_library(&["compact"], &lib, &[], None).exits(0);
+        is_clean(&lib, point);
+        for count in ["sources", "complete", "failed", "clips", "segments", "cues", "gaps"] {
+            assert_eq!(info(&lib)[count], before[count], "{point}: {count}");
+        }
+    }
+}
+
+#[test]
+fn a_rebuild_that_is_killed_anywhere_is_done_by_the_next() {
+    let (folder, lib) = library();
+    // Both files are damaged: a page of zeros in each.
+    for (name, page_bytes, page) in [("library.sqlite", 4_096, 9), ("features.sqlite", 16_384, 2)] {
+        let mut damaged = fs::read(lib.join(name)).unwrap();
+        damaged[page * page_bytes..(page + 1) * page_bytes].fill(0);
+        fs::write(lib.join(name), damaged).unwrap();
+    }
+    let unbroken = folder.path().join("unbroken");
+    copy(&lib, &unbroken);
+    let first = on_library(&["check"], &unbroken, &["--json"], None).exits(1);
+    assert!(!first.lines("finding").is_empty());
+    on_library(&["rebuild"], &unbroken, &[], None).exits(0);
+    let expected = info(&unbroken);
+    for point in points("rebuild") {
+        let killed = folder.path().join(point);
+        copy(&lib, &killed);
+        let ran = on_library(&["rebuild"], &killed, &[], Some(point));
+        assert_eq!(ran.code, -1, "{point}: {ran:?}");
+        on_library(&["rebuild"], &killed, &[], None).exits(0);
+        is_clean(&killed, point);
+        for count in ["sources", "complete", "clips", "segments", "cues"] {
+            assert_eq!(info(&killed)[count], expected[count], "{point}: {count}");
+        }
+        let kept = fs::read_dir(&killed).unwrap().filter(|entry| {
+            entry.as_ref().unwrap().file_name().to_string_lossy().contains("sqlite.damaged-")
+        });
+        // One file may have taken its place before the kill, and be made once more with the other.
+        assert!((2..=3).contains(&kept.count()), "{point}");
+    }
+}
+
+#[test]
+fn a_compaction_that_is_killed_leaves_what_was_there() {
+    let (folder, lib) = library();
+    let before = info(&lib);
+    for point in points("compact") {
+        let killed = folder.path().join(point);
+        copy(&lib, &killed);
+        assert_eq!(on_library(&["compact"], &killed, &[], Some(point)).code, -1, "{point}");
+        is_clean(&killed, point);
+        assert_eq!(info(&killed)["clips"], before["clips"]);
+    }
+    // What is forgotten beside a reader is given back later.
+    on_library(&["forget"], &lib, &["secretfilm.mp4"], None).exits(0);
+    let compacted = on_library(&["compact"], &lib, &["--json"], None).exits(0).line("compacted");
+    assert!(compacted["after_bytes"].as_u64() <= compacted["before_bytes"].as_u64());
+}
+
+#[test]
+fn a_damaged_library_says_how_it_is_mended() {
+    let (_folder, lib) = library();
+    let mut damaged = fs::read(lib.join("library.sqlite")).unwrap();
+    damaged[4_096..].fill(0x5a);
+    fs::write(lib.join("library.sqlite"), damaged).unwrap();
+    let ran = on_library(&["info"], &lib, &[], None);
+    assert!(ran.code != 0 && ran.err.contains("cinelex library rebuild"), "{ran:?}");
+    let ran = on_library(&["rebuild"], &lib, &[], None).exits(3);
+    assert!(ran.err.contains("Nothing was changed"), "{}", ran.err);
+    assert_eq!(fs::read(lib.join("library.sqlite")).unwrap()[5_000], 0x5a);
+}
+
+#[test]
+fn what_is_no_library_is_not_checked_and_not_mended() {
+    let folder = tempfile::tempdir().unwrap();
+    let none = folder.path().join("none");
+    for command in ["check", "rebuild", "compact"] {
+        assert_eq!(on_library(&[command], &none, &[], None).code, 3, "{command}");
+    }
+    assert!(!none.exists());
+}
+
+/// Runs a script in a mount namespace of its own, or says that the system lets nobody make one.
+fn with_own_mounts(script: &str, arguments: &[&Path]) -> Option<Ran> {
+    let able = Command::new("unshare").args(["-m", "true"]).output();
+    if !able.is_ok_and(|ran| ran.status.success()) {
+        return None;
+    }
+    let mut run = Command::new("unshare");
+    run.args(["-m", "bash", "-c", script, "test"]).arg(env!("CARGO_BIN_EXE_cinelex"));
+    Some(Ran::new(&run.args(arguments).output().unwrap()))
+}
+
+#[test]
+fn a_read_only_library_is_read_and_not_written() {
+    let (_folder, lib) = library();
+    let script = r#"
+        set -e
+        mount --bind "$2" "$2"
+        mount -o remount,ro,bind "$2"
+        "$1" library info "$2" >/dev/null
+        "$1" library show "$2" kept.mp4 >/dev/null
+        "$1" library check "$2" >/dev/null
+        for change in "forget $2 kept.mp4" "compact $2" "rebuild $2"; do
+            if "$1" library $change; then exit 9; fi
+        done
+    "#;
+    let Some(ran) = with_own_mounts(script, &[&lib]) else {
+        eprintln!("skipped: mounting is not permitted here");
+        return;
+    };
+    let ran = ran.exits(0);
+    assert_eq!(ran.err.matches("Read-only").count(), 3, "{}", ran.err);
+    is_clean(&lib, "it was read-only");
+}
+
+/// Indexes onto disks that are full at each step of so many bytes, until one has room.
+fn full_at_any_write(step_kib: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let film = film(folder.path(), "film.mp4");
+    let disk = folder.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let before = folder.path().join("before");
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat/v1"), &before);
+    // A copy of an older library, so that a migration fails too; then a film is added.
+    let script = r#"
+        cinelex=$1 film=$2 disk=$3 before=$4 step=$5
+        size=$(du -sk "$before" | cut -f1)
+        while :; do
+            size=$((size + step))
+            mount -t tmpfs -o size=${size}k,mode=700 tmpfs "$disk" || exit 7
+            mkdir -m 700 "$disk/lib" && cp "$before"/*.sqlite "$disk/lib" || exit 7
+            "$cinelex" index "$film" --library "$disk/lib" --json >"$disk.out" 2>"$disk.err"
+            code=$?
+            cat "$disk.err" >&2
+            mount -o remount,size=64m "$disk" || exit 7
+            "$cinelex" index "$film" --library "$disk/lib" >/dev/null || { echo "second run at $size"; exit 8; }
+            "$cinelex" library check "$disk/lib" || { echo "damaged at $size"; exit 8; }
+            "$cinelex" library info "$disk/lib" --json
+            umount "$disk" || exit 7
+            [ $code = 0 ] && exit 0
+            echo "full $code" >&2
+        done
+    "#;
+    let step = PathBuf::from(step_kib.to_string());
+    let Some(ran) = with_own_mounts(script, &[&film, &disk, &before, &step]) else {
+        eprintln!("skipped: mounting is not permitted here");
+        return;
+    };
+    let ran = ran.exits(0);
+    let infos: Vec<Value> = ran
+        .out
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|line: &Value| line["kind"] == "info")
+        .collect();
+    let last = infos.last().unwrap();
+    assert!(infos.len() > 3, "the disk was full {} times", infos.len() - 1);
+    for info in &infos {
+        for count in ["sources", "clips", "segments", "cues"] {
+            assert_eq!(info[count], last[count], "{count}");
+        }
+    }
+    assert!(ran.err.contains("disk is full"), "{}", ran.err);
+    assert!(!ran.err.contains("panicked"), "{}", ran.err);
+    for line in ran.err.lines().filter(|line| line.starts_with("full ")) {
+        assert!(["full 1", "full 3"].contains(&line), "{line}");
+    }
+}
+
+#[test]
+fn a_full_disk_costs_nothing_that_was_there() {
+    full_at_any_write(192);
+}
+
+#[test]
+#[ignore = "slow: a disk that is full at each 4 KiB"]
+fn a_full_disk_costs_nothing_at_any_page() {
+    full_at_any_write(4);
+}
+
+#[test]
+fn an_index_that_was_killed_leaves_a_library_that_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let film = film(folder.path(), "film.mp4");
+    for point in ["features-synced", "chunk-committed", "source-finished"] {
+        let lib = folder.path().join(point);
+        let mut killed = command(["index", "--json", "--library"]);
+        killed.arg(&lib).arg(&film).env("CINELEX_DIE_AT", point);
+        assert_eq!(finish(&mut killed).code, -1);
+        is_clean(&lib, point);
+        on_library(&["rebuild"], &lib, &[], None).exits(0);
+        is_clean(&lib, point);
+        index(&lib, &[&film]).exits(0);
+        is_clean(&lib, point);
+        assert_eq!(info(&lib)["clips"], 2, "{point}");
+    }
+}
