@@ -98,6 +98,12 @@ pub fn clips_of(library: &Path) -> u64 {
     ran.lines("info").first().and_then(|info| info["clips"].as_u64()).unwrap_or(0)
 }
 
+/// `library check` finds nothing wrong; what was cut off is not.
+fn assert_sound(library: &Path) {
+    let ran = finish(command(["library", "check", "--json"]).arg(library));
+    assert!(ran.code == 0 || ran.err.contains("is not a library"), "{ran:?}");
+}
+
 /// Waits until the library holds a clip.
 pub fn wait_for_clips(library: &Path) {
     let patience = Instant::now() + Duration::from_secs(120);
@@ -137,8 +143,10 @@ fn kill_runs(kills: u32, sources: &[&Path], folder: &Path) -> u32 {
         child.wait().unwrap();
         assert_gone(&hosts);
         with_clips += u32::from(clips_of(&library) > 0);
+        assert_sound(&library);
         index(&library, sources).exits(0);
         assert_same(&whole, &library);
+        assert_sound(&library);
         fs::remove_dir_all(&library).unwrap();
         killed += 1;
     }
@@ -306,8 +314,10 @@ fn die_at(
         let killed = finish(go(&library).env("CINELEX_DIE_AT", point));
         assert_eq!(killed.code, -1, "{point} was not reached: {killed:?}");
         clips_of(&library);
+        assert_sound(&library);
         finish(&mut go(&library)).exits(0);
         assert_same(&whole, &library);
+        assert_sound(&library);
         assert!(reached.insert(point));
     }
 }
@@ -383,7 +393,12 @@ fn a_run_that_dies_at_a_commit_point_is_completed_by_the_next_one() {
     };
     die_at(&recipe, &mut reached, folder, before, other);
 
-    let all: BTreeSet<&str> = COMMIT_POINTS.iter().copied().collect();
-    let missed: Vec<_> = all.difference(&reached).collect();
+    // These are no run's.
+    let others = ["migrate-", "rebuild-", "compact-"];
+    let missed: Vec<_> = COMMIT_POINTS
+        .iter()
+        .filter(|point| !others.iter().any(|other| point.starts_with(other)))
+        .filter(|point| !reached.contains(*point))
+        .collect();
     assert!(missed.is_empty(), "no run dies at {missed:?}");
 }

@@ -139,7 +139,7 @@ fn read(
             )));
             continue;
         }
-        match open_decoder(&source, &track) {
+        match source.decoder(&track, 1) {
             Ok(decoder) => {
                 decoders.insert(track.index as usize, (track, decoder));
             }
@@ -236,26 +236,6 @@ fn settle_spans(cues: &mut [Cue]) {
         }
         following.insert(cue.track.clone(), start);
     }
-}
-
-fn open_decoder(source: &Source, track: &Track) -> Result<ffmpeg::decoder::Opened> {
-    let unreadable = |cause| {
-        explain(
-            &format!("subtitles of track {} ({}) are not read", track.index, track.codec),
-            cause,
-        )
-    };
-    let stream = source
-        .input()
-        .stream(track.index as usize)
-        .ok_or_else(|| Error::corrupt("the track is gone"))?;
-    let parameters = stream.parameters();
-    let codec = ffmpeg::decoder::find(parameters.id())
-        .ok_or_else(|| unreadable(ffmpeg::Error::DecoderNotFound))?;
-    let mut decoder =
-        ffmpeg::codec::Context::from_parameters(parameters).map_err(unreadable)?.decoder();
-    decoder.set_packet_time_base(stream.time_base());
-    decoder.open_as(codec).map_err(unreadable)
 }
 
 /// Text and speaker of an ASS event as FFmpeg's decoders give it: `ReadOrder, Layer, Style, Name,

@@ -129,6 +129,25 @@ impl Source {
         }
     }
 
+    /// Opens the decoder of a track.
+    pub fn decoder(&self, track: &Track, threads: u16) -> Result<ffmpeg::decoder::Opened> {
+        let stream = self
+            .input
+            .stream(track.index as usize)
+            .ok_or_else(|| Error::corrupt("the track is gone"))?;
+        let parameters = stream.parameters();
+        let codec = ffmpeg::decoder::find(parameters.id()).ok_or_else(|| {
+            Error::unsupported(format!("this FFmpeg has no decoder for {}", track.codec))
+        })?;
+        let cannot = |cause| cannot_decode(track, cause);
+        let mut decoder =
+            ffmpeg::codec::Context::from_parameters(parameters).map_err(cannot)?.decoder();
+        decoder.set_packet_time_base(stream.time_base());
+        let mut options = Dictionary::new();
+        options.set("threads", &threads.max(1).to_string());
+        decoder.open_as_with(codec, options).map_err(cannot)
+    }
+
     /// How the track's pictures are to be turned, unless a frame says otherwise.
     pub fn orientation(&self, track: &Track) -> Orientation {
         orientation(&self.input, track.index as usize)
@@ -199,6 +218,10 @@ impl Source {
     pub fn take_jumps(&mut self) -> Vec<String> {
         self.clock.as_mut().map(|clock| std::mem::take(&mut clock.jumps)).unwrap_or_default()
     }
+}
+
+pub(super) fn cannot_decode(track: &Track, cause: ffmpeg::Error) -> Error {
+    explain(&format!("the {} decoder cannot be opened", track.codec), cause)
 }
 
 pub(super) fn length_of(track: &Track, duration: i64) -> Micros {

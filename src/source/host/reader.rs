@@ -3,12 +3,12 @@
 use ffmpeg_next as ffmpeg;
 
 use ffmpeg::codec::discard::Discard;
-use ffmpeg::{Dictionary, Packet, frame};
+use ffmpeg::{Packet, frame};
 
-use super::demux::{Next, Source, length_of};
+use super::demux::{Next, Source, cannot_decode, length_of};
+use super::ffi;
 use super::gop::{Fate, Lookahead, Upcoming};
 use super::sampler::{LONGEST_HOLD, Shown};
-use super::{explain, ffi};
 use crate::error::{Error, Result};
 use crate::source::protocol::{Rational, Summary, Targets, Track};
 use crate::time::{Micros, Timestamp};
@@ -315,20 +315,5 @@ fn out_of_memory() -> Error {
 }
 
 fn open_decoder(source: &Source, track: &Track, threads: u16) -> Result<ffmpeg::decoder::Video> {
-    let stream = source
-        .input()
-        .stream(track.index as usize)
-        .ok_or_else(|| Error::corrupt("the track is gone"))?;
-    let parameters = stream.parameters();
-    let codec = ffmpeg::decoder::find(parameters.id()).ok_or_else(|| {
-        Error::unsupported(format!("this FFmpeg has no decoder for {}", track.codec))
-    })?;
-    let cannot = |cause| explain(&format!("the {} decoder cannot be opened", track.codec), cause);
-    let mut decoder =
-        ffmpeg::codec::Context::from_parameters(parameters).map_err(cannot)?.decoder();
-    decoder.set_packet_time_base(stream.time_base());
-    let mut options = Dictionary::new();
-    options.set("threads", &threads.max(1).to_string());
-    let opened = decoder.open_as_with(codec, options).map_err(cannot)?;
-    opened.video().map_err(cannot)
+    source.decoder(track, threads)?.video().map_err(|cause| cannot_decode(track, cause))
 }
