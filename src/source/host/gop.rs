@@ -294,7 +294,7 @@ impl Lookahead {
                 self.group.clear();
             }
             None => {
-                self.unplanned += u64::from(!self.group.is_empty());
+                self.unplanned += u64::from(!self.packets.is_empty());
                 self.pass();
             }
         }
@@ -305,9 +305,12 @@ impl Lookahead {
     /// What there is of the group goes on without a plan.
     fn pass(&mut self) {
         let skipping = self.skipping();
-        // What leads a keyframe may need what was left out before it.
-        let fate = |coded: &Coded| {
-            if coded.is_leading { Fate::Drop } else { Fate::Decode(skipping) }
+        let fate = |coded: &Coded| match coded.shown {
+            // What leads a keyframe may need what was left out before it.
+            _ if coded.is_leading => Fate::Drop,
+            // Frames are counted to know their times.
+            None => Fate::Decode(Discard::Default),
+            Some(_) => Fate::Decode(skipping),
         };
         let fates = self.group.drain(..).map(|coded| fate(&coded));
         self.ready.extend(self.packets.drain(..).zip(fates));

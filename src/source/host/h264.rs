@@ -6,10 +6,10 @@ use h264_reader::avcc::AvcDecoderConfigurationRecord;
 use h264_reader::nal::pps::PicParameterSet;
 use h264_reader::nal::slice::{
     DecRefPicMarking, FieldPic, MemoryManagementControlOperation as Operation,
-    ModificationOfPicNums as Modification, NumRefIdxActive, RefPicListModifications, SliceFamily,
-    SliceHeader,
+    ModificationOfPicNums as Modification, NumRefIdxActive, PicOrderCountLsb,
+    RefPicListModifications, SliceFamily, SliceHeader,
 };
-use h264_reader::nal::sps::SeqParameterSet;
+use h264_reader::nal::sps::{PicOrderCntType, SeqParameterSet};
 use h264_reader::nal::{Nal, RefNal, UnitType};
 
 use super::nal::Framing;
@@ -44,13 +44,20 @@ struct Buffer {
     /// By `LongTermFrameIdx`.
     long: Vec<Reference>,
     previous_frame_num: i64,
+    /// `TopFieldOrderCnt` of the reference picture before.
+    previous_top: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Reference {
     number: i64,
+    order: Order,
     picture: usize,
 }
+
+/// `PicOrderCnt` of the top field, and of the frame: the place in order of display. `None` where it
+/// is not stated by itself (types 1 and 2).
+type Order = Option<(i64, i64)>;
 
 impl Follower {
     /// `extradata`: an `avcC` record, or parameter sets after start codes.
@@ -149,7 +156,7 @@ impl Follower {
                     read_slice(&slice, sequence, parameters, buffer).map(|needs| {
                         picture.is_bidirectional &= slice.slice_type.family == SliceFamily::B;
                         if slices == 1 {
-                            marking = Some(Marking::of(slice, sequence));
+                            marking = Some(Marking::of(slice, sequence, buffer));
                         }
                         needs
                     })
@@ -189,53 +196,146 @@ fn read_slice(
     {
         return None;
     }
-    let modifications = match &slice.ref_pic_list_modification {
-        Some(RefPicListModifications::P { ref_pic_list_modification_l0 }) => {
-            ref_pic_list_modification_l0
-        }
-        Some(RefPicListModifications::I) => return Some(Vec::new()),
-        // Which of them depends on the order of display; all of them is right too.
-        Some(RefPicListModifications::B { .. }) => {
-            let all = buffer.short.iter().chain(&buffer.long);
-            return Some(all.map(|reference| reference.picture).collect());
-        }
-        None => return None,
-    };
     let active = match slice.num_ref_idx_active {
-        Some(NumRefIdxActive::P { num_ref_idx_l0_active_minus1: last }) => last,
-        Some(NumRefIdxActive::B { .. }) => return None,
-        None => parameters.num_ref_idx_l0_default_active_minus1,
-    } as usize
-        + 1;
-    buffer.list(i64::from(slice.frame_num), max_frame_num(sequence), modifications, active)
+        Some(NumRefIdxActive::P { num_ref_idx_l0_active_minus1 }) => {
+            [num_ref_idx_l0_active_minus1, 0]
+        }
+        Some(NumRefIdxActive::B { num_ref_idx_l0_active_minus1, num_ref_idx_l1_active_minus1 }) => {
+            [num_ref_idx_l0_active_minus1, num_ref_idx_l1_active_minus1]
+        }
+        None => [
+            parameters.num_ref_idx_l0_default_active_minus1,
+            parameters.num_ref_idx_l1_default_active_minus1,
+        ],
+    }
+    .map(|last| last as usize + 1);
+    let numbers = Numbers::of(slice, sequence);
+    match slice.ref_pic_list_modification.as_ref()? {
+        RefPicListModifications::I => Some(Vec::new()),
+        RefPicListModifications::P { ref_pic_list_modification_l0 } => {
+            let list = buffer.newest_first(numbers);
+            buffer.modified(list, ref_pic_list_modification_l0, numbers, active[0])
+        }
+        RefPicListModifications::B {
+            ref_pic_list_modification_l0,
+            ref_pic_list_modification_l1,
+        } => {
+            let Some([before, after]) = buffer.nearest_first(buffer.order(slice, sequence)) else {
+                // More than it needs is right too.
+                return Some(buffer.newest_first(numbers));
+            };
+            let mut both =
+                buffer.modified(before, ref_pic_list_modification_l0, numbers, active[0])?;
+            both.extend(buffer.modified(
+                after,
+                ref_pic_list_modification_l1,
+                numbers,
+                active[1],
+            )?);
+            Some(both)
+        }
+    }
 }
 
-fn max_frame_num(sequence: &SeqParameterSet) -> i64 {
-    1 << sequence.log2_max_frame_num().min(16)
+/// What `frame_num` counts in.
+#[derive(Debug, Clone, Copy)]
+struct Numbers {
+    /// The picture's own.
+    current: i64,
+    /// `MaxFrameNum`, where it begins again.
+    max: i64,
 }
 
-/// `FrameNumWrap`, which for frames is also `PicNum` (8.2.4.1).
-fn wrapped(number: i64, current: i64, max: i64) -> i64 {
-    if number > current { number - max } else { number }
+impl Numbers {
+    fn of(slice: &SliceHeader, sequence: &SeqParameterSet) -> Numbers {
+        let max = 1 << sequence.log2_max_frame_num().min(16);
+        Numbers { current: i64::from(slice.frame_num), max }
+    }
+
+    /// `FrameNumWrap`, which for frames is also `PicNum` (8.2.4.1).
+    fn wrapped(self, number: i64) -> i64 {
+        if number > self.current { number - self.max } else { number }
+    }
 }
 
 impl Buffer {
-    /// Reference picture list 0 of a P slice (8.2.4.2.1, 8.2.4.3).
-    fn list(
+    /// Where a frame lies in order of display (8.2.1.1).
+    fn order(&self, slice: &SliceHeader, sequence: &SeqParameterSet) -> Order {
+        let PicOrderCntType::TypeZero { log2_max_pic_order_cnt_lsb_minus4: bits } =
+            sequence.pic_order_cnt
+        else {
+            return None;
+        };
+        let max = 1i64 << (bits.min(12) + 4);
+        let (lsb, bottom) = match slice.pic_order_cnt_lsb {
+            Some(PicOrderCountLsb::Frame(lsb)) => (i64::from(lsb), 0),
+            Some(PicOrderCountLsb::FieldsAbsolute {
+                pic_order_cnt_lsb,
+                delta_pic_order_cnt_bottom,
+            }) => (i64::from(pic_order_cnt_lsb), i64::from(delta_pic_order_cnt_bottom)),
+            _ => return None,
+        };
+        let previous_lsb = self.previous_top.rem_euclid(max);
+        let previous_msb = self.previous_top - previous_lsb;
+        let msb = if lsb < previous_lsb && previous_lsb - lsb >= max / 2 {
+            previous_msb + max
+        } else if lsb > previous_lsb && lsb - previous_lsb > max / 2 {
+            previous_msb - max
+        } else {
+            previous_msb
+        };
+        let top = msb + lsb;
+        Some((top, top + bottom.min(0)))
+    }
+
+    /// The list that a P slice begins with (8.2.4.2.1).
+    fn newest_first(&self, numbers: Numbers) -> Vec<usize> {
+        let mut short = self.short.clone();
+        short.sort_by_key(|one| -numbers.wrapped(one.number));
+        short.iter().chain(&self.long_in_order()).map(|one| one.picture).collect()
+    }
+
+    /// The lists that a B slice begins with (8.2.4.2.3); `None` where orders are not known.
+    fn nearest_first(&self, order: Order) -> Option<[Vec<usize>; 2]> {
+        let (_, current) = order?;
+        let mut before = Vec::new();
+        let mut after = Vec::new();
+        for reference in &self.short {
+            let (_, order) = reference.order?;
+            let side = if order <= current { &mut before } else { &mut after };
+            side.push((order, reference.picture));
+        }
+        before.sort_unstable_by(|a, b| b.cmp(a));
+        after.sort_unstable();
+        let long = self.long_in_order();
+        let list = |first: &[(i64, usize)], second: &[(i64, usize)]| -> Vec<usize> {
+            let short = first.iter().chain(second).map(|(_, picture)| *picture);
+            short.chain(long.iter().map(|one| one.picture)).collect()
+        };
+        let first = list(&before, &after);
+        let mut second = list(&after, &before);
+        if second.len() > 1 && first == second {
+            second.swap(0, 1);
+        }
+        Some([first, second])
+    }
+
+    fn long_in_order(&self) -> Vec<Reference> {
+        let mut long = self.long.clone();
+        long.sort_by_key(|one| one.number);
+        long
+    }
+
+    /// The list after its slice's modifications, cut to what the slice uses (8.2.4.3).
+    fn modified(
         &self,
-        current: i64,
-        max: i64,
+        mut list: Vec<usize>,
         modifications: &[Modification],
+        numbers: Numbers,
         active: usize,
     ) -> Option<Vec<usize>> {
-        let mut short = self.short.clone();
-        short.sort_by_key(|reference| -wrapped(reference.number, current, max));
-        let mut long = self.long.clone();
-        long.sort_by_key(|reference| reference.number);
-        let mut list: Vec<usize> =
-            short.iter().chain(&long).map(|reference| reference.picture).collect();
         list.truncate(active);
-        let mut predicted = current;
+        let mut predicted = numbers.current;
         for (place, modification) in modifications.iter().enumerate() {
             if place >= active {
                 return None;
@@ -243,22 +343,18 @@ impl Buffer {
             let found = match *modification {
                 Modification::Subtract(difference) | Modification::Add(difference) => {
                     let difference = i64::from(difference) + 1;
-                    if difference > max {
-                        return None;
-                    }
                     let is_sum = matches!(modification, Modification::Add(_));
                     let sum = if is_sum { predicted + difference } else { predicted - difference };
-                    predicted = sum.rem_euclid(max);
-                    let wanted = wrapped(predicted, current, max);
-                    short.iter().find(|one| wrapped(one.number, current, max) == wanted)?
+                    predicted = sum.rem_euclid(numbers.max);
+                    let wanted = numbers.wrapped(predicted);
+                    self.short.iter().find(|one| numbers.wrapped(one.number) == wanted)?
                 }
                 Modification::LongTermRef(number) => {
-                    long.iter().find(|one| one.number == i64::from(number))?
+                    self.long.iter().find(|one| one.number == i64::from(number))?
                 }
                 Modification::SubtractViewIdx(_) | Modification::AddViewIdx(_) => return None,
             };
-            let place = place.min(list.len());
-            let mut behind = list.split_off(place);
+            let mut behind = list.split_off(place.min(list.len()));
             behind.retain(|picture| *picture != found.picture);
             list.push(found.picture);
             list.append(&mut behind);
@@ -266,23 +362,30 @@ impl Buffer {
         }
         Some(list)
     }
+
+    /// Takes out the short-term frame whose `PicNum` is `less` + 1 below the current one's.
+    fn take_short(&mut self, numbers: Numbers, less: u32) -> Option<Reference> {
+        let wanted = numbers.current - i64::from(less) - 1;
+        let at = self.short.iter().position(|one| numbers.wrapped(one.number) == wanted)?;
+        Some(self.short.remove(at))
+    }
 }
 
 /// How a picture changes the buffer.
 struct Marking {
     marking: Option<DecRefPicMarking>,
-    frame_num: i64,
-    max_frame_num: i64,
+    numbers: Numbers,
+    order: Order,
     /// The most frames that the buffer holds.
     room: usize,
 }
 
 impl Marking {
-    fn of(slice: SliceHeader, sequence: &SeqParameterSet) -> Marking {
+    fn of(slice: SliceHeader, sequence: &SeqParameterSet, buffer: &Buffer) -> Marking {
         Marking {
+            order: buffer.order(&slice, sequence),
+            numbers: Numbers::of(&slice, sequence),
             marking: slice.dec_ref_pic_marking,
-            frame_num: i64::from(slice.frame_num),
-            max_frame_num: max_frame_num(sequence),
             room: (sequence.max_num_ref_frames as usize).clamp(1, MAX_REFERENCES),
         }
     }
@@ -290,17 +393,18 @@ impl Marking {
     /// The buffer after the picture; `None` where frames are missing before it, or the marking
     /// makes no sense.
     fn applied(self, mut buffer: Buffer, picture: usize, is_reference: bool) -> Option<Buffer> {
-        let Marking { marking, frame_num, max_frame_num: max, room } = self;
+        let Marking { marking, numbers, order, room } = self;
         let is_idr = matches!(marking, Some(DecRefPicMarking::Idr { .. }));
-        let expected = (buffer.previous_frame_num + 1).rem_euclid(max);
-        if !is_idr && frame_num != expected {
+        let expected = (buffer.previous_frame_num + 1).rem_euclid(numbers.max);
+        if !is_idr && numbers.current != expected {
             return None;
         }
         if !is_reference {
             return Some(buffer);
         }
-        buffer.previous_frame_num = frame_num;
-        let mut current = Reference { number: frame_num, picture };
+        buffer.previous_frame_num = numbers.current;
+        buffer.previous_top = order.map_or(0, |(top, _)| top);
+        let mut current = Reference { number: numbers.current, order, picture };
         let mut is_long = false;
         match marking? {
             DecRefPicMarking::Idr { long_term_reference_flag, .. } => {
@@ -312,7 +416,7 @@ impl Marking {
             DecRefPicMarking::SlidingWindow => {
                 if buffer.short.len() + buffer.long.len() >= room {
                     let oldest = (0..buffer.short.len())
-                        .min_by_key(|at| wrapped(buffer.short[*at].number, frame_num, max))?;
+                        .min_by_key(|at| numbers.wrapped(buffer.short[*at].number))?;
                     buffer.short.remove(oldest);
                 }
             }
@@ -322,7 +426,7 @@ impl Marking {
                         Operation::ShortTermUnusedForRef {
                             difference_of_pic_nums_minus1: less,
                         } => {
-                            buffer.take_short(frame_num, max, less)?;
+                            buffer.take_short(numbers, less)?;
                         }
                         Operation::LongTermUnusedForRef { long_term_pic_num: number } => {
                             buffer.long.retain(|one| one.number != i64::from(number));
@@ -331,7 +435,7 @@ impl Marking {
                             difference_of_pic_nums_minus1: less,
                             long_term_frame_idx: number,
                         } => {
-                            let moved = buffer.take_short(frame_num, max, less)?;
+                            let moved = buffer.take_short(numbers, less)?;
                             let number = i64::from(number);
                             buffer.long.retain(|one| one.number != number);
                             buffer.long.push(Reference { number, ..moved });
@@ -341,8 +445,11 @@ impl Marking {
                             buffer.long.retain(|one| one.number < most);
                         }
                         Operation::AllRefPicturesUnused => {
+                            // What follows counts from this picture.
                             buffer = Buffer::default();
                             current.number = 0;
+                            current.order = order.map(|(top, least)| (top - least, 0));
+                            buffer.previous_top = current.order.map_or(0, |(top, _)| top);
                         }
                         Operation::CurrentUsedForLongTerm { long_term_frame_idx: number } => {
                             is_long = true;
@@ -358,15 +465,6 @@ impl Marking {
     }
 }
 
-impl Buffer {
-    /// Takes out the short-term frame whose `PicNum` is `less` + 1 below the current one's.
-    fn take_short(&mut self, current: i64, max: i64, less: u32) -> Option<Reference> {
-        let wanted = current - i64::from(less) - 1;
-        let at = self.short.iter().position(|one| wrapped(one.number, current, max) == wanted)?;
-        Some(self.short.remove(at))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -374,28 +472,46 @@ mod tests {
 
     fn buffer(short: &[(i64, usize)], long: &[(i64, usize)]) -> Buffer {
         let references = |list: &[(i64, usize)]| {
-            list.iter().map(|&(number, picture)| Reference { number, picture }).collect()
+            let reference = |&(number, picture)| Reference { number, order: None, picture };
+            list.iter().map(reference).collect()
         };
-        Buffer { short: references(short), long: references(long), previous_frame_num: 0 }
+        Buffer { short: references(short), long: references(long), ..Buffer::default() }
     }
 
     #[test]
     fn a_list_begins_with_the_newest_short_and_ends_with_the_long_ones() {
         // Frame numbers have wrapped at 16.
         let buffer = buffer(&[(14, 0), (15, 1), (0, 2)], &[(3, 9), (1, 8)]);
-        assert_eq!(buffer.list(1, 16, &[], 5), Some(vec![2, 1, 0, 8, 9]));
-        assert_eq!(buffer.list(1, 16, &[], 1), Some(vec![2]));
+        assert_eq!(buffer.newest_first(Numbers { current: 1, max: 16 }), [2, 1, 0, 8, 9]);
+    }
+
+    #[test]
+    fn the_lists_of_a_b_slice_begin_with_what_is_shown_next_to_it() {
+        let mut buffer = buffer(&[(0, 0), (1, 1), (2, 2)], &[(0, 9)]);
+        assert_eq!(buffer.nearest_first(Some((3, 3))), None);
+        for (reference, order) in buffer.short.iter_mut().zip([0, 8, 4]) {
+            reference.order = Some((order, order));
+        }
+        let lists = |order| buffer.nearest_first(Some((order, order)));
+        assert_eq!(lists(2), Some([vec![0, 2, 1, 9], vec![2, 1, 0, 9]]));
+        assert_eq!(lists(6), Some([vec![2, 0, 1, 9], vec![1, 2, 0, 9]]));
+        // Two lists that would be the same differ in their first two.
+        assert_eq!(lists(10), Some([vec![1, 2, 0, 9], vec![2, 1, 0, 9]]));
     }
 
     #[test]
     fn a_modified_list_begins_with_what_was_moved() {
         let buffer = buffer(&[(4, 4), (5, 5), (6, 6)], &[(0, 9)]);
+        let numbers = Numbers { current: 7, max: 16 };
+        let list = |moved: &[Modification], active| {
+            buffer.modified(buffer.newest_first(numbers), moved, numbers, active)
+        };
         let moved = [Modification::Subtract(1), Modification::LongTermRef(0)];
-        assert_eq!(buffer.list(7, 16, &moved, 4), Some(vec![5, 9, 6, 4]));
+        assert_eq!(list(&moved, 4), Some(vec![5, 9, 6, 4]));
         // The first goes back two, the second forward one from there.
         let moved = [Modification::Subtract(1), Modification::Add(0)];
-        assert_eq!(buffer.list(7, 16, &moved, 2), Some(vec![5, 6]));
-        assert_eq!(buffer.list(7, 16, &[Modification::Subtract(8)], 2), None);
+        assert_eq!(list(&moved, 2), Some(vec![5, 6]));
+        assert_eq!(list(&[Modification::Subtract(8)], 2), None);
     }
 
     #[test]
@@ -403,8 +519,8 @@ mod tests {
         let full = Buffer { previous_frame_num: 15, ..buffer(&[(14, 0), (15, 1)], &[]) };
         let marking = |frame_num| Marking {
             marking: Some(DecRefPicMarking::SlidingWindow),
-            frame_num,
-            max_frame_num: 16,
+            numbers: Numbers { current: frame_num, max: 16 },
+            order: None,
             room: 2,
         };
         let after = marking(0).applied(full.clone(), 2, true).unwrap();
@@ -424,8 +540,8 @@ mod tests {
                     long_term_frame_idx: 1,
                 },
             ])),
-            frame_num: 7,
-            max_frame_num: 16,
+            numbers: Numbers { current: 7, max: 16 },
+            order: None,
             room: 4,
         };
         let after = marking.applied(before, 7, true).unwrap();
