@@ -6,10 +6,10 @@ use h264_reader::avcc::AvcDecoderConfigurationRecord;
 use h264_reader::nal::pps::PicParameterSet;
 use h264_reader::nal::slice::{
     DecRefPicMarking, FieldPic, MemoryManagementControlOperation as Operation,
-    ModificationOfPicNums as Modification, NumRefIdxActive, PicOrderCountLsb,
-    RefPicListModifications, SliceFamily, SliceHeader,
+    ModificationOfPicNums as Modification, NumRefIdxActive, RefPicListModifications, SliceFamily,
+    SliceHeader,
 };
-use h264_reader::nal::sps::{PicOrderCntType, SeqParameterSet};
+use h264_reader::nal::sps::SeqParameterSet;
 use h264_reader::nal::{Nal, RefNal, UnitType};
 
 use super::nal::Framing;
@@ -44,20 +44,13 @@ struct Buffer {
     /// By `LongTermFrameIdx`.
     long: Vec<Reference>,
     previous_frame_num: i64,
-    /// `TopFieldOrderCnt` of the reference picture before.
-    previous_top: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Reference {
     number: i64,
-    order: Order,
     picture: usize,
 }
-
-/// `PicOrderCnt` of the top field, and of the frame: the place in order of display. `None` where it
-/// is not stated by itself (types 1 and 2).
-type Order = Option<(i64, i64)>;
 
 impl Follower {
     /// `extradata`: an `avcC` record, or parameter sets after start codes.
@@ -153,13 +146,12 @@ impl Follower {
                 (Ok((slice, sequence, parameters)), Some(buffer))
                     if slices <= MAX_SLICES && (is_idr, is_reference) == first =>
                 {
-                    read_slice(&slice, sequence, parameters, buffer).map(|needs| {
-                        picture.is_bidirectional &= slice.slice_type.family == SliceFamily::B;
-                        if slices == 1 {
-                            marking = Some(Marking::of(slice, sequence, buffer));
-                        }
-                        needs
-                    })
+                    picture.is_bidirectional &= slice.slice_type.family == SliceFamily::B;
+                    let needs = read_slice(&slice, sequence, parameters, buffer);
+                    if slices == 1 {
+                        marking = Some(Marking::of(slice, sequence));
+                    }
+                    needs
                 }
                 _ => None,
             };
@@ -197,43 +189,19 @@ fn read_slice(
         return None;
     }
     let active = match slice.num_ref_idx_active {
-        Some(NumRefIdxActive::P { num_ref_idx_l0_active_minus1 }) => {
-            [num_ref_idx_l0_active_minus1, 0]
-        }
-        Some(NumRefIdxActive::B { num_ref_idx_l0_active_minus1, num_ref_idx_l1_active_minus1 }) => {
-            [num_ref_idx_l0_active_minus1, num_ref_idx_l1_active_minus1]
-        }
-        None => [
-            parameters.num_ref_idx_l0_default_active_minus1,
-            parameters.num_ref_idx_l1_default_active_minus1,
-        ],
-    }
-    .map(|last| last as usize + 1);
+        Some(NumRefIdxActive::P { num_ref_idx_l0_active_minus1: last }) => last,
+        Some(NumRefIdxActive::B { .. }) => 0,
+        None => parameters.num_ref_idx_l0_default_active_minus1,
+    } as usize
+        + 1;
     let numbers = Numbers::of(slice, sequence);
     match slice.ref_pic_list_modification.as_ref()? {
         RefPicListModifications::I => Some(Vec::new()),
-        RefPicListModifications::P { ref_pic_list_modification_l0 } => {
-            let list = buffer.newest_first(numbers);
-            buffer.modified(list, ref_pic_list_modification_l0, numbers, active[0])
+        RefPicListModifications::P { ref_pic_list_modification_l0: modifications } => {
+            buffer.list(modifications, numbers, active)
         }
-        RefPicListModifications::B {
-            ref_pic_list_modification_l0,
-            ref_pic_list_modification_l1,
-        } => {
-            let Some([before, after]) = buffer.nearest_first(buffer.order(slice, sequence)) else {
-                // More than it needs is right too.
-                return Some(buffer.newest_first(numbers));
-            };
-            let mut both =
-                buffer.modified(before, ref_pic_list_modification_l0, numbers, active[0])?;
-            both.extend(buffer.modified(
-                after,
-                ref_pic_list_modification_l1,
-                numbers,
-                active[1],
-            )?);
-            Some(both)
-        }
+        // Which of them depends on the order of display. More than it needs is right too.
+        RefPicListModifications::B { .. } => Some(buffer.newest_first(numbers)),
     }
 }
 
@@ -259,81 +227,23 @@ impl Numbers {
 }
 
 impl Buffer {
-    /// Where a frame lies in order of display (8.2.1.1).
-    fn order(&self, slice: &SliceHeader, sequence: &SeqParameterSet) -> Order {
-        let PicOrderCntType::TypeZero { log2_max_pic_order_cnt_lsb_minus4: bits } =
-            sequence.pic_order_cnt
-        else {
-            return None;
-        };
-        let max = 1i64 << (bits.min(12) + 4);
-        let (lsb, bottom) = match slice.pic_order_cnt_lsb {
-            Some(PicOrderCountLsb::Frame(lsb)) => (i64::from(lsb), 0),
-            Some(PicOrderCountLsb::FieldsAbsolute {
-                pic_order_cnt_lsb,
-                delta_pic_order_cnt_bottom,
-            }) => (i64::from(pic_order_cnt_lsb), i64::from(delta_pic_order_cnt_bottom)),
-            _ => return None,
-        };
-        let previous_lsb = self.previous_top.rem_euclid(max);
-        let previous_msb = self.previous_top - previous_lsb;
-        let msb = if lsb < previous_lsb && previous_lsb - lsb >= max / 2 {
-            previous_msb + max
-        } else if lsb > previous_lsb && lsb - previous_lsb > max / 2 {
-            previous_msb - max
-        } else {
-            previous_msb
-        };
-        let top = msb + lsb;
-        Some((top, top + bottom.min(0)))
-    }
-
     /// The list that a P slice begins with (8.2.4.2.1).
     fn newest_first(&self, numbers: Numbers) -> Vec<usize> {
         let mut short = self.short.clone();
         short.sort_by_key(|one| -numbers.wrapped(one.number));
-        short.iter().chain(&self.long_in_order()).map(|one| one.picture).collect()
-    }
-
-    /// The lists that a B slice begins with (8.2.4.2.3); `None` where orders are not known.
-    fn nearest_first(&self, order: Order) -> Option<[Vec<usize>; 2]> {
-        let (_, current) = order?;
-        let mut before = Vec::new();
-        let mut after = Vec::new();
-        for reference in &self.short {
-            let (_, order) = reference.order?;
-            let side = if order <= current { &mut before } else { &mut after };
-            side.push((order, reference.picture));
-        }
-        before.sort_unstable_by(|a, b| b.cmp(a));
-        after.sort_unstable();
-        let long = self.long_in_order();
-        let list = |first: &[(i64, usize)], second: &[(i64, usize)]| -> Vec<usize> {
-            let short = first.iter().chain(second).map(|(_, picture)| *picture);
-            short.chain(long.iter().map(|one| one.picture)).collect()
-        };
-        let first = list(&before, &after);
-        let mut second = list(&after, &before);
-        if second.len() > 1 && first == second {
-            second.swap(0, 1);
-        }
-        Some([first, second])
-    }
-
-    fn long_in_order(&self) -> Vec<Reference> {
         let mut long = self.long.clone();
         long.sort_by_key(|one| one.number);
-        long
+        short.iter().chain(&long).map(|one| one.picture).collect()
     }
 
-    /// The list after its slice's modifications, cut to what the slice uses (8.2.4.3).
-    fn modified(
+    /// List 0 of a P slice after its modifications, cut to what the slice uses (8.2.4.3).
+    fn list(
         &self,
-        mut list: Vec<usize>,
         modifications: &[Modification],
         numbers: Numbers,
         active: usize,
     ) -> Option<Vec<usize>> {
+        let mut list = self.newest_first(numbers);
         list.truncate(active);
         let mut predicted = numbers.current;
         for (place, modification) in modifications.iter().enumerate() {
@@ -375,15 +285,13 @@ impl Buffer {
 struct Marking {
     marking: Option<DecRefPicMarking>,
     numbers: Numbers,
-    order: Order,
     /// The most frames that the buffer holds.
     room: usize,
 }
 
 impl Marking {
-    fn of(slice: SliceHeader, sequence: &SeqParameterSet, buffer: &Buffer) -> Marking {
+    fn of(slice: SliceHeader, sequence: &SeqParameterSet) -> Marking {
         Marking {
-            order: buffer.order(&slice, sequence),
             numbers: Numbers::of(&slice, sequence),
             marking: slice.dec_ref_pic_marking,
             room: (sequence.max_num_ref_frames as usize).clamp(1, MAX_REFERENCES),
@@ -393,7 +301,7 @@ impl Marking {
     /// The buffer after the picture; `None` where frames are missing before it, or the marking
     /// makes no sense.
     fn applied(self, mut buffer: Buffer, picture: usize, is_reference: bool) -> Option<Buffer> {
-        let Marking { marking, numbers, order, room } = self;
+        let Marking { marking, numbers, room } = self;
         let is_idr = matches!(marking, Some(DecRefPicMarking::Idr { .. }));
         let expected = (buffer.previous_frame_num + 1).rem_euclid(numbers.max);
         if !is_idr && numbers.current != expected {
@@ -403,8 +311,7 @@ impl Marking {
             return Some(buffer);
         }
         buffer.previous_frame_num = numbers.current;
-        buffer.previous_top = order.map_or(0, |(top, _)| top);
-        let mut current = Reference { number: numbers.current, order, picture };
+        let mut current = Reference { number: numbers.current, picture };
         let mut is_long = false;
         match marking? {
             DecRefPicMarking::Idr { long_term_reference_flag, .. } => {
@@ -448,8 +355,6 @@ impl Marking {
                             // What follows counts from this picture.
                             buffer = Buffer::default();
                             current.number = 0;
-                            current.order = order.map(|(top, least)| (top - least, 0));
-                            buffer.previous_top = current.order.map_or(0, |(top, _)| top);
                         }
                         Operation::CurrentUsedForLongTerm { long_term_frame_idx: number } => {
                             is_long = true;
@@ -472,7 +377,7 @@ mod tests {
 
     fn buffer(short: &[(i64, usize)], long: &[(i64, usize)]) -> Buffer {
         let references = |list: &[(i64, usize)]| {
-            let reference = |&(number, picture)| Reference { number, order: None, picture };
+            let reference = |&(number, picture)| Reference { number, picture };
             list.iter().map(reference).collect()
         };
         Buffer { short: references(short), long: references(long), ..Buffer::default() }
@@ -486,26 +391,10 @@ mod tests {
     }
 
     #[test]
-    fn the_lists_of_a_b_slice_begin_with_what_is_shown_next_to_it() {
-        let mut buffer = buffer(&[(0, 0), (1, 1), (2, 2)], &[(0, 9)]);
-        assert_eq!(buffer.nearest_first(Some((3, 3))), None);
-        for (reference, order) in buffer.short.iter_mut().zip([0, 8, 4]) {
-            reference.order = Some((order, order));
-        }
-        let lists = |order| buffer.nearest_first(Some((order, order)));
-        assert_eq!(lists(2), Some([vec![0, 2, 1, 9], vec![2, 1, 0, 9]]));
-        assert_eq!(lists(6), Some([vec![2, 0, 1, 9], vec![1, 2, 0, 9]]));
-        // Two lists that would be the same differ in their first two.
-        assert_eq!(lists(10), Some([vec![1, 2, 0, 9], vec![2, 1, 0, 9]]));
-    }
-
-    #[test]
     fn a_modified_list_begins_with_what_was_moved() {
         let buffer = buffer(&[(4, 4), (5, 5), (6, 6)], &[(0, 9)]);
         let numbers = Numbers { current: 7, max: 16 };
-        let list = |moved: &[Modification], active| {
-            buffer.modified(buffer.newest_first(numbers), moved, numbers, active)
-        };
+        let list = |moved: &[Modification], active| buffer.list(moved, numbers, active);
         let moved = [Modification::Subtract(1), Modification::LongTermRef(0)];
         assert_eq!(list(&moved, 4), Some(vec![5, 9, 6, 4]));
         // The first goes back two, the second forward one from there.
@@ -520,7 +409,6 @@ mod tests {
         let marking = |frame_num| Marking {
             marking: Some(DecRefPicMarking::SlidingWindow),
             numbers: Numbers { current: frame_num, max: 16 },
-            order: None,
             room: 2,
         };
         let after = marking(0).applied(full.clone(), 2, true).unwrap();
@@ -541,7 +429,6 @@ mod tests {
                 },
             ])),
             numbers: Numbers { current: 7, max: 16 },
-            order: None,
             room: 4,
         };
         let after = marking.applied(before, 7, true).unwrap();
