@@ -15,7 +15,8 @@ use crate::time::{Span, Timestamp};
 pub struct Frame {
     /// The instant of the sampling grid that this picture was on display at.
     pub target: Timestamp,
-    /// When the picture came on display; at or before `target`.
+    /// When the picture came on display: at or before `target`, or less than half a step of the
+    /// targets after it, where that is a keyframe.
     pub pts: Timestamp,
     /// `pts` as the container has it, in the track's time base.
     pub raw_pts: i64,

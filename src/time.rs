@@ -5,10 +5,29 @@
 
 use std::fmt;
 use std::ops::{Add, Sub};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+
+/// Processor time that the calling thread has used so far.
+pub fn thread_processor_time() -> Duration {
+    processor_time(ClockId::ThreadCPUTime)
+}
+
+/// Processor time that all threads of this process have used so far.
+pub fn process_processor_time() -> Duration {
+    processor_time(ClockId::ProcessCPUTime)
+}
+
+fn processor_time(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    let secs = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(secs, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
 
 /// An instant of a source: microseconds from its first presentable sample of any track.
 #[derive(

@@ -230,22 +230,70 @@ fn print_report(report: &RunReport, verbose: bool) -> Result<(), Error> {
         )?;
     }
     if verbose {
-        print_line("")?;
-        print_line(&format!(
-            "{:<10}{:>10}{:>10}{:>12}{:>12}{:>12}",
-            "stage", "items", "calls", "busy s", "starved s", "blocked s"
-        ))?;
-        for stage in &report.stages {
-            print_line(&format!(
-                "{:<10}{:>10}{:>10}{:>12.2}{:>12.2}{:>12.2}",
-                stage.stage,
-                stage.items,
-                stage.batches,
-                stage.busy_secs,
-                stage.starved_secs,
-                stage.blocked_secs
-            ))?;
-        }
+        print_stages(report)?;
     }
     Ok(())
+}
+
+/// Where the time went.
+fn print_stages(report: &RunReport) -> Result<(), Error> {
+    let decoding = &report.decoding;
+    let hosts_secs = decoding.processor_time.as_secs_f64();
+    let all_secs = (report.cpu_secs + hosts_secs).max(f64::MIN_POSITIVE);
+    let elapsed = report.elapsed_secs.max(f64::MIN_POSITIVE);
+    print_line("")?;
+    print_line(&format!(
+        "{:<18}{:>9}{:>10}{:>9}{:>8}{:>11}{:>11}{:>9}{:>7}",
+        "stage", "items", "items/s", "busy s", "busy", "no input s", "no room s", "CPU s", "CPU"
+    ))?;
+    let mut others = report.cpu_secs;
+    for stage in &report.stages {
+        others -= stage.cpu_secs;
+        print_line(&format!(
+            "{:<18}{:>9}{:>10.1}{:>9.2}{:>7.0}%{:>11.2}{:>11.2}{:>9.2}{:>6.0}%",
+            stage.stage,
+            stage.items,
+            stage.items as f64 / elapsed,
+            stage.busy_secs,
+            100.0 * stage.busy_share(),
+            stage.starved_secs,
+            stage.blocked_secs,
+            stage.cpu_secs,
+            100.0 * stage.cpu_secs / all_secs,
+        ))?;
+    }
+    for (name, items, secs) in
+        [("decoder hosts", decoding.frames_decoded, hosts_secs), ("network threads", 0, others)]
+    {
+        let (items, rate) = match items {
+            0 => (String::new(), String::new()),
+            items => (items.to_string(), format!("{:.1}", items as f64 / elapsed)),
+        };
+        let share = 100.0 * secs.max(0.0) / all_secs;
+        print_line(&format!("{name:<18}{items:>9}{rate:>10}{:39}{secs:>9.2}{share:>6.0}%", ""))?;
+    }
+    print_line("")?;
+    let frames = decoding.frames_decoded + decoding.frames_skipped;
+    if frames > 0 {
+        print_line(&format!(
+            "{frames} frames: {} decoded, {} ({:.0} %) left out without decoding{}",
+            decoding.frames_decoded,
+            decoding.frames_skipped,
+            100.0 * decoding.frames_skipped as f64 / frames as f64,
+            match decoding.unplanned_groups {
+                0 => String::new(),
+                groups => format!("; {groups} groups of pictures were not understood beforehand"),
+            }
+        ))?;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    print_line(&format!(
+        "{all_secs:.1} s of CPU in {elapsed:.1} s on {cores} processors: {:.0} % of them{}",
+        100.0 * all_secs / (elapsed * cores as f64),
+        report.bound_by().map_or_else(String::new, |stage| format!(
+            "; the others wait for `{}`, which works {:.0} % of its time",
+            stage.stage,
+            100.0 * stage.busy_share()
+        ))
+    ))
 }

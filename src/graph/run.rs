@@ -114,7 +114,10 @@ impl<'scope, 'env> Run<'scope, 'env> {
         for source in sources {
             let (sender, stats) = (sender.clone(), Arc::clone(&stats));
             let shared = Arc::clone(&self.shared);
-            self.spawn(S::NAME, move || run_source(source, &sender, &stats, &shared))?;
+            self.spawn(S::NAME, move || {
+                let _used = stats.on_thread();
+                run_source(source, &sender, &stats, &shared)
+            })?;
         }
         Ok(Inlet(receiver))
     }
@@ -131,6 +134,7 @@ impl<'scope, 'env> Run<'scope, 'env> {
         let stats = self.stage(F::NAME);
         let shared = Arc::clone(&self.shared);
         self.spawn(F::NAME, move || {
+            let _used = stats.on_thread();
             ended(run_fold(make, &inlet.0, &sender, &stats, &shared));
             Ok(())
         })?;
@@ -147,6 +151,7 @@ impl<'scope, 'env> Run<'scope, 'env> {
         let stats = self.stage(M::NAME);
         let shared = Arc::clone(&self.shared);
         self.spawn(M::NAME, move || {
+            let _used = stats.on_thread();
             ended(run_map(map, &inlet.0, &sender, &stats, &shared));
             Ok(())
         })?;
@@ -161,6 +166,7 @@ impl<'scope, 'env> Run<'scope, 'env> {
         mut on_ack: impl FnMut(S::Ack),
     ) -> Result<()> {
         let stats = self.stage(S::NAME);
+        let _used = stats.on_thread();
         while let Some(message) = stats.starved(|| inlet.0.receive()) {
             let is_item = matches!(message.event, Event::Item(_));
             match stats.busy(|| sink.accept(message)) {

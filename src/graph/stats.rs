@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::time::thread_processor_time;
+
 /// Counters of one stage, updated by its threads.
 #[derive(Debug)]
 pub struct StageStats {
@@ -14,9 +16,10 @@ pub struct StageStats {
     busy_nanos: AtomicU64,
     starved_nanos: AtomicU64,
     blocked_nanos: AtomicU64,
+    cpu_nanos: AtomicU64,
 }
 
-/// What one stage did in a run. The three times add up to the stage's threads' lives.
+/// What one stage did in a run. The first three times add up to the stage's threads' lives.
 #[derive(Debug, Clone, Serialize)]
 pub struct StageReport {
     pub stage: &'static str,
@@ -29,10 +32,20 @@ pub struct StageReport {
     pub starved_secs: f64,
     /// Waiting for the next stage to take the output.
     pub blocked_secs: f64,
+    /// Processor time of the stage's own threads.
+    pub cpu_secs: f64,
+}
+
+impl StageReport {
+    /// The share of its threads' time that the stage was at work, 0 to 1.
+    pub fn busy_share(&self) -> f64 {
+        let life = self.busy_secs + self.starved_secs + self.blocked_secs;
+        if life > 0.0 { self.busy_secs / life } else { 0.0 }
+    }
 }
 
 impl StageStats {
-    pub(super) fn new(name: &'static str) -> Self {
+    pub fn new(name: &'static str) -> Self {
         StageStats {
             name,
             items: AtomicU64::new(0),
@@ -40,15 +53,16 @@ impl StageStats {
             busy_nanos: AtomicU64::new(0),
             starved_nanos: AtomicU64::new(0),
             blocked_nanos: AtomicU64::new(0),
+            cpu_nanos: AtomicU64::new(0),
         }
     }
 
-    pub(super) fn count_items(&self, items: usize) {
+    pub fn count_items(&self, items: usize) {
         self.items.fetch_add(items as u64, Ordering::Relaxed);
     }
 
     /// Runs and times the stage's own work.
-    pub(super) fn busy<R>(&self, work: impl FnOnce() -> R) -> R {
+    pub fn busy<R>(&self, work: impl FnOnce() -> R) -> R {
         self.batches.fetch_add(1, Ordering::Relaxed);
         timed(&self.busy_nanos, work)
     }
@@ -63,12 +77,17 @@ impl StageStats {
         result
     }
 
-    pub(super) fn starved<R>(&self, wait: impl FnOnce() -> R) -> R {
+    pub fn starved<R>(&self, wait: impl FnOnce() -> R) -> R {
         timed(&self.starved_nanos, wait)
     }
 
     pub(super) fn blocked<R>(&self, wait: impl FnOnce() -> R) -> R {
         timed(&self.blocked_nanos, wait)
+    }
+
+    /// Adds the processor time that this thread uses from now until the guard is dropped.
+    pub fn on_thread(&self) -> OnThread<'_> {
+        OnThread { stats: self, before: thread_processor_time() }
     }
 
     pub fn report(&self) -> StageReport {
@@ -81,7 +100,22 @@ impl StageStats {
             busy_secs: secs(&self.busy_nanos),
             starved_secs: secs(&self.starved_nanos),
             blocked_secs: secs(&self.blocked_nanos),
+            cpu_secs: secs(&self.cpu_nanos),
         }
+    }
+}
+
+/// See [`StageStats::on_thread`].
+#[derive(Debug)]
+pub struct OnThread<'a> {
+    stats: &'a StageStats,
+    before: Duration,
+}
+
+impl Drop for OnThread<'_> {
+    fn drop(&mut self) {
+        let spent = thread_processor_time().saturating_sub(self.before);
+        add(&self.stats.cpu_nanos, spent);
     }
 }
 

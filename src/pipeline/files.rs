@@ -31,6 +31,14 @@ impl Source for Files<'_> {
     const NAME: &'static str = "decode";
 
     fn read(&mut self, out: &mut Outlet<'_, Frame>) -> Result<Streams> {
+        let streams = self.read_next(out);
+        self.shared.count_decoding(self.host.take_spent());
+        streams
+    }
+}
+
+impl Files<'_> {
+    fn read_next(&mut self, out: &mut Outlet<'_, Frame>) -> Result<Streams> {
         match self.shared.jobs.take() {
             None => return Ok(Streams::Over),
             Some(Job::Open(location)) => {
@@ -249,7 +257,8 @@ impl Files<'_> {
             track: None,
             rendition: self.shared.rendition,
             targets: self.targets(job),
-            threads: 1,
+            // The last one has the other readers' processors, which have nothing left to do.
+            threads: if self.shared.jobs.is_empty() { self.shared.workers } else { 1 },
         };
         let end = match self.frames(job, &request, out) {
             Ok(Some(end)) => Ok(end),

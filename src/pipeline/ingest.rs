@@ -13,12 +13,14 @@ use super::stages::{Encode, Quantize};
 use super::understand::Understand;
 use super::witness::Witness;
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Cancel, Event, Message, QueueLimits, Run, Sink, StreamId};
+use crate::graph::{Cancel, Event, Message, QueueLimits, Run, Sink, StageStats, StreamId};
 use crate::library::{ChunkRecord, Reader, RecipeId, SourceId, State, Writer};
 use crate::media::{Gap, IndexedClip};
 use crate::picture::{ClipGrid, ClipRules};
-use crate::source::{Host, Input, Limits, Location, MediaInfo, Rendition, Sidecars, Summary};
-use crate::time::{Micros, Span, Timestamp};
+use crate::source::{
+    Host, Input, Limits, Location, MediaInfo, Rendition, Sidecars, Spent, Summary,
+};
+use crate::time::{Micros, Span, Timestamp, process_processor_time};
 
 /// Clips in a chunk: the unit of parallel decoding, of committing, and of resuming.
 pub(super) const CHUNK_CLIPS: u32 = 80;
@@ -133,11 +135,15 @@ pub(super) struct Shared<'a> {
     pub verify: bool,
     pub cancel: Cancel,
     pub sidecars: Sidecars,
+    /// Readers side by side.
+    pub workers: u16,
     library: &'a Mutex<Writer>,
     progress: &'a (dyn Fn(&Progress<'_>) + Sync),
     /// To the other half: a source whose rows are in the record; `None` when there are no more.
     understand: crossbeam_channel::Sender<Option<SourceId>>,
     reports: Mutex<Vec<SourceReport>>,
+    /// What the decoder hosts have taken.
+    decoding: Mutex<Spent>,
     /// Sources that were looked into and are not finished.
     open: Mutex<Vec<Arc<Opened>>>,
 }
@@ -152,6 +158,11 @@ impl Shared<'_> {
     /// The one writer. Held for a transaction at a time.
     pub fn library(&self) -> MutexGuard<'_, Writer> {
         lock(self.library)
+    }
+
+    /// Counts what a decoder host has taken.
+    pub fn count_decoding(&self, spent: Spent) {
+        *lock(&self.decoding) += spent;
     }
 
     pub fn chunk_length(&self) -> Micros {
@@ -334,6 +345,7 @@ pub fn index(
     progress: &(dyn Fn(&Progress<'_>) + Sync),
 ) -> Result<RunReport> {
     let started = Instant::now();
+    let used_before = process_processor_time();
     let Loaded { pipeline, encoder, codebook, space, tower, clip_recipe, segment_recipe } = loaded;
     let library = Mutex::new(library);
     {
@@ -352,10 +364,12 @@ pub fn index(
         sidecars: Sidecars::default(),
         verify: options.verify,
         cancel: options.cancel.clone(),
+        workers: u16::try_from(options.workers.get()).unwrap_or(u16::MAX),
         library: &library,
         progress,
         understand: sender,
         reports: Mutex::new(Vec::new()),
+        decoding: Mutex::new(Spent::default()),
         open: Mutex::new(Vec::new()),
     };
     let mut readers = Vec::with_capacity(options.workers.get());
@@ -366,6 +380,7 @@ pub fn index(
     let encode = Encode { encoder, cells: pipeline.cells, frames_per_clip: pipeline.clip.frames };
     let quantize = Quantize { codebook: codebook.as_ref(), space: space.as_ref() };
     let mut recorder = Recorder { shared: &shared, streams: HashMap::new() };
+    let understood = StageStats::new("segment");
     let mut understand = Understand {
         library: &library,
         reader,
@@ -374,6 +389,7 @@ pub fn index(
         segment: pipeline.segment,
         clip_recipe: &clip_recipe.id,
         recipe: &segment_recipe.id,
+        stats: &understood,
     };
 
     let mut stored = Micros::ZERO;
@@ -401,6 +417,9 @@ pub fn index(
             understanding.join().unwrap_or_else(|_| Err(Error::internal("understanding panicked")));
         (stages, segments)
     });
+    let mut stages = stages?;
+    stages.push(understood.report());
+    let processor_time = process_processor_time().saturating_sub(used_before);
     let mut report = RunReport {
         interrupted: options.cancel.is_cancelled(),
         not_begun: shared.jobs.unopened(),
@@ -411,7 +430,9 @@ pub fn index(
         segments: segments?,
         media_secs: stored.as_secs_f64(),
         elapsed_secs: started.elapsed().as_secs_f64(),
-        stages: stages?,
+        stages,
+        cpu_secs: processor_time.as_secs_f64(),
+        decoding: *lock(&shared.decoding),
         sources: std::mem::take(&mut *lock(&shared.reports)),
     };
     let mut library = lock(&library);
@@ -605,10 +626,12 @@ mod tests {
             sidecars: Sidecars::default(),
             verify: false,
             cancel: Cancel::default(),
+            workers: 1,
             library: &library,
             progress: &|_| {},
             understand,
             reports: Mutex::new(Vec::new()),
+            decoding: Mutex::new(Spent::default()),
             open: Mutex::new(Vec::new()),
         };
         let limits = Limits { executable: Some(executable()), ..Limits::default() };

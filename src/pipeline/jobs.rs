@@ -104,6 +104,12 @@ impl<P, S> Jobs<P, S> {
         self.changed.notify_all();
     }
 
+    /// Whether nothing is left to take, as far as is known.
+    pub fn is_empty(&self) -> bool {
+        let state = self.lock();
+        state.chunks.is_empty() && state.unopened.is_empty() && state.opening == 0
+    }
+
     /// How many sources nobody has looked into.
     pub fn unopened(&self) -> usize {
         self.lock().unopened.len()

@@ -13,7 +13,7 @@ use crate::text::{JointSpace, TextTower};
 use crate::time::Micros;
 
 /// Raised whenever Cinelex itself would compute other clips from the same models.
-const CLIPS_VERSION: u32 = 1;
+const CLIPS_VERSION: u32 = 2;
 /// Raised whenever Cinelex itself would compute other segments.
 const SEGMENTS_VERSION: u32 = 1;
 

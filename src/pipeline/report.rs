@@ -1,9 +1,11 @@
 //! What a run tells while it goes on, and when it is over.
 
 use serde::Serialize;
+use serde_json::json;
 
 use crate::error::{Error, Kind};
 use crate::graph::StageReport;
+use crate::source::Spent;
 use crate::time::Micros;
 
 /// Something that a user who waits wants to know.
@@ -112,11 +114,32 @@ pub struct RunReport {
     pub media_secs: f64,
     pub elapsed_secs: f64,
     pub stages: Vec<StageReport>,
+    /// Processor time of this process, whose networks have threads beside the stages'.
+    pub cpu_secs: f64,
+    /// What the decoder hosts did.
+    #[serde(serialize_with = "decoding")]
+    pub decoding: Spent,
+}
+
+fn decoding<S: serde::Serializer>(spent: &Spent, serializer: S) -> Result<S::Ok, S::Error> {
+    let Spent { processor_time, frames_decoded, frames_skipped, unplanned_groups } = *spent;
+    json!({
+        "cpu_secs": processor_time.as_secs_f64(),
+        "frames_decoded": frames_decoded,
+        "frames_skipped": frames_skipped,
+        "unplanned_groups": unplanned_groups,
+    })
+    .serialize(serializer)
 }
 
 impl RunReport {
     pub fn count(&self, state: SourceState) -> usize {
         self.sources.iter().filter(|source| source.state == state).count()
+    }
+
+    /// The stage that the others wait for: the one that is at work for most of its time.
+    pub fn bound_by(&self) -> Option<&StageReport> {
+        self.stages.iter().max_by(|a, b| a.busy_share().total_cmp(&b.busy_share()))
     }
 
     /// Media seconds per second of work.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use half::f16;
 
 use crate::error::Result;
-use crate::graph::Cancel;
+use crate::graph::{Cancel, StageStats};
 use crate::library::{Reader, RecipeId, SegmentRecord, SourceId, State, Writer};
 use crate::media::Cue;
 use crate::text::TextTower;
@@ -23,6 +23,7 @@ pub(super) struct Understand<'a> {
     pub segment: SegmentRules,
     pub clip_recipe: &'a RecipeId,
     pub recipe: &'a RecipeId,
+    pub stats: &'a StageStats,
 }
 
 /// Texts in one run of the sentence encoder.
@@ -36,13 +37,17 @@ impl Understand<'_> {
         stored: &crossbeam_channel::Receiver<Option<SourceId>>,
         cancel: &Cancel,
     ) -> Result<u64> {
+        let stats = self.stats;
+        let _used = stats.on_thread();
         let mut written = 0;
         let left = self.library().left_to_understand(self.clip_recipe, self.recipe)?;
-        let named = stored.iter().map_while(|source| source);
+        let named = std::iter::from_fn(|| stats.starved(|| stored.recv().ok().flatten()));
         for source in left.into_iter().chain(named) {
             // The sources that are passed over now are left to the next run.
             if !cancel.is_cancelled() {
-                written += self.source(source)?;
+                let segments = stats.busy(|| self.source(source))?;
+                stats.count_items(usize::try_from(segments).unwrap_or(0));
+                written += segments;
             }
         }
         Ok(written)

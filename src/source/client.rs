@@ -1,8 +1,11 @@
 //! The parent's side: requests to a decoder host and its answers, none of which is believed.
 
+use std::ops::AddAssign;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+
+use serde::Serialize;
 
 use super::child::{Limits, Process, with_log};
 use super::input::Input;
@@ -11,7 +14,7 @@ use super::protocol::{
 };
 use crate::error::{Error, Result};
 use crate::media::{Change, Cue, Frame, Gap, TrackKind};
-use crate::time::{Span, Timestamp};
+use crate::time::{Micros, Span, Timestamp};
 
 /// A decoder host: a child process that is started when the first request needs it, and again
 /// after it crashed, hung, ate too much memory, was left in the middle of an answer, or has read
@@ -24,6 +27,29 @@ pub struct Host {
     /// Sources that the running process has been given.
     sources: u32,
     last_source: String,
+    spent: Spent,
+}
+
+/// What finished requests have taken, whatever they asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Spent {
+    /// Processor time of the decoder hosts.
+    pub processor_time: Micros,
+    /// Frames that came out of decoders of pictures.
+    pub frames_decoded: u64,
+    /// Packets of pictures that were left out without decoding.
+    pub frames_skipped: u64,
+    /// See [`Summary::unplanned_groups`].
+    pub unplanned_groups: u64,
+}
+
+impl AddAssign for Spent {
+    fn add_assign(&mut self, more: Spent) {
+        self.processor_time = Micros(self.processor_time.0.saturating_add(more.processor_time.0));
+        self.frames_decoded += more.frames_decoded;
+        self.frames_skipped += more.frames_skipped;
+        self.unplanned_groups += more.unplanned_groups;
+    }
 }
 
 impl Host {
@@ -45,7 +71,13 @@ impl Host {
             process: Some(process),
             sources: 0,
             last_source: String::new(),
+            spent: Spent::default(),
         })
+    }
+
+    /// What the requests since this was last asked have taken.
+    pub fn take_spent(&mut self) -> Spent {
+        std::mem::take(&mut self.spent)
     }
 
     /// The child's process id, for tests and for measuring memory.
@@ -153,7 +185,13 @@ impl Host {
                     None => error,
                 })
             }
-            Ok(answer) => Ok(answer),
+            Ok(answer) => {
+                if let (Message::End(summary), _) = &answer {
+                    let processor_time = summary.processor_time;
+                    self.spent += Spent { processor_time, ..Spent::default() };
+                }
+                Ok(answer)
+            }
             Err(cause) => {
                 let error = process.explain(cause).in_source(name);
                 self.process = None;
@@ -321,7 +359,15 @@ impl Iterator for PictureStream<'_> {
                 PictureEvent::Watermark(at)
             }
             Message::Notice(text) => PictureEvent::Notice(text),
-            Message::End(summary) => PictureEvent::End(summary),
+            Message::End(summary) => {
+                self.answers.host.spent += Spent {
+                    frames_decoded: summary.decoded,
+                    frames_skipped: summary.skipped,
+                    unplanned_groups: summary.unplanned_groups,
+                    ..Spent::default()
+                };
+                PictureEvent::End(summary)
+            }
             _ => return self.answers.distrust(),
         };
         Some(Ok(event))

@@ -16,7 +16,9 @@ mod protocol;
 mod sidecar;
 
 pub use child::Limits;
-pub use client::{CueEvent, CueStream, Host, PictureEvent, PictureStream, SoundEvent, SoundStream};
+pub use client::{
+    CueEvent, CueStream, Host, PictureEvent, PictureStream, SoundEvent, SoundStream, Spent,
+};
 pub use fingerprint::Fingerprint;
 pub use input::Input;
 pub use listing::Location;

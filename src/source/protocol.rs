@@ -14,7 +14,7 @@ use crate::time::{Micros, Timestamp};
 
 const MAGIC: u16 = 0xC13E;
 /// Raised with every change of a message.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEADER_BYTES: usize = 12;
 /// Longest message without its body. A cue or a track's title is never near it.
 const MAX_MESSAGE_BYTES: u32 = 1 << 20;
@@ -110,7 +110,10 @@ impl Targets {
     }
 }
 
-/// A span of one picture track.
+/// A span of one picture track. Where targets lie four or more frames apart, each gets a picture that
+/// costs little to decode: the latest that others are predicted from, or the next keyframe where
+/// that is less than half a step (and half a second) away. Where they lie closer, each gets the
+/// picture on display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PictureRequest {
     /// Index of the track; `None`: the one that [`MediaInfo::picture`] names.
@@ -249,6 +252,13 @@ pub struct Summary {
     pub packets: u64,
     /// Frames that came out of the decoder.
     pub decoded: u64,
+    /// Packets that were left out, or passed over, without decoding.
+    pub skipped: u64,
+    /// Groups of pictures that were not understood before decoding, and so decoded but for what
+    /// nothing refers to.
+    pub unplanned_groups: u64,
+    /// Processor time that the host has used since the request before.
+    pub processor_time: Micros,
     /// Packets that the decoder refused or the container marked as broken.
     pub corrupt_packets: u64,
     /// Frames that were decoded with errors concealed.

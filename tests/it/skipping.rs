@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use cinelex::media::Frame;
 use cinelex::source::{PictureRequest, Rendition, Summary};
 
 use crate::decoding::{SMALL, every, host, open, picture, request};
@@ -34,6 +35,12 @@ fn assert_exact(film: &Path, millis: i64) -> Summary {
         let late = frame.target.0 - frame.pts.0;
         assert!(-millis * 500 < late && late <= 9 * 40_000, "{name}: {late} at {}", frame.target);
     }
+    let threads = PictureRequest { threads: 2, ..request(millis) };
+    let threaded = picture(&mut host, &input, &threads).unwrap();
+    let shown = |frames: &[Frame]| frames.iter().map(|f| (f.target, f.pts)).collect::<Vec<_>>();
+    assert_eq!(shown(&sparse.frames), shown(&threaded.frames), "{name}");
+    let mut pairs = sparse.frames.iter().zip(&threaded.frames);
+    assert!(pairs.all(|(one, other)| one.rgb == other.rgb), "{name}: other pixels with threads");
     let last = sparse.frames.last().unwrap().target.0;
     assert_eq!(sparse.frames.len() as i64, last / (millis * 1000) + 1, "{name}");
     sparse.summary
@@ -102,6 +109,8 @@ fn frames_left_out_of_other_codecs_change_no_other() {
         ("a.webm", "-c:v libvpx-vp9 -g 25 -cpu-used 8 -deadline realtime -b:v 1M", 190),
         ("b.webm", "-c:v libvpx -g 25 -cpu-used 8 -deadline realtime -b:v 1M", 190),
         ("c.mp4", "-c:v mpeg4 -q:v 3 -g 12 -bf 2", 120),
+        ("e.avi", "-c:v mpeg4 -q:v 3 -g 12 -bf 2", 200),
+        ("f.avi", "-c:v libx264 -bf 2", 200),
         ("d.ts", "-c:v mpeg2video -q:v 3 -g 12 -bf 2", 120),
     ] {
         let film = encode(folder.path(), name, options);

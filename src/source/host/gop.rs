@@ -1,6 +1,6 @@
 //! Which packets need be decoded, told before decoding from one keyframe to the next.
 //!
-//! Of a group of pictures, only those are decoded that a target shows, and those that these are
+//! Of a group of pictures, only those are decoded that a target shows, and those that these may be
 //! predicted from, however indirectly. What comes out is bit for bit what a full decode gives. All
 //! of it depends on the group and the grid of targets alone, so that a request for a part decodes
 //! what a request for the whole decodes.
@@ -294,7 +294,7 @@ impl Lookahead {
                 self.group.clear();
             }
             None => {
-                self.unplanned += u64::from(!self.group.is_empty());
+                self.unplanned += u64::from(!self.packets.is_empty());
                 self.pass();
             }
         }
@@ -305,9 +305,12 @@ impl Lookahead {
     /// What there is of the group goes on without a plan.
     fn pass(&mut self) {
         let skipping = self.skipping();
-        // What leads a keyframe may need what was left out before it.
-        let fate = |coded: &Coded| {
-            if coded.is_leading { Fate::Drop } else { Fate::Decode(skipping) }
+        let fate = |coded: &Coded| match coded.shown {
+            // What leads a keyframe may need what was left out before it.
+            _ if coded.is_leading => Fate::Drop,
+            // Frames are counted to know their times.
+            None => Fate::Decode(Discard::Default),
+            Some(_) => Fate::Decode(skipping),
         };
         let fates = self.group.drain(..).map(|coded| fate(&coded));
         self.ready.extend(self.packets.drain(..).zip(fates));
@@ -335,47 +338,99 @@ fn plan(
         shown.push((coded.shown?, place));
     }
     shown.sort_unstable();
-    let (key, end) = match following {
-        Following::Anew(Some(key)) => (Some(key), key),
-        Following::Anew(None) => return None,
-        Following::Joined | Following::End => (None, Timestamp::MAX),
-    };
-    let mut is_needed = vec![false; group.len()];
-    *is_needed.first_mut()? = true;
-    let ends = shown.iter().skip(1).map(|(at, _)| *at).chain([end]);
-    for (&(start, place), end) in shown.iter().zip(ends) {
-        let target = targets.at(targets.first_at_or_after(start));
-        let is_near_key = key.is_some_and(|key| key - target < tolerance(targets));
-        is_needed[place] |= target < end && !is_near_key;
+    let group = Group { group, targets, following, kept, shown, is_kept: &is_kept };
+    // FFmpeg's implicit weights of a B picture are wrong where one before it was passed over, so
+    // either all of them are passed over or none.
+    let is_bidirectional = |place: usize| group.group[place].is_bidirectional;
+    let without = group.needed(|place| !is_bidirectional(place));
+    let has_none =
+        |needed: &Vec<bool>| (0..needed.len()).all(|at| !needed[at] || !is_bidirectional(at));
+    if let Some(needed) = without.filter(has_none) {
+        return group.fates(&needed, Fate::Follow);
     }
-    if matches!(following, Following::Joined) {
-        match kept {
-            Some(kept) => kept.into_iter().for_each(|place| is_needed[place] = true),
-            None => shown.iter().for_each(|(_, place)| is_needed[*place] = true),
-        }
-    }
-    for place in (0..group.len()).rev().filter(|place| *place > 0) {
-        if is_needed[place] {
-            match &group[place].needs {
-                Some(needs) => needs.iter().for_each(|need| is_needed[*need] = true),
-                None => (0..place).for_each(|need| is_needed[need] |= is_kept(&group[need])),
+    let needed = group.needed(|_| true)?;
+    group.fates(&needed, Fate::Decode(Discard::NonReference))
+}
+
+/// A group that is being planned.
+struct Group<'a, F> {
+    group: &'a [Coded],
+    targets: &'a Targets,
+    following: Following,
+    kept: Option<Vec<usize>>,
+    /// What others may refer to, in order of display.
+    shown: Vec<(Timestamp, usize)>,
+    is_kept: &'a F,
+}
+
+impl<F: Fn(&Coded) -> bool> Group<'_, F> {
+    /// Which pictures are needed where only those that `may_show` are shown; `None` where one of
+    /// them would be shown too late after it came.
+    fn needed(&self, may_show: impl Fn(usize) -> bool) -> Option<Vec<bool>> {
+        let (key, end) = match self.following {
+            Following::Anew(Some(key)) => (Some(key), key),
+            Following::Anew(None) => return None,
+            Following::Joined | Following::End => (None, Timestamp::MAX),
+        };
+        let mut is_needed = vec![false; self.group.len()];
+        *is_needed.first_mut()? = true;
+        let tolerance = tolerance(self.targets);
+        let shown: Vec<(Timestamp, usize)> =
+            self.shown.iter().copied().filter(|(_, place)| may_show(*place)).collect();
+        let is_less = shown.len() < self.shown.len();
+        let ends = shown.iter().skip(1).map(|(at, _)| *at).chain([end]);
+        for (&(start, place), end) in shown.iter().zip(ends) {
+            let mut index = self.targets.first_at_or_after(start);
+            let mut target = self.targets.at(index);
+            let near_key = |target| key.is_some_and(|key| key - target < tolerance);
+            is_needed[place] |= target < end && !near_key(target);
+            while is_less && end < Timestamp::MAX && target < end {
+                if target - start > tolerance && !near_key(target) {
+                    return None;
+                }
+                index += 1;
+                target = self.targets.at(index);
             }
         }
-    }
-    let last = is_needed.iter().rposition(|needed| *needed)?;
-    let is_open = matches!(following, Following::Joined);
-    let fate = |(place, coded): (usize, &Coded)| {
-        if is_needed[place] {
-            // What others of a higher layer refer to may not be skipped.
-            Fate::Decode(if coded.is_reference { Discard::NonReference } else { Discard::Default })
-        } else if !is_kept(coded) || (place > last && !is_open) {
-            Fate::Drop
-        } else if coded.is_bidirectional {
-            Fate::Follow
-        } else {
-            // Its number must not be missing.
-            Fate::Decode(Discard::NonReference)
+        if matches!(self.following, Following::Joined) {
+            match &self.kept {
+                Some(kept) => kept.iter().for_each(|place| is_needed[*place] = true),
+                None => self.shown.iter().for_each(|(_, place)| is_needed[*place] = true),
+            }
         }
-    };
-    Some(group.iter().enumerate().map(fate).collect())
+        for place in (1..self.group.len()).rev() {
+            if is_needed[place] {
+                match &self.group[place].needs {
+                    Some(needs) => needs.iter().for_each(|need| is_needed[*need] = true),
+                    None => (0..place)
+                        .for_each(|need| is_needed[need] |= (self.is_kept)(&self.group[need])),
+                }
+            }
+        }
+        Some(is_needed)
+    }
+
+    /// `passed`: the fate of B pictures that others may refer to and that are not needed.
+    fn fates(&self, is_needed: &[bool], passed: Fate) -> Option<Vec<Fate>> {
+        let last = is_needed.iter().rposition(|needed| *needed)?;
+        let is_open = matches!(self.following, Following::Joined);
+        let fate = |(place, coded): (usize, &Coded)| {
+            if is_needed[place] {
+                // What others of a higher layer refer to may not be skipped.
+                Fate::Decode(if coded.is_reference {
+                    Discard::NonReference
+                } else {
+                    Discard::Default
+                })
+            } else if !(self.is_kept)(coded) || (place > last && !is_open) {
+                Fate::Drop
+            } else if coded.is_bidirectional {
+                passed
+            } else {
+                // Its number must not be missing.
+                Fate::Decode(Discard::NonReference)
+            }
+        };
+        Some(self.group.iter().enumerate().map(fate).collect())
+    }
 }

@@ -146,13 +146,12 @@ impl Follower {
                 (Ok((slice, sequence, parameters)), Some(buffer))
                     if slices <= MAX_SLICES && (is_idr, is_reference) == first =>
                 {
-                    read_slice(&slice, sequence, parameters, buffer).map(|needs| {
-                        picture.is_bidirectional &= slice.slice_type.family == SliceFamily::B;
-                        if slices == 1 {
-                            marking = Some(Marking::of(slice, sequence));
-                        }
-                        needs
-                    })
+                    picture.is_bidirectional &= slice.slice_type.family == SliceFamily::B;
+                    let needs = read_slice(&slice, sequence, parameters, buffer);
+                    if slices == 1 {
+                        marking = Some(Marking::of(slice, sequence));
+                    }
+                    needs
                 }
                 _ => None,
             };
@@ -189,53 +188,64 @@ fn read_slice(
     {
         return None;
     }
-    let modifications = match &slice.ref_pic_list_modification {
-        Some(RefPicListModifications::P { ref_pic_list_modification_l0 }) => {
-            ref_pic_list_modification_l0
-        }
-        Some(RefPicListModifications::I) => return Some(Vec::new()),
-        // Which of them depends on the order of display; all of them is right too.
-        Some(RefPicListModifications::B { .. }) => {
-            let all = buffer.short.iter().chain(&buffer.long);
-            return Some(all.map(|reference| reference.picture).collect());
-        }
-        None => return None,
-    };
     let active = match slice.num_ref_idx_active {
         Some(NumRefIdxActive::P { num_ref_idx_l0_active_minus1: last }) => last,
-        Some(NumRefIdxActive::B { .. }) => return None,
+        Some(NumRefIdxActive::B { .. }) => 0,
         None => parameters.num_ref_idx_l0_default_active_minus1,
     } as usize
         + 1;
-    buffer.list(i64::from(slice.frame_num), max_frame_num(sequence), modifications, active)
+    let numbers = Numbers::of(slice, sequence);
+    match slice.ref_pic_list_modification.as_ref()? {
+        RefPicListModifications::I => Some(Vec::new()),
+        RefPicListModifications::P { ref_pic_list_modification_l0: modifications } => {
+            buffer.list(modifications, numbers, active)
+        }
+        // Which of them depends on the order of display. More than it needs is right too.
+        RefPicListModifications::B { .. } => Some(buffer.newest_first(numbers)),
+    }
 }
 
-fn max_frame_num(sequence: &SeqParameterSet) -> i64 {
-    1 << sequence.log2_max_frame_num().min(16)
+/// What `frame_num` counts in.
+#[derive(Debug, Clone, Copy)]
+struct Numbers {
+    /// The picture's own.
+    current: i64,
+    /// `MaxFrameNum`, where it begins again.
+    max: i64,
 }
 
-/// `FrameNumWrap`, which for frames is also `PicNum` (8.2.4.1).
-fn wrapped(number: i64, current: i64, max: i64) -> i64 {
-    if number > current { number - max } else { number }
+impl Numbers {
+    fn of(slice: &SliceHeader, sequence: &SeqParameterSet) -> Numbers {
+        let max = 1 << sequence.log2_max_frame_num().min(16);
+        Numbers { current: i64::from(slice.frame_num), max }
+    }
+
+    /// `FrameNumWrap`, which for frames is also `PicNum` (8.2.4.1).
+    fn wrapped(self, number: i64) -> i64 {
+        if number > self.current { number - self.max } else { number }
+    }
 }
 
 impl Buffer {
-    /// Reference picture list 0 of a P slice (8.2.4.2.1, 8.2.4.3).
+    /// The list that a P slice begins with (8.2.4.2.1).
+    fn newest_first(&self, numbers: Numbers) -> Vec<usize> {
+        let mut short = self.short.clone();
+        short.sort_by_key(|one| -numbers.wrapped(one.number));
+        let mut long = self.long.clone();
+        long.sort_by_key(|one| one.number);
+        short.iter().chain(&long).map(|one| one.picture).collect()
+    }
+
+    /// List 0 of a P slice after its modifications, cut to what the slice uses (8.2.4.3).
     fn list(
         &self,
-        current: i64,
-        max: i64,
         modifications: &[Modification],
+        numbers: Numbers,
         active: usize,
     ) -> Option<Vec<usize>> {
-        let mut short = self.short.clone();
-        short.sort_by_key(|reference| -wrapped(reference.number, current, max));
-        let mut long = self.long.clone();
-        long.sort_by_key(|reference| reference.number);
-        let mut list: Vec<usize> =
-            short.iter().chain(&long).map(|reference| reference.picture).collect();
+        let mut list = self.newest_first(numbers);
         list.truncate(active);
-        let mut predicted = current;
+        let mut predicted = numbers.current;
         for (place, modification) in modifications.iter().enumerate() {
             if place >= active {
                 return None;
@@ -243,22 +253,18 @@ impl Buffer {
             let found = match *modification {
                 Modification::Subtract(difference) | Modification::Add(difference) => {
                     let difference = i64::from(difference) + 1;
-                    if difference > max {
-                        return None;
-                    }
                     let is_sum = matches!(modification, Modification::Add(_));
                     let sum = if is_sum { predicted + difference } else { predicted - difference };
-                    predicted = sum.rem_euclid(max);
-                    let wanted = wrapped(predicted, current, max);
-                    short.iter().find(|one| wrapped(one.number, current, max) == wanted)?
+                    predicted = sum.rem_euclid(numbers.max);
+                    let wanted = numbers.wrapped(predicted);
+                    self.short.iter().find(|one| numbers.wrapped(one.number) == wanted)?
                 }
                 Modification::LongTermRef(number) => {
-                    long.iter().find(|one| one.number == i64::from(number))?
+                    self.long.iter().find(|one| one.number == i64::from(number))?
                 }
                 Modification::SubtractViewIdx(_) | Modification::AddViewIdx(_) => return None,
             };
-            let place = place.min(list.len());
-            let mut behind = list.split_off(place);
+            let mut behind = list.split_off(place.min(list.len()));
             behind.retain(|picture| *picture != found.picture);
             list.push(found.picture);
             list.append(&mut behind);
@@ -266,13 +272,19 @@ impl Buffer {
         }
         Some(list)
     }
+
+    /// Takes out the short-term frame whose `PicNum` is `less` + 1 below the current one's.
+    fn take_short(&mut self, numbers: Numbers, less: u32) -> Option<Reference> {
+        let wanted = numbers.current - i64::from(less) - 1;
+        let at = self.short.iter().position(|one| numbers.wrapped(one.number) == wanted)?;
+        Some(self.short.remove(at))
+    }
 }
 
 /// How a picture changes the buffer.
 struct Marking {
     marking: Option<DecRefPicMarking>,
-    frame_num: i64,
-    max_frame_num: i64,
+    numbers: Numbers,
     /// The most frames that the buffer holds.
     room: usize,
 }
@@ -280,9 +292,8 @@ struct Marking {
 impl Marking {
     fn of(slice: SliceHeader, sequence: &SeqParameterSet) -> Marking {
         Marking {
+            numbers: Numbers::of(&slice, sequence),
             marking: slice.dec_ref_pic_marking,
-            frame_num: i64::from(slice.frame_num),
-            max_frame_num: max_frame_num(sequence),
             room: (sequence.max_num_ref_frames as usize).clamp(1, MAX_REFERENCES),
         }
     }
@@ -290,17 +301,17 @@ impl Marking {
     /// The buffer after the picture; `None` where frames are missing before it, or the marking
     /// makes no sense.
     fn applied(self, mut buffer: Buffer, picture: usize, is_reference: bool) -> Option<Buffer> {
-        let Marking { marking, frame_num, max_frame_num: max, room } = self;
+        let Marking { marking, numbers, room } = self;
         let is_idr = matches!(marking, Some(DecRefPicMarking::Idr { .. }));
-        let expected = (buffer.previous_frame_num + 1).rem_euclid(max);
-        if !is_idr && frame_num != expected {
+        let expected = (buffer.previous_frame_num + 1).rem_euclid(numbers.max);
+        if !is_idr && numbers.current != expected {
             return None;
         }
         if !is_reference {
             return Some(buffer);
         }
-        buffer.previous_frame_num = frame_num;
-        let mut current = Reference { number: frame_num, picture };
+        buffer.previous_frame_num = numbers.current;
+        let mut current = Reference { number: numbers.current, picture };
         let mut is_long = false;
         match marking? {
             DecRefPicMarking::Idr { long_term_reference_flag, .. } => {
@@ -312,7 +323,7 @@ impl Marking {
             DecRefPicMarking::SlidingWindow => {
                 if buffer.short.len() + buffer.long.len() >= room {
                     let oldest = (0..buffer.short.len())
-                        .min_by_key(|at| wrapped(buffer.short[*at].number, frame_num, max))?;
+                        .min_by_key(|at| numbers.wrapped(buffer.short[*at].number))?;
                     buffer.short.remove(oldest);
                 }
             }
@@ -322,7 +333,7 @@ impl Marking {
                         Operation::ShortTermUnusedForRef {
                             difference_of_pic_nums_minus1: less,
                         } => {
-                            buffer.take_short(frame_num, max, less)?;
+                            buffer.take_short(numbers, less)?;
                         }
                         Operation::LongTermUnusedForRef { long_term_pic_num: number } => {
                             buffer.long.retain(|one| one.number != i64::from(number));
@@ -331,7 +342,7 @@ impl Marking {
                             difference_of_pic_nums_minus1: less,
                             long_term_frame_idx: number,
                         } => {
-                            let moved = buffer.take_short(frame_num, max, less)?;
+                            let moved = buffer.take_short(numbers, less)?;
                             let number = i64::from(number);
                             buffer.long.retain(|one| one.number != number);
                             buffer.long.push(Reference { number, ..moved });
@@ -341,6 +352,7 @@ impl Marking {
                             buffer.long.retain(|one| one.number < most);
                         }
                         Operation::AllRefPicturesUnused => {
+                            // What follows counts from this picture.
                             buffer = Buffer::default();
                             current.number = 0;
                         }
@@ -358,15 +370,6 @@ impl Marking {
     }
 }
 
-impl Buffer {
-    /// Takes out the short-term frame whose `PicNum` is `less` + 1 below the current one's.
-    fn take_short(&mut self, current: i64, max: i64, less: u32) -> Option<Reference> {
-        let wanted = current - i64::from(less) - 1;
-        let at = self.short.iter().position(|one| wrapped(one.number, current, max) == wanted)?;
-        Some(self.short.remove(at))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -374,28 +377,30 @@ mod tests {
 
     fn buffer(short: &[(i64, usize)], long: &[(i64, usize)]) -> Buffer {
         let references = |list: &[(i64, usize)]| {
-            list.iter().map(|&(number, picture)| Reference { number, picture }).collect()
+            let reference = |&(number, picture)| Reference { number, picture };
+            list.iter().map(reference).collect()
         };
-        Buffer { short: references(short), long: references(long), previous_frame_num: 0 }
+        Buffer { short: references(short), long: references(long), ..Buffer::default() }
     }
 
     #[test]
     fn a_list_begins_with_the_newest_short_and_ends_with_the_long_ones() {
         // Frame numbers have wrapped at 16.
         let buffer = buffer(&[(14, 0), (15, 1), (0, 2)], &[(3, 9), (1, 8)]);
-        assert_eq!(buffer.list(1, 16, &[], 5), Some(vec![2, 1, 0, 8, 9]));
-        assert_eq!(buffer.list(1, 16, &[], 1), Some(vec![2]));
+        assert_eq!(buffer.newest_first(Numbers { current: 1, max: 16 }), [2, 1, 0, 8, 9]);
     }
 
     #[test]
     fn a_modified_list_begins_with_what_was_moved() {
         let buffer = buffer(&[(4, 4), (5, 5), (6, 6)], &[(0, 9)]);
+        let numbers = Numbers { current: 7, max: 16 };
+        let list = |moved: &[Modification], active| buffer.list(moved, numbers, active);
         let moved = [Modification::Subtract(1), Modification::LongTermRef(0)];
-        assert_eq!(buffer.list(7, 16, &moved, 4), Some(vec![5, 9, 6, 4]));
+        assert_eq!(list(&moved, 4), Some(vec![5, 9, 6, 4]));
         // The first goes back two, the second forward one from there.
         let moved = [Modification::Subtract(1), Modification::Add(0)];
-        assert_eq!(buffer.list(7, 16, &moved, 2), Some(vec![5, 6]));
-        assert_eq!(buffer.list(7, 16, &[Modification::Subtract(8)], 2), None);
+        assert_eq!(list(&moved, 2), Some(vec![5, 6]));
+        assert_eq!(list(&[Modification::Subtract(8)], 2), None);
     }
 
     #[test]
@@ -403,8 +408,7 @@ mod tests {
         let full = Buffer { previous_frame_num: 15, ..buffer(&[(14, 0), (15, 1)], &[]) };
         let marking = |frame_num| Marking {
             marking: Some(DecRefPicMarking::SlidingWindow),
-            frame_num,
-            max_frame_num: 16,
+            numbers: Numbers { current: frame_num, max: 16 },
             room: 2,
         };
         let after = marking(0).applied(full.clone(), 2, true).unwrap();
@@ -424,8 +428,7 @@ mod tests {
                     long_term_frame_idx: 1,
                 },
             ])),
-            frame_num: 7,
-            max_frame_num: 16,
+            numbers: Numbers { current: 7, max: 16 },
             room: 4,
         };
         let after = marking.applied(before, 7, true).unwrap();

@@ -24,13 +24,15 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::protocol::{self, Message, Request};
+use super::protocol::{self, Message, Request, Summary};
 use crate::error::{Error, Result};
+use crate::time::{Micros, process_processor_time};
 
 /// Serves the parent on standard input, a socket, until it hangs up.
 pub fn main() -> ExitCode {
@@ -48,7 +50,7 @@ pub fn main() -> ExitCode {
     std::thread::spawn(move || end_with_parent(&watched));
     ffi::log_errors_only();
     let mut inbox = Inbox { stream, descriptor: None };
-    let mut outbox = Outbox { stream: outbox };
+    let mut outbox = Outbox { stream: outbox, told: Duration::ZERO };
     loop {
         let request = match protocol::receive::<Request>(&mut inbox) {
             Ok((request, _)) => request,
@@ -75,7 +77,7 @@ fn serve(request: Request, descriptor: Option<File>, outbox: &mut Outbox) -> Res
         Request::Probe(address) => {
             let source = demux::Source::open(address, descriptor)?;
             outbox.send(&Message::Info(Box::new(source.info().clone())));
-            protocol::Summary::default()
+            Summary::default()
         }
         Request::Picture(address, request) => {
             request.check()?;
@@ -86,7 +88,8 @@ fn serve(request: Request, descriptor: Option<File>, outbox: &mut Outbox) -> Res
         }
         Request::Cues(address, request) => cues::serve(address, descriptor, &request, outbox)?,
     };
-    outbox.send(&Message::End(summary));
+    let processor_time = outbox.take_processor_time();
+    outbox.send(&Message::End(Summary { processor_time, ..summary }));
     Ok(())
 }
 
@@ -139,11 +142,19 @@ impl Read for Inbox {
 /// The way back to the parent.
 struct Outbox {
     stream: UnixStream,
+    /// Processor time that the parent knows of.
+    told: Duration,
 }
 
 impl Outbox {
     fn send(&mut self, message: &Message) {
         self.send_with(message, &[]);
+    }
+
+    fn take_processor_time(&mut self) -> Micros {
+        let now = process_processor_time();
+        let spent = now.saturating_sub(std::mem::replace(&mut self.told, now));
+        Micros(i64::try_from(spent.as_micros()).unwrap_or(i64::MAX))
     }
 
     /// Blocks while the parent has not read what was sent before: that is the back-pressure.

@@ -111,7 +111,7 @@ impl<'a> Run<'a> {
         for notice in self.reader.source.take_jumps() {
             self.delivery.outbox.send(&Message::Notice(notice));
         }
-        let mut summary = self.reader.summary;
+        let mut summary = self.reader.summary();
         summary.end = self.sampler.held().map(|held| self.reader.end_after(held));
         Ok(summary)
     }

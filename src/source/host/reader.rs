@@ -276,6 +276,13 @@ impl Reader {
         ffi::rescale_down(1, Rational { num: rate.den, den: rate.num }, self.track.time_base).max(1)
     }
 
+    /// What was read so far.
+    pub fn summary(&self) -> Summary {
+        let unplanned_groups = self.lookahead.unplanned;
+        let skipped = self.summary.packets.saturating_sub(self.summary.decoded);
+        Summary { skipped, unplanned_groups, ..self.summary }
+    }
+
     /// See [`Lookahead::next_key`].
     pub fn next_key(&mut self) -> Option<Timestamp> {
         self.lookahead.next_key()

@@ -44,6 +44,8 @@ pub struct Sampler {
     keys: VecDeque<Timestamp>,
     /// How long before it.
     tolerance: Micros,
+    /// Whether a keyframe after the target before the request has come.
+    is_past_start: bool,
 }
 
 impl Sampler {
@@ -57,6 +59,7 @@ impl Sampler {
             frames: 0,
             keys: VecDeque::new(),
             tolerance: tolerance(&targets),
+            is_past_start: false,
         }
     }
 
@@ -74,10 +77,12 @@ impl Sampler {
             return;
         };
         self.keys.pop_front();
-        let near = held.pts - self.tolerance;
-        if (near.0 + 1..held.pts.0).contains(&self.start().0) {
-            // The target before the request has seen the changes up to here.
-            self.change = None;
+        if !self.is_past_start && held.pts > self.start() {
+            self.is_past_start = true;
+            if held.pts - self.start() < self.tolerance {
+                // The target before the request is served here, and has the changes up to here.
+                self.change = None;
+            }
         }
         let end = self.targets.first_at_or_after(held.pts).min(self.targets.end());
         while self.next < end {
