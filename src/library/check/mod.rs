@@ -230,7 +230,12 @@ impl Findings<'_> {
         }
         match Database::open_to_read(folder, role) {
             Ok(database) => Ok(Some(database)),
-            Err(error) if error.kind() == Kind::Corrupt => {
+            // A mark that is gone tells of damage, a version that is not known of a newer library.
+            Err(error)
+                if error.kind() == Kind::Corrupt
+                    || (error.kind() == Kind::Unsupported
+                        && !Database::is_marked(folder, role)) =>
+            {
                 self.add(Fault::Unreadable, role.file_name, 1, error.reason());
                 Ok(None)
             }
