@@ -23,5 +23,6 @@ pub mod transcript;
 pub mod pipeline;
 
 pub mod evaluate;
+pub mod export;
 
 pub mod cli;

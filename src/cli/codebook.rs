@@ -288,6 +288,13 @@ fn open(library: &Path, codebook: Option<&str>) -> Result<Opened, Failure> {
             let empty = format!("{} has no clips yet: index something", library.display());
             Failure::cannot_open(Error::not_found(empty))
         })?;
+    if recipe.tree.is_none() {
+        return Err(Failure::usage(Error::invalid_input(format!(
+            "{} was indexed without a codebook: its clips have no visual words. `cinelex codebook fit \
+             {0} --out FILE` makes one of their features",
+            library.display()
+        ))));
+    }
     let models = Models::open().map_err(Failure::cannot_open)?;
     let used = recipe.description.get("codebook").and_then(|id| id.as_str()).unwrap_or("unknown");
     let built_in = models.built_in().iter().filter(|known| known.task.as_str() == "codebook");

@@ -17,10 +17,17 @@ pub struct Exported {
     pub span: Span,
 }
 
+/// Endings of names by which ffmpeg knows formats of films and sound.
+const ENDINGS: [&str; 30] = [
+    "mp4", "mkv", "mov", "webm", "avi", "ts", "gif", "m4v", "m2ts", "mts", "mpg", "mpeg", "mxf",
+    "flv", "wmv", "asf", "ogv", "3gp", "nut", "vob", "mp3", "m4a", "aac", "wav", "flac", "ogg",
+    "opus", "oga", "wma", "mka",
+];
+
 /// Whether a moment could be written into `file`, before anything is searched.
 ///
 /// # Errors
-/// `InvalidInput` where it exists already, or has no ending that says its format.
+/// `InvalidInput` where it exists already, or has no ending of a format that ffmpeg writes.
 pub fn check(file: &Path) -> Result<()> {
     if file.exists() {
         return Err(Error::invalid_input(format!(
@@ -28,13 +35,15 @@ pub fn check(file: &Path) -> Result<()> {
             file.display()
         )));
     }
-    if file.file_name().is_none() || file.extension().is_none() {
-        return Err(Error::invalid_input(format!(
-            "{} has no ending that says its format, such as .mp4",
-            file.display()
-        )));
+    let ending = file.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    if ENDINGS.contains(&&*ending) {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::invalid_input(format!(
+        "{} has no ending that says its format: use one of .{}",
+        file.display(),
+        ENDINGS.join(", .")
+    )))
 }
 
 /// Writes the hit's span into `file`, which [`check`] has found fit. The moment is encoded anew, so

@@ -5,12 +5,13 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use super::progress::IndexProgress;
-use super::{CommandResult, Failure, Outcome, counted, interrupt, print_json, print_line};
+use super::{CommandResult, Failure, Outcome, counted, interrupt, note, print_json, print_line};
 use crate::error::{Error, Result};
 use crate::library::{Place, Reader, Writer};
 use crate::model::{Device, Models};
 use crate::pipeline::{
     self, Loaded, Options, Pipeline, Progress, RunReport, SourceReport, SourceState,
+    commercial_only,
 };
 use crate::source::{Location, listing};
 
@@ -47,6 +48,10 @@ pub struct Args {
     /// them is deleted
     #[arg(long)]
     take_over: bool,
+    /// Use only models whose licences allow this: those that are needed and do not are refused, and
+    /// what can be done without (visual words) is left out
+    #[arg(long, value_name = "USE", value_enum)]
+    require_licence: Option<Use>,
     /// One JSON object a line: a `source_report` for each, and a `run` at the end
     #[arg(long)]
     json: bool,
@@ -55,12 +60,26 @@ pub struct Args {
     verbose: bool,
 }
 
+/// What a licence is to allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Use {
+    Commercial,
+}
+
 pub fn run(args: Args) -> CommandResult {
     let models = Models::open().map_err(Failure::cannot_open)?;
-    let pipeline = Pipeline::load(&args.pipeline, &models).map_err(|error| match error.kind() {
-        crate::error::Kind::InvalidInput => Failure::usage(error),
-        _ => Failure::cannot_open(error),
-    })?;
+    let mut pipeline =
+        Pipeline::load(&args.pipeline, &models).map_err(|error| match error.kind() {
+            crate::error::Kind::InvalidInput => Failure::usage(error),
+            _ => Failure::cannot_open(error),
+        })?;
+    let mut left_out = Vec::new();
+    if pipeline.is_commercial || args.require_licence == Some(Use::Commercial) {
+        left_out = commercial_only(&mut pipeline, &models).map_err(Failure::usage)?;
+        for what in &left_out {
+            note(&format!("left out: {what}"));
+        }
+    }
     let cancel = interrupt::cancel_on_signal()?;
     let found = if args.sources.is_empty() {
         known_places(&args.library)?
@@ -86,6 +105,7 @@ pub fn run(args: Args) -> CommandResult {
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let loaded =
         Loaded::load(pipeline, &models, args.device, cores.get()).map_err(Failure::cannot_open)?;
+    let is_new = !args.library.exists();
     let library = Writer::open(&args.library).map_err(Failure::cannot_open)?;
     let reader = Reader::open(&args.library).map_err(Failure::cannot_open)?;
 
@@ -108,8 +128,13 @@ pub fn run(args: Args) -> CommandResult {
         take_over: args.take_over,
         cancel: cancel.clone(),
     };
-    let mut report = pipeline::index(locations, library, reader, loaded, options, &show)?;
+    let indexed = pipeline::index(locations, library, reader, loaded, options, &show);
+    // A first run of which nothing came leaves no folder behind that was not there.
+    let removed = if is_new { Writer::remove_if_empty(&args.library) } else { Ok(()) };
+    let mut report = indexed?;
+    removed?;
     report.sources.splice(0..0, missing);
+    report.left_out = left_out;
     if let Some(bars) = &bars {
         bars.finish();
     }

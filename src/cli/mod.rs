@@ -158,7 +158,7 @@ enum Command {
   cinelex search archive.library \"ring road\" --channel speech --within 10:00-20:00
   cinelex search archive.library --image photo.jpg --top 3 --export moment.mp4")]
     Search(search::Args),
-    /// Look into a library, remove a source from it, check and mend it
+    /// Look into a library, mark, merge and export it, remove a source from it, check and mend it
     #[command(after_help = "Example:\n  cinelex library info archive.library")]
     Library(library::Args),
     /// The pipelines: what is computed

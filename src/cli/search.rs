@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::export::{self, Exported};
-use super::{CommandResult, Failure, Outcome, one_line, print_json, print_line};
+use super::{CommandResult, Failure, Outcome, note, one_line, print_json, print_line};
 use crate::error::{Error, Result};
 use crate::library::{ClipId, Hit, Query, Reader, RecipeKind, Space};
 use crate::media::Channel;
@@ -123,8 +123,9 @@ pub fn run(args: Args) -> CommandResult {
     for hit in &hits {
         if args.json { print_json("hit", hit)? } else { print_hit(hit)? }
     }
-    if hits.is_empty() && !args.json {
-        print_line("Nothing was found.")?;
+    if hits.is_empty() {
+        let reason = why_nothing(&mut reader, &query)?;
+        if args.json { note(&reason) } else { print_line(&reason)? }
     }
     if let Some(file) = &args.export {
         let best = hits
@@ -189,7 +190,9 @@ fn same_space(library: &Space, query: &str) -> Result<(), Failure> {
 
 fn image_vector(reader: &Reader, image: &Path, pipeline: &str) -> Result<Vec<f32>, Failure> {
     let models = Models::open().map_err(Failure::cannot_open)?;
-    let pipeline = Pipeline::load(pipeline, &models).map_err(Failure::usage)?;
+    let mut pipeline = Pipeline::load(pipeline, &models).map_err(Failure::usage)?;
+    // Pictures are compared without visual words.
+    pipeline.codebook = None;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut loaded =
         Loaded::load(pipeline, &models, Device::Cpu, threads).map_err(Failure::cannot_open)?;
@@ -206,6 +209,54 @@ fn image_vector(reader: &Reader, image: &Path, pipeline: &str) -> Result<Vec<f32
     let input = Input::open(&Location::File(image.to_owned()))?;
     let mut host = Host::start(&Limits::default())?;
     Ok(loaded.embed_picture(&mut host, &input)?)
+}
+
+/// Why a search has no hits: the library is empty, or one of the filters, without which there are
+/// some.
+fn why_nothing(reader: &mut Reader, query: &Query) -> Result<String> {
+    if reader.info()?.complete == 0 && reader.sources()?.is_empty() {
+        return Ok("Nothing was found: the library is empty, index something.".to_owned());
+    }
+    let mut filters: Vec<(String, Query)> = Vec::new();
+    let mut without = |name: String, is_set: bool, drop: &dyn Fn(&mut Query)| {
+        if is_set {
+            let mut other = Query { top: 1, ..query.clone() };
+            drop(&mut other);
+            filters.push((name, other));
+        }
+    };
+    without("--source".into(), !query.sources.is_empty(), &|query| query.sources.clear());
+    without("--within".into(), query.within.is_some(), &|query| query.within = None);
+    let is_dated = query.from_us.is_some() || query.to_us.is_some();
+    without("--from and --to".into(), is_dated, &|query| {
+        (query.from_us, query.to_us) = (None, None);
+    });
+    for (name, value) in &query.tags {
+        let tag = (name.clone(), value.clone());
+        without(format!("--tag {name}={value}"), true, &|query| {
+            query.tags.retain(|other| *other != tag);
+        });
+    }
+    without("--channel".into(), !query.channels.is_empty(), &|query| query.channels.clear());
+    without("--min-score".into(), query.min_score.is_some(), &|query| query.min_score = None);
+    if filters.is_empty() {
+        return Ok("Nothing was found.".to_owned());
+    }
+    let mut emptied = Vec::new();
+    for (name, other) in &filters {
+        if !reader.search(other)?.is_empty() {
+            emptied.push(one_line(name));
+        }
+    }
+    Ok(match &emptied[..] {
+        [] => {
+            "Nothing was found, and leaving out any one of the filters would find nothing either."
+                .to_owned()
+        }
+        emptied => {
+            format!("Nothing was found; there are hits without {}.", emptied.join(", or without "))
+        }
+    })
 }
 
 fn print_hit(hit: &Hit) -> Result<()> {

@@ -35,15 +35,28 @@ impl Writer {
     /// rows of the record go in one step; what an interruption leaves of the rest, the next writer
     /// removes.
     ///
+    /// The index of embeddings is made anew too.
+    ///
     /// Errors: `NotFound` for no such source. `Unavailable` where a reader in another process
     /// keeps the logs from being emptied: the source is gone then, and the next writer of the
     /// library empties them.
     pub fn forget(&mut self, id: SourceId) -> Result<Forgotten> {
+        let forgotten = self.forget_rows(id)?;
+        if let Err(error) = self.refresh_index() {
+            tracing::warn!("{error}: search takes longer until the index is made anew");
+        }
+        Ok(forgotten)
+    }
+
+    /// As [`Writer::forget`], but leaves the library without an index of embeddings.
+    pub(super) fn forget_rows(&mut self, id: SourceId) -> Result<Forgotten> {
         let (key, source) = self.record.read(|sql| {
             let key = rows::source_key(sql, id)?;
             let source = all_sources(sql)?.into_iter().find(|source| source.id == id);
             Ok((key, source.ok_or_else(|| Error::corrupt("a source without a row"))?))
         })?;
+        // First, since what search has without it is slower and no less.
+        self.delete_index()?;
         let mut forgotten = self.record.write(|sql| {
             let forgotten = Forgotten {
                 source: id,

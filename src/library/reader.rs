@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::ids::{ClipId, RecipeId, SourceId};
+use super::index;
 use super::rebuild::is_unfinished;
 use super::rows::{self, RecipeRow};
 use super::schema::{Database, FEATURES, RECORD};
@@ -22,7 +23,7 @@ use crate::time::{Micros, Span, Timestamp};
 pub struct Reader {
     folder: PathBuf,
     pub(super) record: Database,
-    features: Database,
+    pub(super) features: Database,
     pub(super) memory: Memory,
 }
 
@@ -43,6 +44,15 @@ pub struct Info {
     /// All files of the library.
     pub bytes: u64,
     pub recipes: Vec<RecipeInfo>,
+    pub tags: Vec<TagInfo>,
+}
+
+/// A tag, and how many sources have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TagInfo {
+    pub name: String,
+    pub value: String,
+    pub sources: u64,
 }
 
 /// What a library holds of one recipe.
@@ -111,12 +121,16 @@ impl Reader {
         let record = Database::open_to_read(folder, RECORD)?;
         let features = Database::open_to_read(folder, FEATURES)?;
         check_pair(&record, &features)?;
-        Ok(Reader { folder: folder.to_owned(), record, features, memory: Memory::default() })
+        Ok(Reader { folder: folder.to_owned(), record, features, memory: Memory::of(folder) })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Counts of everything.
     pub fn info(&self) -> Result<Info> {
-        let bytes = folder_bytes(&self.folder)?;
+        let bytes = folder_bytes(&self.folder)? + index::bytes(&self.folder)?;
         let library_id = self.record.library_id()?;
         self.record.read(|sql| {
             let count = |statement: &str| rows::one::<u64>(sql, statement, []);
@@ -146,8 +160,22 @@ impl Reader {
                 gaps: of_current("gaps", RecipeKind::Clip)?,
                 bytes,
                 recipes,
+                tags: rows::all(
+                    sql,
+                    "SELECT name, value, count(*) FROM tags GROUP BY name, value ORDER BY 1, 2",
+                    [],
+                    |row| {
+                        let (name, value) = (row.get(0)?, row.get(1)?);
+                        Ok(TagInfo { name, value, sources: row.get(2)? })
+                    },
+                )?,
             })
         })
+    }
+
+    /// The library's own id, which a copy of its folder keeps.
+    pub fn library_id(&self) -> Result<String> {
+        self.record.library_id()
     }
 
     /// The recipe whose rows are searched.
@@ -337,7 +365,7 @@ impl Reader {
     }
 }
 
-fn cues_of(sql: &Connection, source: i64) -> Result<Vec<Cue>> {
+pub(super) fn cues_of(sql: &Connection, source: i64) -> Result<Vec<Cue>> {
     let find =
         format!("SELECT {} FROM cues WHERE source = ?1 ORDER BY start_us, end_us, key", rows::CUE);
     rows::all(sql, &find, [source], rows::cue)

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::commit_point;
-use super::digest::{RECIPES, SPACES};
+use super::digest::{RECIPES, SOURCES, SPACES};
 use super::ids::{RecipeId, SourceId};
 use super::rows::{self, RecipeRow};
 use super::types::{Recipe, RecipeKind, Space};
@@ -15,7 +15,7 @@ const SWEEP_ROWS: usize = 10_000;
 
 impl Writer {
     /// Makes a recipe known. The first of its kind is the current one at once; another is built
-    /// beside it until [`Writer::activate_recipe`].
+    /// beside it until [`Writer::take_over`].
     pub fn add_recipe(&mut self, recipe: &Recipe) -> Result<()> {
         let description = to_json(&recipe.description)?;
         if let Some(tree) = recipe.tree
@@ -115,7 +115,19 @@ impl Writer {
         let changed = self.record.write(|sql| {
             let rows = [rows::recipe_row(sql, clips)?, rows::recipe_row(sql, segments)?];
             let any = has_completed(sql, rows[0].key)? && has_completed(sql, rows[1].key)?;
-            Ok(any && activate(sql, &rows)?)
+            if !any || !activate(sql, &rows)? {
+                return Ok(false);
+            }
+            // What is left behind is to be read as if it were new.
+            let left = "state = 'complete' AND NOT EXISTS (SELECT 1 FROM progress \
+                 WHERE source = sources.key AND recipe = ?1 AND state = 'complete')";
+            let find = format!("SELECT key FROM sources WHERE {left}");
+            let keys: Vec<i64> = rows::all(sql, &find, [rows[0].key], |row| row.get(0))?;
+            for key in keys {
+                sql.execute("UPDATE sources SET state = 'new' WHERE key = ?1", [key])?;
+                SOURCES.seal(sql, "key = ?1", [key])?;
+            }
+            Ok(true)
         })?;
         if changed {
             commit_point::reached("recipe-activated");

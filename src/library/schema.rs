@@ -123,7 +123,17 @@ impl Database {
     }
 
     fn checked(mut self, role: Role) -> Result<Self> {
-        self.run(|sql| check_identity(sql, role))?;
+        let folder = self.path.parent().unwrap_or(&self.path).to_owned();
+        self.run(|sql| {
+            if is_empty(sql)? {
+                return Err(Error::not_found(format!(
+                    "{} is not a library yet: making it is under way or was cut off; \
+                     `cinelex index` finishes it",
+                    folder.display()
+                )));
+            }
+            check_identity(sql, role)
+        })?;
         Ok(self)
     }
 

@@ -6,18 +6,20 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::ids::{ClipId, SourceId};
+use super::index::Index;
 use super::reader::Reader;
 use super::rows;
 use super::spans::SegmentSpans;
 use super::types::{Location, RecipeKind};
-use super::vectors::{VectorSet, best};
+use super::vectors::VectorSet;
 use super::words::{self, CueRow, Matches};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::media::{Channel, CueKind};
 use crate::time::{Span, Timestamp};
 
@@ -41,7 +43,7 @@ fn floor(channel: Channel, by: By) -> f32 {
 }
 
 /// Cues that are looked at together for those that pass the filters.
-const CUES: usize = 1_000;
+const CUES: usize = 400;
 
 /// What is searched for, and where.
 #[derive(Debug, Clone, Default)]
@@ -158,14 +160,16 @@ struct Ranked {
 /// What search keeps in memory between queries.
 #[derive(Debug)]
 pub(super) struct Memory {
+    index: Index,
     clips: VectorSet,
     segments: VectorSet,
     spans: SegmentSpans,
 }
 
-impl Default for Memory {
-    fn default() -> Self {
+impl Memory {
+    pub fn of(library: &Path) -> Self {
         Memory {
+            index: Index::of(library),
             clips: VectorSet::new(RecipeKind::Clip),
             segments: VectorSet::new(RecipeKind::Segment),
             spans: SegmentSpans::default(),
@@ -174,8 +178,8 @@ impl Default for Memory {
 }
 
 impl Reader {
-    /// The best hits, best first. The first call reads all embeddings into memory (2 bytes a
-    /// dimension), later ones what was added since.
+    /// The best hits, best first. The first call reads the index into memory, and the embeddings
+    /// (2 bytes a dimension) of what is not in it; later ones what was added since.
     ///
     /// Errors: `InvalidInput` for a vector that is not of the library's space or a query of
     /// nothing; `NotFound` for a source that the library doesn't have.
@@ -183,8 +187,21 @@ impl Reader {
         if query.vectors.is_empty() && query.words.is_none() {
             return Err(Error::invalid_input("a search needs words, a picture or a clip"));
         }
-        let mut memory = std::mem::take(&mut self.memory);
-        let hits = self.record.read(|sql| {
+        match self.search_once(query) {
+            Err(error)
+                if matches!(error.kind(), Kind::Corrupt | Kind::Unavailable)
+                    && self.memory.index.distrust() =>
+            {
+                tracing::warn!("{error}: searching without the index");
+                self.search_once(query)
+            }
+            searched => searched,
+        }
+    }
+
+    fn search_once(&mut self, query: &Query) -> Result<Vec<Hit>> {
+        let memory = &mut self.memory;
+        self.record.read(|sql| {
             memory.refresh(sql)?;
             let filter = Filter::of(sql, query)?;
             let lists = memory.lists(sql, query, &filter)?;
@@ -194,9 +211,7 @@ impl Reader {
                 .enumerate()
                 .map(|(place, fused)| hit(sql, place + 1, fused, clip_recipe))
                 .collect()
-        });
-        self.memory = memory;
-        hits
+        })
     }
 }
 
@@ -205,8 +220,9 @@ type List = (Channel, By, Vec<Ranked>);
 impl Memory {
     fn refresh(&mut self, sql: &Connection) -> Result<()> {
         let segment_recipe = rows::current_recipe(sql, RecipeKind::Segment)?;
-        self.clips.refresh(sql, rows::current_recipe(sql, RecipeKind::Clip)?.as_ref())?;
-        self.segments.refresh(sql, segment_recipe.as_ref())?;
+        let clip_recipe = rows::current_recipe(sql, RecipeKind::Clip)?;
+        self.clips.refresh(sql, clip_recipe.as_ref(), &self.index)?;
+        self.segments.refresh(sql, segment_recipe.as_ref(), &self.index)?;
         self.spans.refresh(sql, segment_recipe.as_ref())
     }
 
@@ -214,23 +230,39 @@ impl Memory {
         let length = LIST.max(query.top.saturating_mul(LIST_TIMES_TOP));
         let asked =
             |channel: &Channel| query.channels.is_empty() || query.channels.contains(channel);
-        let mut lists = Vec::new();
-        for (channel, vector) in query.vectors.iter().filter(|(channel, _)| asked(channel)) {
-            let vectors = match channel {
-                Channel::Picture => &self.clips,
-                Channel::Speech => &self.segments,
-                // Nothing makes embeddings of these yet.
-                Channel::Screen | Channel::Caption => continue,
-            };
-            let list = self.by_meaning(vectors, vector, filter, length)?;
-            lists.push((*channel, By::Meaning, list));
-        }
-        for channel in [Channel::Speech, Channel::Screen].iter().filter(|channel| asked(channel)) {
-            if let Some(words) = &query.words {
-                let list = self.by_words(sql, words, *channel, filter, length)?;
-                lists.push((*channel, By::Words, list));
+        let by_meaning = || {
+            let mut lists = Vec::new();
+            for (channel, vector) in query.vectors.iter().filter(|(channel, _)| asked(channel)) {
+                let vectors = match channel {
+                    Channel::Picture => &self.clips,
+                    Channel::Speech => &self.segments,
+                    // Nothing makes embeddings of these yet.
+                    Channel::Screen | Channel::Caption => continue,
+                };
+                let list = self.by_meaning(vectors, vector, filter, length)?;
+                lists.push((*channel, By::Meaning, list));
             }
-        }
+            Ok(lists)
+        };
+        let by_words = || -> Result<Vec<List>> {
+            let Some(words) = &query.words else { return Ok(Vec::new()) };
+            let matches = Matches::find(sql, words)?;
+            let mut lists = Vec::new();
+            let channels = [Channel::Speech, Channel::Screen];
+            for channel in channels.into_iter().filter(asked) {
+                let list = self.by_words(sql, &matches, channel, filter, length)?;
+                lists.push((channel, By::Words, list));
+            }
+            Ok(lists)
+        };
+        // The connection stays on its thread; embeddings need none.
+        let mut meant: Result<Vec<List>> = Ok(Vec::new());
+        let worded = rayon::in_place_scope(|scope| {
+            scope.spawn(|_| meant = by_meaning());
+            by_words()
+        });
+        let mut lists = meant?;
+        lists.extend(worded?);
         if let Some(least) = query.min_score {
             for (_, _, list) in &mut lists {
                 list.retain(|ranked| ranked.score >= least);
@@ -257,20 +289,18 @@ impl Memory {
         filter: &Filter,
         length: usize,
     ) -> Result<Vec<Ranked>> {
-        let scores = vectors.scores(query, |row| filter.keeps(row.source, row.span))?;
         let mut looked_at = length.saturating_mul(4);
         loop {
-            let places = best(&scores, looked_at);
+            let rows = vectors.best(query, looked_at, |row| filter.keeps(row.source, row.span))?;
             let mut seen = HashSet::new();
             let mut list = Vec::new();
-            for &place in &places {
-                let row = vectors.rows[place];
+            for &(row, score) in &rows {
                 let unit = self.unit(row.source, row.span);
                 if list.len() < length && seen.insert(unit) {
-                    list.push(Ranked { unit, span: row.span, score: scores[place] });
+                    list.push(Ranked { unit, span: row.span, score });
                 }
             }
-            if list.len() >= length || places.len() < looked_at {
+            if list.len() >= length || rows.len() < looked_at {
                 return Ok(list);
             }
             looked_at = looked_at.saturating_mul(4);
@@ -281,7 +311,7 @@ impl Memory {
     fn by_words(
         &self,
         sql: &Connection,
-        query: &str,
+        matches: &Matches,
         channel: Channel,
         filter: &Filter,
         length: usize,
@@ -291,7 +321,6 @@ impl Memory {
             best: (f32, i64),
             span: Span,
         }
-        let matches = Matches::find(sql, query)?;
         let mut groups: BTreeMap<Unit, Group> = BTreeMap::new();
         for batch in matches.cues.chunks(CUES) {
             for found in batch {

@@ -12,9 +12,9 @@ use crate::error::Result;
 use crate::media::CueKind;
 use crate::time::Span;
 
-/// A term in more cues than this tells little and costs much: it counts only where the query has
-/// no rarer one.
-const COMMON: usize = 50_000;
+/// A term in more cues than this is common. Not all of its cues are read: it is looked for in those
+/// that hold a rarer term, or where there is none, beside the other common ones.
+const COMMON: usize = 2_000;
 
 /// Terms of a query that are used; a mask has as many bits.
 const MOST_TERMS: usize = 64;
@@ -47,21 +47,40 @@ pub(super) struct Matches {
 
 impl Matches {
     pub fn find(sql: &Connection, query: &str) -> Result<Self> {
-        let cues: i64 = rows::one(sql, "SELECT count(*) FROM cues", [])?;
-        let mut found = Vec::new();
-        for term in terms(query) {
-            let mut find =
-                sql.prepare_cached("SELECT rowid FROM spoken WHERE spoken MATCH ?1 LIMIT ?2")?;
-            let rows = find.query_map(params![term, COMMON + 1], |row| row.get(0))?;
-            found.push(rows.collect::<rusqlite::Result<Vec<i64>>>()?);
-        }
-        if found.iter().any(|cues| cues.len() <= COMMON && !cues.is_empty()) {
-            found.retain(|cues| cues.len() <= COMMON);
-        }
-        let weights: Vec<f32> = found.iter().map(|with| weight(cues, with.len())).collect();
+        let cues: i64 = rows::one(sql, "SELECT coalesce(max(key), 0) FROM cues", [])?;
+        let terms = terms(query);
+        let mut weights = Vec::new();
         let mut pairs: Vec<(i64, u64)> = Vec::new();
-        for (bit, cues) in found.iter().enumerate() {
-            pairs.extend(cues.iter().map(|&cue| (cue, 1 << bit)));
+        let mut rare: Vec<&str> = Vec::new();
+        let mut common: Vec<(usize, &str)> = Vec::new();
+        for (bit, term) in terms.iter().enumerate() {
+            let found = holding(sql, term, COMMON + 1)?;
+            let mut with = found.len() as i64;
+            if found.len() > COMMON {
+                // Rows come in order of key, so the last one tells how far apart they lie.
+                let last = found.last().copied().unwrap_or(1).max(1);
+                with = (i128::from(with) * i128::from(cues) / i128::from(last)) as i64;
+                common.push((bit, term));
+            } else if !found.is_empty() {
+                rare.push(term);
+            }
+            weights.push(weight(cues, with));
+            pairs.extend(found.into_iter().map(|cue| (cue, 1 << bit)));
+        }
+        if !rare.is_empty() {
+            // A cue with common terms only is not looked for.
+            let bits = common.iter().fold(0, |bits, (bit, _)| bits | 1 << bit);
+            pairs.retain(|(_, bit)| bit & bits == 0);
+            let rare = rare.join(" OR ");
+            for (bit, term) in common {
+                let found = holding(sql, &format!("{term} AND ({rare})"), usize::MAX)?;
+                pairs.extend(found.into_iter().map(|cue| (cue, 1 << bit)));
+            }
+        } else if common.len() > 1 {
+            let all: Vec<&str> = common.iter().map(|(_, term)| *term).collect();
+            for cue in holding(sql, &all.join(" AND "), COMMON)? {
+                pairs.extend(common.iter().map(|(bit, _)| (cue, 1 << bit)));
+            }
         }
         pairs.sort_unstable();
         let mut matches = Matches { cues: Vec::new(), weights };
@@ -84,6 +103,17 @@ impl Matches {
     }
 }
 
+/// The keys of the first `most` cues that an FTS5 expression matches.
+fn holding(sql: &Connection, expression: &str, most: usize) -> Result<Vec<i64>> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    rows::all(
+        sql,
+        "SELECT rowid FROM spoken WHERE spoken MATCH ?1 LIMIT ?2",
+        params![expression, most],
+        |row| row.get(0),
+    )
+}
+
 fn score(weights: &[f32], terms: u64) -> f32 {
     let held = weights.iter().enumerate().filter(|(bit, _)| terms >> bit & 1 == 1);
     let all: f32 = weights.iter().sum();
@@ -92,7 +122,7 @@ fn score(weights: &[f32], terms: u64) -> f32 {
 }
 
 /// Inverse document frequency, never negative: `ln(1 + (N - n + 0.5) / (n + 0.5))`.
-fn weight(cues: i64, with: usize) -> f32 {
+fn weight(cues: i64, with: i64) -> f32 {
     let (cues, with) = (cues as f64, with as f64);
     ((cues - with + 0.5).max(0.0) / (with + 0.5)).ln_1p() as f32
 }

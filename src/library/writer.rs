@@ -6,23 +6,26 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use half::f16;
-use rusqlite::types::Null;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::commit_point;
 use super::digest::{
-    CHUNKS, CLIPS, CUES, GAPS, LOCATIONS, PROGRESS, RUNS, SEGMENTS, SOURCES, TAGS, features_digest,
+    CHUNKS, CLIPS, GAPS, PROGRESS, RUNS, SEGMENTS, SOURCES, TAGS, features_digest,
 };
 use super::ids::{RecipeId, SourceId};
+use super::insert;
 use super::lock::{LOCK_FILE, lock};
 use super::migrate;
 use super::rebuild;
 use super::recipes::count_up;
 use super::rows;
 use super::schema::{Database, FEATURES, RECORD};
-use super::types::{ChunkRecord, Location, NewSource, Place, RecipeKind, SegmentRecord, State};
+use super::types::{
+    ChunkRecord, Location, NewSource, Place, RecipeKind, SegmentRecord, Source, State,
+};
 use crate::error::{Error, Kind, Result};
 use crate::media::Cue;
+use crate::time::Micros;
 
 /// The one writer of a library. Whoever holds it holds the folder's lock, which the system takes
 /// back when the process ends, however it ends.
@@ -110,81 +113,85 @@ impl Writer {
         Ok(writer)
     }
 
+    /// Removes a library without sources, folder and all. Other files in the folder keep it there;
+    /// so does another process that writes to the library.
+    pub fn remove_if_empty(folder: &Path) -> Result<()> {
+        let has_sources = "SELECT EXISTS (SELECT 1 FROM sources)";
+        let writer = match Writer::open(folder) {
+            Ok(writer) => writer,
+            Err(error) if error.kind() == Kind::Unavailable => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if writer.record.read(|sql| rows::one(sql, has_sources, []))? {
+            return Ok(());
+        }
+        let failed = |path: &Path, cause| Error::io(path, "remove", cause);
+        for role in [RECORD, FEATURES] {
+            for ending in ["", "-wal", "-shm"] {
+                let path = folder.join(format!("{}{ending}", role.file_name));
+                match std::fs::remove_file(&path) {
+                    Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(failed(&path, cause));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let lock = folder.join(LOCK_FILE);
+        std::fs::remove_file(&lock).map_err(|cause| failed(&lock, cause))?;
+        match std::fs::remove_dir(folder) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::DirectoryNotEmpty => {
+                Err(failed(folder, cause))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Adds a source, or finds the one that has this fingerprint already, and notes where it was
     /// seen. A place that held another source before belongs to this one from now on.
     pub fn add_source(&mut self, new: &NewSource) -> Result<Added> {
-        let media = to_json(&new.media)?;
-        let added = self.record.write(|sql| {
-            let mut find =
-                sql.prepare_cached("SELECT key, id FROM sources WHERE fingerprint = ?1")?;
-            let known = find
-                .query_row([&new.fingerprint], |row| Ok((row.get(0)?, rows::text(row, 1)?)))
-                .optional()?;
-            let (key, id): (i64, SourceId) = match known {
-                Some(found) => found,
-                None => {
-                    let id = SourceId::random();
-                    sql.execute(
-                        &SOURCES.insert(),
-                        params![
-                            id.to_string(),
-                            new.fingerprint,
-                            new.name,
-                            new.origin.as_str(),
-                            new.duration.map(|length| length.0),
-                            media,
-                            new.wall.map(|wall| wall.start_us),
-                            new.wall.map(|wall| wall.origin.as_str()),
-                            State::New.as_str(),
-                            Null,
-                            now_us(),
-                            Null,
-                            0
-                        ],
-                    )?;
-                    (sql.last_insert_rowid(), id)
-                }
-            };
-            let Location { place, size_bytes, modified_us, device, inode } = &new.location;
-            sql.execute(
-                &LOCATIONS.replace(),
-                params![
-                    place.kind(),
-                    place.bytes(),
-                    key,
-                    size_bytes.map(|n| n as i64),
-                    modified_us,
-                    device.map(|n| n as i64),
-                    inode.map(|n| n as i64),
-                    now_us()
-                ],
-            )?;
-            Ok(Added { id, known: known.is_some() })
-        })?;
+        let added = self.record.write(|sql| Ok(add(sql, new)?.1))?;
         commit_point::reached("source-added");
         Ok(added)
     }
 
-    /// Notes that `source` is what became of the file that `shorter` was, so that
-    /// [`Writer::settle_growth`] can let it take that one's place when it is complete.
-    pub fn note_growth(&mut self, source: SourceId, shorter: SourceId) -> Result<()> {
-        self.record.write(|sql| {
-            let key = rows::source_key(sql, source)?;
-            sql.execute(
-                "UPDATE sources SET grown_from = ?2 WHERE key = ?1",
+    /// As [`Writer::add_source`], for a source that is what became of the file that `shorter` was.
+    /// It gets that one's tags, and where it is new or not read to its end,
+    /// [`Writer::settle_growth`] lets it take that one's place. One step, since afterwards nothing
+    /// tells that the place held the shorter one.
+    pub fn add_grown(&mut self, new: &NewSource, shorter: SourceId) -> Result<Added> {
+        let added = self.record.write(|sql| {
+            let (key, added) = add(sql, new)?;
+            let noted = sql.execute(
+                "UPDATE sources SET grown_from = ?2 \
+                 WHERE key = ?1 AND id <> ?2 AND state <> 'complete'",
                 params![key, shorter.to_string()],
             )?;
-            SOURCES.seal(sql, "key = ?1", [key])?;
-            sql.execute(
-                "INSERT OR IGNORE INTO tags SELECT ?1, tags.name, tags.value, \
-                 row_digest('tags', ?1, tags.name, tags.value) FROM tags \
-                 JOIN sources ON sources.key = tags.source WHERE sources.id = ?2",
-                params![key, shorter.to_string()],
-            )?;
-            Ok(())
+            if noted > 0 {
+                SOURCES.seal(sql, "key = ?1", [key])?;
+                sql.execute(
+                    "INSERT OR IGNORE INTO tags SELECT ?1, tags.name, tags.value, \
+                     row_digest('tags', ?1, tags.name, tags.value) FROM tags \
+                     JOIN sources ON sources.key = tags.source WHERE sources.id = ?2",
+                    params![key, shorter.to_string()],
+                )?;
+            }
+            Ok(added)
         })?;
         commit_point::reached("growth-noted");
-        Ok(())
+        Ok(added)
+    }
+
+    /// Notes how long a source turned out to be.
+    pub fn set_duration(&mut self, source: SourceId, duration: Micros) -> Result<()> {
+        self.record.write(|sql| {
+            let key = rows::source_key(sql, source)?;
+            let changed = sql.execute(
+                "UPDATE sources SET duration_us = ?2 WHERE key = ?1 AND duration_us IS NOT ?2",
+                params![key, duration.0],
+            )?;
+            if changed > 0 { SOURCES.seal(sql, "key = ?1", [key]) } else { Ok(()) }
+        })
     }
 
     /// Forgets what this source was when it was shorter, unless that is still to be found at some
@@ -201,7 +208,7 @@ impl Writer {
             let mut find = sql.prepare_cached(find)?;
             Ok(find.query_row([grown], |row| rows::text(row, 0)).optional()?)
         })?;
-        match shorter.map(|shorter| self.forget(shorter)) {
+        match shorter.map(|shorter| self.forget_rows(shorter)) {
             // The rows are gone; a reader holds up only the emptying of the log, which is done later.
             Some(Err(error)) if error.kind() == Kind::Unavailable => {}
             Some(Err(error)) => return Err(error),
@@ -253,18 +260,36 @@ impl Writer {
         })
     }
 
-    /// Sets the given tags of a source; its other tags stay.
+    /// Sets the given tags of a source, or removes those whose value is empty; its other tags stay.
     pub fn set_tags(&mut self, source: SourceId, tags: &[(String, String)]) -> Result<()> {
         self.record.write(|sql| {
             let key = rows::source_key(sql, source)?;
+            let find = "SELECT value FROM tags WHERE source = ?1 AND name = ?2";
+            let mut find = sql.prepare_cached(find)?;
             let mut set = sql.prepare_cached(&TAGS.replace())?;
+            let mut remove =
+                sql.prepare_cached("DELETE FROM tags WHERE source = ?1 AND name = ?2")?;
             for (name, value) in tags {
-                set.execute(params![key, name, value])?;
+                let before: Option<String> =
+                    find.query_row(params![key, name], |row| row.get(0)).optional()?;
+                if value.is_empty() {
+                    remove.execute(params![key, name])?;
+                } else if before.as_ref() != Some(value) {
+                    set.execute(params![key, name, value])?;
+                }
             }
             Ok(())
         })?;
         commit_point::reached("tags-set");
         Ok(())
+    }
+
+    /// The source's cues of all tracks.
+    pub fn cues(&self, source: SourceId) -> Result<Vec<Cue>> {
+        self.record.read(|sql| {
+            let find = format!("SELECT {} FROM cues WHERE source = ?1 ORDER BY key", rows::CUE);
+            rows::all(sql, &find, [rows::source_key(sql, source)?], rows::cue)
+        })
     }
 
     /// The numbers of the chunks that are committed, in order.
@@ -341,7 +366,8 @@ impl Writer {
     }
 
     /// Replaces the source's cues of all tracks whose name starts with `tracks` (`sidecar:`,
-    /// `embedded:3`; empty for all). Says whether that changed anything.
+    /// `embedded:3`; empty for all). Says whether that changed anything; then its segments are no
+    /// longer complete.
     pub fn replace_cues(&mut self, source: SourceId, tracks: &str, cues: &[Cue]) -> Result<bool> {
         let known: Vec<Cue> = self.record.read(|sql| {
             let key = rows::source_key(sql, source)?;
@@ -364,27 +390,12 @@ impl Writer {
                 "DELETE FROM cues WHERE source = ?1 AND substr(track, 1, length(?2)) = ?2",
                 params![key, tracks],
             )?;
-            let mut insert = sql.prepare_cached(&CUES.insert())?;
-            for cue in cues {
-                let words = (!cue.words.is_empty()).then(|| to_json(&cue.words)).transpose()?;
-                insert.execute(params![
-                    key,
-                    cue.span.start.0,
-                    cue.span.end.0,
-                    cue.text,
-                    cue.kind.as_str(),
-                    cue.language,
-                    cue.track,
-                    // SQLite keeps no negative zero.
-                    cue.confidence.filter(|confidence| confidence.is_finite()).map(|c| c + 0.0),
-                    words,
-                    cue.speaker
-                ])?;
-            }
-            let count = "UPDATE sources SET cues = (SELECT count(*) FROM cues WHERE source = ?1) \
-                 WHERE key = ?1";
-            sql.execute(count, [key])?;
-            SOURCES.seal(sql, "key = ?1", [key])
+            // Should the process end before they are made anew, the next one knows.
+            let segments =
+                "source = ?1 AND recipe IN (SELECT key FROM recipes WHERE kind = 'segment')";
+            sql.execute(&format!("UPDATE progress SET state = 'new' WHERE {segments}"), [key])?;
+            PROGRESS.seal(sql, segments, [key])?;
+            insert::cues(sql, key, cues)
         })?;
         commit_point::reached("cues-committed");
         Ok(true)
@@ -451,8 +462,9 @@ impl Writer {
                     "UPDATE sources SET state = ?2, error = ?3 WHERE key = ?1",
                     params![key, state.as_str(), error],
                 )?;
+                SOURCES.seal(sql, "key = ?1", [key])?;
             }
-            SOURCES.seal(sql, "key = ?1", [key])
+            Ok(())
         })?;
         commit_point::reached("source-finished");
         Ok(())
@@ -498,6 +510,36 @@ impl Writer {
             Ok((rows::source_key(sql, source)?, row))
         })
     }
+}
+
+/// The source's key, and what [`Writer::add_source`] says.
+fn add(sql: &Connection, new: &NewSource) -> Result<(i64, Added)> {
+    let mut find = sql.prepare_cached("SELECT key, id FROM sources WHERE fingerprint = ?1")?;
+    let known = find
+        .query_row([&new.fingerprint], |row| Ok((row.get(0)?, rows::text(row, 1)?)))
+        .optional()?;
+    let (key, id): (i64, SourceId) = match known {
+        Some(found) => found,
+        None => {
+            let source = Source {
+                id: SourceId::random(),
+                fingerprint: new.fingerprint.clone(),
+                name: new.name.clone(),
+                origin: new.origin,
+                duration: new.duration,
+                media: new.media.clone(),
+                wall: new.wall,
+                state: State::New,
+                error: None,
+                locations: Vec::new(),
+                tags: Vec::new(),
+                added_us: now_us(),
+            };
+            (insert::source(sql, &source)?, source.id)
+        }
+    };
+    insert::location(sql, key, &new.location, now_us())?;
+    Ok((key, Added { id, known: known.is_some() }))
 }
 
 /// Whether one of the two files is there.

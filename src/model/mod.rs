@@ -214,15 +214,9 @@ impl Models {
     /// `CINELEX_ONNXRUNTIME` names: another manifest, by id or path, or a library, which is not
     /// verified.
     fn runtime(&self) -> Result<PathBuf> {
-        let named = std::env::var_os("CINELEX_ONNXRUNTIME").filter(|name| !name.is_empty());
-        let name = named.unwrap_or_else(|| "onnxruntime".into());
-        let is_id = self.built_in.iter().any(|manifest| name == manifest.id.as_str());
-        let manifest = match name.to_str() {
-            Some(text) if is_id || text.ends_with(".toml") => self.manifest(text)?,
-            _ => {
-                let path = PathBuf::from(name);
-                return path.canonicalize().map_err(|cause| Error::io(&path, "find", cause));
-            }
+        let Some(manifest) = self.runtime_manifest()? else {
+            let path = PathBuf::from(runtime_name());
+            return path.canonicalize().map_err(|cause| Error::io(&path, "find", cause));
         };
         if manifest.task != Task::Runtime {
             return Err(manifest.wrong_task("runtime"));
@@ -241,6 +235,19 @@ impl Models {
                 std::env::consts::ARCH
             ))
         })
+    }
+
+    /// The manifest of ONNX Runtime; `None` where `CINELEX_ONNXRUNTIME` names a library without one.
+    ///
+    /// # Errors
+    /// As [`Models::manifest`].
+    pub fn runtime_manifest(&self) -> Result<Option<Manifest>> {
+        let name = runtime_name();
+        let is_id = self.built_in.iter().any(|manifest| name == manifest.id.as_str());
+        match name.to_str() {
+            Some(text) if is_id || text.ends_with(".toml") => self.manifest(text).map(Some),
+            _ => Ok(None),
+        }
     }
 
     fn folder(&self, manifest: &Manifest) -> PathBuf {
@@ -266,6 +273,11 @@ impl Models {
         let record = store::record_path(&self.folder(manifest).join(&file.name));
         self.store.verify(path, &record, &file.sha256, again)
     }
+}
+
+fn runtime_name() -> std::ffi::OsString {
+    let named = std::env::var_os("CINELEX_ONNXRUNTIME").filter(|name| !name.is_empty());
+    named.unwrap_or_else(|| "onnxruntime".into())
 }
 
 fn built_in_content(manifest: &Manifest, file: &ModelFile) -> Option<&'static [u8]> {

@@ -33,8 +33,10 @@ pub struct Pipeline {
     pub encoder: String,
     /// Whether the nine cells of the picture get words of their own.
     pub cells: bool,
-    /// A model's id or a manifest's path.
-    pub codebook: String,
+    /// A model's id or a manifest's path; without one, clips get no visual words.
+    pub codebook: Option<String>,
+    /// Only models that may be used commercially: see [`super::commercial_only`].
+    pub is_commercial: bool,
     /// The sentence encoder whose space words and pictures meet in.
     pub text: String,
     pub sentence: SentenceRules,
@@ -103,6 +105,8 @@ fn read_file(path: &Path) -> Result<String> {
 
 fn pipeline(name: &str, root: &Table<'_>, models: &Models) -> Pipeline {
     root.required_int("schema", 1..=1);
+    let is_commercial =
+        root.optional_choice("require_licence", &[("commercial", true)]).unwrap_or(false);
     let about = root.required_str("about").to_owned();
     let (clip, fit) = root.required_table("sample", sample);
     let base = Path::new(name).parent();
@@ -110,8 +114,10 @@ fn pipeline(name: &str, root: &Table<'_>, models: &Models) -> Pipeline {
         let cells = table.required_choice("cells", &[("3x3", true), ("none", false)]);
         (model(table, "encoder", "encoder", models, base), cells)
     });
-    let codebook =
-        root.required_table("quantize", |table| model(table, "codebook", "codebook", models, base));
+    let codebook = root.required_table("quantize", |table| match table.required_str("codebook") {
+        "none" => None,
+        _ => Some(model(table, "codebook", "codebook", models, base)),
+    });
     let text = root.required_table("embed", |table| model(table, "text", "text", models, base));
     let segment = root.required_table("segment", |table| {
         let max_clips = table.required_int("max_clips", 1..=64);
@@ -124,8 +130,10 @@ fn pipeline(name: &str, root: &Table<'_>, models: &Models) -> Pipeline {
         clip,
         fit,
         encoder,
-        cells,
+        // Only visual words are made of cells.
+        cells: cells && codebook.is_some(),
         codebook,
+        is_commercial,
         text,
         sentence: SentenceRules::default(),
         segment,

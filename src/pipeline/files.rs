@@ -8,15 +8,16 @@ use std::sync::Arc;
 use super::identity::{Identity, Verified, identify};
 use super::ingest::{CHUNK_CLIPS, Opened, Shared};
 use super::jobs::{ChunkJob, Chunks, Job, Jobs};
+use super::texts::{SIDECAR, Texts};
+use super::witness::Witness;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Event, Outlet, Source, Streams};
 use crate::library::{self, NewSource, Origin, Place, SourceId, State, WallClock, WallOrigin};
-use crate::media::{Cue, Frame, TrackKind};
+use crate::media::Frame;
 use crate::source::{
-    CueEvent, CueRequest, Host, Input, Location, MediaInfo, PictureEvent, PictureRequest, Summary,
-    Targets, sidecars,
+    Host, Input, Location, MediaInfo, PictureEvent, PictureRequest, Summary, Targets,
 };
-use crate::time::Micros;
+use crate::time::{Micros, Timestamp};
 
 /// One reader, with its own decoder host. Several share the jobs.
 #[derive(Debug)]
@@ -99,27 +100,32 @@ impl Files<'_> {
         }
         let was = seen.as_ref().map(|(id, _)| *id);
         let shorter = seen.filter(|(_, seen)| is_longer(&place, seen)).map(|(id, _)| id);
-        let probed = self.host.probe(&input).and_then(|info| Ok((identify(&input, shared)?, info)));
-        let (Identity { fingerprint, verified }, info) = match probed {
+        let probed = Witness::of(&input).and_then(|witness| {
+            let info = self.host.probe(&input)?;
+            Ok((witness, identify(&input, shared)?, info))
+        });
+        let (witness, Identity { fingerprint, verified }, info) = match probed {
             Ok(probed) => probed,
             Err(error) => {
                 shared.fail_unopened(location, &error);
                 return Ok(None);
             }
         };
-        let id = shared
-            .library()
-            .add_source(&NewSource {
-                fingerprint,
-                name: input.name().rsplit('/').next().unwrap_or_default().to_owned(),
-                origin: if input.file().is_some() { Origin::File } else { Origin::Url },
-                duration: info.duration,
-                media: serde_json::to_value(&info)
-                    .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))?,
-                wall: wall_clock(&info),
-                location: place,
-            })?
-            .id;
+        let new = NewSource {
+            fingerprint,
+            name: input.name().rsplit('/').next().unwrap_or_default().to_owned(),
+            origin: if input.file().is_some() { Origin::File } else { Origin::Url },
+            duration: info.duration,
+            media: serde_json::to_value(&info)
+                .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))?,
+            wall: wall_clock(&info),
+            location: place,
+        };
+        let added = match shorter {
+            Some(shorter) => shared.library().add_grown(&new, shorter)?,
+            None => shared.library().add_source(&new)?,
+        };
+        let id = added.id;
         let mut noticed = Vec::new();
         if let Some(was) = was.filter(|was| *was != id && verified == Verified::Differs) {
             noticed.push(format!(
@@ -133,15 +139,21 @@ impl Files<'_> {
             self.unchanged(id, location, verified == Verified::Same, noticed)?;
             return Ok(None);
         }
-        if let Some(shorter) = shorter.filter(|shorter| *shorter != id) {
-            shared.library().note_growth(id, shorter)?;
-        }
         if let Some(twin) = shared.being_read(id) {
             let notice = format!("the same bytes as {}, which is being indexed", twin.input.name());
             shared.unchanged(id, location, None, false, vec![notice]);
             return Ok(None);
         }
-        let (cues, mut notices) = self.all_cues(id, &input, &info)?;
+        let texts =
+            self.all_cues(id, &input, &info).and_then(|texts| witness.check(&input).map(|_| texts));
+        let Texts { cues, mut notices } = match texts {
+            Ok(texts) => texts,
+            Err(error) if matches!(error.kind(), Kind::Cancelled | Kind::Unavailable) => {
+                shared.fail_unopened(location, &error);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
         notices.splice(0..0, noticed);
         let done: BTreeSet<u32> = {
             let mut library = shared.library();
@@ -157,7 +169,8 @@ impl Files<'_> {
                 Vec::new()
             }
         };
-        let opened = Opened::new(id, input, length, chunks.len(), cues.len(), notices);
+        let opened = Opened::new(id, input, witness, &info, length);
+        let opened = opened.with_work(chunks.len(), cues.len(), notices);
         let opened = Arc::new(opened);
         shared.opened(&opened, done.len());
         Ok(Some((opened, chunks)))
@@ -192,84 +205,24 @@ impl Files<'_> {
         verified: bool,
         mut notices: Vec<String>,
     ) -> Result<()> {
-        let (cues, more) = self.sidecar_cues(id)?;
-        notices.extend(more);
+        let cues = match self.sidecar_cues(id) {
+            Ok(texts) => {
+                notices.extend(texts.notices);
+                texts.cues
+            }
+            Err(error) if error.kind() == Kind::Cancelled => {
+                self.shared.fail_unopened(location, &error);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         let changed = {
             let mut library = self.shared.library();
             library.set_tags(id, &self.shared.tags)?;
-            library.replace_cues(id, "sidecar:", &cues)?
+            library.replace_cues(id, SIDECAR, &cues)?
         };
         self.shared.unchanged(id, location, changed.then_some(cues.len()), verified, notices);
         Ok(())
-    }
-
-    fn all_cues(
-        &mut self,
-        id: SourceId,
-        input: &Input,
-        info: &MediaInfo,
-    ) -> Result<(Vec<Cue>, Vec<String>)> {
-        let (mut cues, mut notices) = self.sidecar_cues(id)?;
-        if info.of_kind(TrackKind::Text).any(|track| !track.is_bitmap) {
-            let read = self.read_cues(input, &CueRequest::Embedded { track: None }, &mut cues);
-            notices.extend(read.unwrap_or_else(|error| {
-                vec![format!("embedded subtitles cannot be read: {}", error.reason())]
-            }));
-        }
-        if info.of_kind(TrackKind::Text).any(|track| track.is_bitmap) {
-            notices.push("subtitles that are pictures cannot be read".to_owned());
-        }
-        Ok((cues, notices))
-    }
-
-    /// The cues of the subtitle files beside a source, at all places where it is known to be: a link
-    /// to a film elsewhere has no subtitles beside it, and takes none away. Text that cannot be read
-    /// is a notice, and fails nothing.
-    fn sidecar_cues(&mut self, id: SourceId) -> Result<(Vec<Cue>, Vec<String>)> {
-        let (mut cues, mut notices) = (Vec::new(), Vec::new());
-        let places = self.shared.library().places(id)?;
-        let mut names = BTreeSet::new();
-        for place in places {
-            let Place::Path(path) = place else { continue };
-            for sidecar in sidecars(&path) {
-                let location = Location::File(sidecar.path);
-                let read = Input::open(&location).and_then(|input| {
-                    let name = input.name().rsplit('/').next().unwrap_or_default().to_owned();
-                    if !names.insert(name.clone()) {
-                        // A copy of the film, with a copy of its subtitles.
-                        return Ok(Vec::new());
-                    }
-                    let track = format!("sidecar:{name}");
-                    let request = CueRequest::Sidecar { language: sidecar.language, track };
-                    self.read_cues(&input, &request, &mut cues)
-                });
-                notices.extend(read.unwrap_or_else(|error| {
-                    vec![format!("subtitles {location} cannot be read: {}", error.reason())]
-                }));
-            }
-        }
-        Ok((cues, notices))
-    }
-
-    fn read_cues(
-        &mut self,
-        input: &Input,
-        request: &CueRequest,
-        cues: &mut Vec<Cue>,
-    ) -> Result<Vec<String>> {
-        let mut notices = Vec::new();
-        for event in self.host.cues(input, request)? {
-            match event? {
-                CueEvent::Cue(cue) if cues.len() < MAX_CUES => cues.push(cue),
-                CueEvent::Cue(_) => {
-                    notices.push(format!("only the first {MAX_CUES} cues are kept"));
-                    break;
-                }
-                CueEvent::Notice(notice) => notices.push(notice),
-                CueEvent::End(_) => {}
-            }
-        }
-        Ok(notices)
     }
 
     /// The chunks of a source that are not `done`, each a stream of its own. Where there is no
@@ -304,7 +257,7 @@ impl Files<'_> {
             Ok(None) => return,
             Err(error) => Err(error),
         };
-        let end = end.map(|summary| job.source.count(&summary));
+        let end = end.map(|summary| job.source.count(&summary, job.end.is_none()));
         // An outlet that wants no more needs no end.
         let _ = out.send(Event::End(end));
     }
@@ -315,14 +268,34 @@ impl Files<'_> {
         request: &PictureRequest,
         out: &mut Outlet<'_, Frame>,
     ) -> Result<Option<Summary>> {
-        for event in self.host.picture(&job.source.input, request)? {
-            let event = match event? {
+        let source = &job.source;
+        let chunk_length = self.shared.chunk_length().0;
+        // Chunks before this one are what the source's bytes give.
+        let mut sure = i64::from(job.first);
+        for event in self.host.picture(&source.input, request)? {
+            let event = event?;
+            let at = match &event {
+                PictureEvent::Frame(frame) => Some(frame.target),
+                PictureEvent::Watermark(at) => Some(*at),
+                PictureEvent::End(_) => Some(Timestamp::MAX),
+                PictureEvent::Gap(_) | PictureEvent::Notice(_) => None,
+            };
+            // What goes beyond a chunk lets that be committed.
+            if let Some(chunk) = at.map(|at| at.0.div_euclid(chunk_length))
+                && chunk > sure
+            {
+                if source.witness.check(&source.input)? {
+                    source.notice("the file has grown: another run reads all of it".to_owned());
+                }
+                sure = chunk;
+            }
+            let event = match event {
                 PictureEvent::Frame(frame) => Event::Item(frame),
                 // A length that is not believed is no reason for a gap of a year.
                 PictureEvent::Gap(gap)
-                    if job.source.length.is_none() && gap.span.length() > LONGEST_UNPROVEN =>
+                    if source.length.is_none() && gap.span.length() > LONGEST_UNPROVEN =>
                 {
-                    job.source.notice(format!(
+                    source.notice(format!(
                         "the header states a length that the file does not have; nothing was seen \
                          after {}",
                         gap.span.start
@@ -332,7 +305,7 @@ impl Files<'_> {
                 PictureEvent::Gap(gap) => Event::Gap(gap),
                 PictureEvent::Watermark(at) => Event::Watermark(at),
                 PictureEvent::Notice(notice) => {
-                    job.source.notice(notice);
+                    source.notice(notice);
                     continue;
                 }
                 PictureEvent::End(summary) => return Ok(Some(summary)),
@@ -359,9 +332,6 @@ impl Files<'_> {
         }
     }
 }
-
-/// More cues than any film has; a file with more is no subtitle file.
-const MAX_CUES: usize = 200_000;
 
 /// Where the source is, and what tells cheaply that it has not changed.
 fn place(location: &Location, input: &Input) -> Result<library::Location> {

@@ -11,12 +11,13 @@ use super::loaded::Loaded;
 use super::report::{Problem, Progress, RunReport, SourceReport, SourceState};
 use super::stages::{Encode, Quantize};
 use super::understand::Understand;
+use super::witness::Witness;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Cancel, Event, Message, QueueLimits, Run, Sink, StreamId};
 use crate::library::{ChunkRecord, Reader, RecipeId, SourceId, State, Writer};
 use crate::media::{Gap, IndexedClip};
 use crate::picture::{ClipGrid, ClipRules};
-use crate::source::{Host, Input, Limits, Location, Rendition, Summary};
+use crate::source::{Host, Input, Limits, Location, MediaInfo, Rendition, Sidecars, Summary};
 use crate::time::{Micros, Span, Timestamp};
 
 /// Clips in a chunk: the unit of parallel decoding, of committing, and of resuming.
@@ -45,12 +46,15 @@ pub struct Options {
 pub(super) struct Opened {
     pub id: SourceId,
     pub input: Input,
+    pub witness: Witness,
+    /// As the container states it, where that is believed.
     pub length: Option<Micros>,
+    is_still: bool,
     tally: Mutex<Tally>,
 }
 
 /// What has come of a source so far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Tally {
     /// Streams of it that have not ended.
     streams: usize,
@@ -62,6 +66,8 @@ struct Tally {
     corrupt_packets: u64,
     damaged_frames: u64,
     misplaced_frames: u64,
+    /// Where the picture ends, of a stream that was read to the end.
+    end: Option<Timestamp>,
     error: Option<Problem>,
     interrupted: bool,
 }
@@ -70,25 +76,17 @@ impl Opened {
     pub fn new(
         id: SourceId,
         input: Input,
+        witness: Witness,
+        info: &MediaInfo,
         length: Option<Micros>,
-        streams: usize,
-        cues: usize,
-        notices: Vec<String>,
     ) -> Self {
-        let tally = Tally {
-            streams,
-            clips: 0,
-            cues: cues as u64,
-            gaps: 0,
-            gap_length: Micros::ZERO,
-            notices,
-            corrupt_packets: 0,
-            damaged_frames: 0,
-            misplaced_frames: 0,
-            error: None,
-            interrupted: false,
-        };
-        Opened { id, input, length, tally: Mutex::new(tally) }
+        Opened { id, input, witness, length, is_still: info.is_still, tally: Mutex::default() }
+    }
+
+    /// With so many streams to come and cues stored.
+    pub fn with_work(self, streams: usize, cues: usize, notices: Vec<String>) -> Self {
+        let tally = Tally { streams, cues: cues as u64, notices, ..Tally::default() };
+        Opened { tally: Mutex::new(tally), ..self }
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -105,12 +103,23 @@ impl Opened {
         }
     }
 
-    /// Counts what a finished request went through.
-    pub fn count(&self, summary: &Summary) {
+    /// Counts what a finished request went through, and learns from one that went on `to_end` where
+    /// that is.
+    pub fn count(&self, summary: &Summary, to_end: bool) {
         let mut tally = self.tally();
-        tally.corrupt_packets += summary.corrupt_packets;
-        tally.damaged_frames += summary.damaged_frames;
-        tally.misplaced_frames += summary.misplaced_frames;
+        tally.corrupt_packets = tally.corrupt_packets.saturating_add(summary.corrupt_packets);
+        tally.damaged_frames = tally.damaged_frames.saturating_add(summary.damaged_frames);
+        tally.misplaced_frames = tally.misplaced_frames.saturating_add(summary.misplaced_frames);
+        if to_end && !self.is_still {
+            tally.end = summary.end;
+        }
+    }
+
+    /// How long it is, as far as is known: what the container states, unless the picture goes on
+    /// behind that.
+    fn known_length(&self, tally: &Tally) -> Option<Micros> {
+        let read = tally.end.map(|end| end - Timestamp::ZERO).filter(|read| *read > Micros::ZERO);
+        self.length.max(read)
     }
 }
 
@@ -123,6 +132,7 @@ pub(super) struct Shared<'a> {
     pub tags: Vec<(String, String)>,
     pub verify: bool,
     pub cancel: Cancel,
+    pub sidecars: Sidecars,
     library: &'a Mutex<Writer>,
     progress: &'a (dyn Fn(&Progress<'_>) + Sync),
     /// To the other half: a source whose rows are in the record; `None` when there are no more.
@@ -265,11 +275,13 @@ impl Shared<'_> {
         ];
         let counted = counted.iter().filter(|(count, _)| *count > 0);
         notices.extend(counted.map(|(count, what)| format!("{count} {what}")));
+        let length = source.known_length(&tally);
+        let was_read_to_end = tally.end.is_some();
         let report = SourceReport {
             source: source.input.name().to_owned(),
             id: Some(source.id.to_string()),
             state,
-            length_secs: source.length.map(Micros::as_secs_f64),
+            length_secs: length.map(Micros::as_secs_f64),
             clips: tally.clips,
             cues: tally.cues,
             gaps: tally.gaps,
@@ -287,6 +299,9 @@ impl Shared<'_> {
         };
         if let Some(stored) = stored {
             let mut library = self.library();
+            if let Some(length) = length.filter(|_| was_read_to_end) {
+                library.set_duration(source.id, length)?;
+            }
             library.finish_source(source.id, &self.recipe, stored, error)?;
             if stored == State::Complete {
                 library.settle_growth(source.id)?;
@@ -334,6 +349,7 @@ pub fn index(
         clip: pipeline.clip,
         rendition: Rendition { width_px, height_px, fit: pipeline.fit },
         tags: options.tags,
+        sidecars: Sidecars::default(),
         verify: options.verify,
         cancel: options.cancel.clone(),
         library: &library,
@@ -348,7 +364,7 @@ pub fn index(
         readers.push(Files { host, shared: &shared });
     }
     let encode = Encode { encoder, cells: pipeline.cells, frames_per_clip: pipeline.clip.frames };
-    let quantize = Quantize { codebook: &codebook, space: space.as_ref() };
+    let quantize = Quantize { codebook: codebook.as_ref(), space: space.as_ref() };
     let mut recorder = Recorder { shared: &shared, streams: HashMap::new() };
     let mut understand = Understand {
         library: &library,
@@ -391,6 +407,7 @@ pub fn index(
         waiting: 0,
         waiting_gone: 0,
         left_behind: 0,
+        left_out: Vec::new(),
         segments: segments?,
         media_secs: stored.as_secs_f64(),
         elapsed_secs: started.elapsed().as_secs_f64(),
@@ -408,6 +425,14 @@ pub fn index(
     }
     report.waiting = waiting.len();
     report.waiting_gone = waiting.iter().filter(|source| source.is_gone).count();
+    // Nothing was done, so nothing is written.
+    let is_nothing_new = report.count(SourceState::Unchanged) == report.sources.len();
+    if is_nothing_new && report.segments == 0 && report.left_behind == 0 {
+        return Ok(report);
+    }
+    if let Err(error) = library.refresh_index() {
+        tracing::warn!("{error}: search takes longer until the index is made anew");
+    }
     // Thousands of unchanged sources would make every day's report as long as the first.
     let mut kept = report.clone();
     kept.sources.retain(|source| source.state != SourceState::Unchanged);
@@ -577,6 +602,7 @@ mod tests {
             clip: ClipRules { length: Micros::from_millis(50), frames: 1, shot_change: 0.35 },
             rendition: Rendition { width_px: 32, height_px: 32, fit: Fit::Squash },
             tags: Vec::new(),
+            sidecars: Sidecars::default(),
             verify: false,
             cancel: Cancel::default(),
             library: &library,

@@ -6,7 +6,7 @@ use super::Pipeline;
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
 use crate::library::{Recipe, RecipeKind, Space, Tree};
-use crate::model::{Device, Models};
+use crate::model::{Device, Manifest, Models};
 use crate::picture::Encoder;
 use crate::source::{Host, Input, PictureEvent, PictureRequest, Rendition, Targets};
 use crate::text::{JointSpace, TextTower};
@@ -22,7 +22,8 @@ const SEGMENTS_VERSION: u32 = 1;
 pub struct Loaded {
     pub pipeline: Pipeline,
     pub encoder: Encoder,
-    pub codebook: Codebook,
+    /// `None` where clips get no visual words.
+    pub codebook: Option<Codebook>,
     /// `None` where the encoder tells no classes apart.
     pub space: Option<JointSpace>,
     pub tower: TextTower,
@@ -53,29 +54,12 @@ impl Loaded {
                 pipeline.name, pipeline.encoder, pipeline.clip.frames
             )));
         }
-        let codebook = load_codebook(models, &pipeline.codebook)?;
-        if codebook.input_dims() != encoder.dim() {
-            return Err(Error::invalid_input(format!(
-                "{}: codebook {} was fitted on {} features of {} dimensions; encoder {} gives {}",
-                pipeline.name,
-                pipeline.codebook,
-                codebook.origin().encoder,
-                codebook.input_dims(),
-                pipeline.encoder,
-                encoder.dim()
-            )));
-        }
-        if codebook.origin().encoder != encoder_manifest.id {
-            // Not refused: a library made with it is what another codebook can be fitted on.
-            tracing::warn!(
-                "codebook {} was fitted on features of {}, so the visual words of {} mean little; \
-                 index, fit one with `cinelex codebook fit LIBRARY --encoder {}`, and index again",
-                pipeline.codebook,
-                codebook.origin().encoder,
-                encoder_manifest.id,
-                pipeline.encoder
-            );
-        }
+        let codebook = match &pipeline.codebook {
+            Some(reference) => {
+                Some(fitting_codebook(models, reference, &pipeline, &encoder_manifest, &encoder)?)
+            }
+            None => None,
+        };
         let has_classes = encoder_manifest.encoder()?.classes.is_some();
         let space = has_classes
             .then(|| JointSpace::open(models, &encoder_manifest, &text_manifest, threads))
@@ -97,11 +81,13 @@ impl Loaded {
                 "fit": pipeline.fit,
                 "encoder": encoder_manifest.identity(),
                 "cells": pipeline.cells,
-                "codebook": codebook.id().to_hex().as_str(),
+                "codebook": codebook.as_ref().map(|codebook| codebook.id().to_hex().to_string()),
                 "space": space.as_ref().map(|space| space.id().to_hex().to_string()),
             }),
             space.as_ref().map(|_| row.clone()),
-            Some(Tree { branching: codebook.branching(), depth: codebook.depth() }),
+            codebook
+                .as_ref()
+                .map(|codebook| Tree { branching: codebook.branching(), depth: codebook.depth() }),
         )?;
         let segment_recipe = recipe(
             RecipeKind::Segment,
@@ -146,6 +132,38 @@ impl Loaded {
         }
         Err(Error::corrupt("there is no picture in it").in_source(picture.name()))
     }
+}
+
+/// The codebook, if it is for features of this length.
+fn fitting_codebook(
+    models: &Models,
+    reference: &str,
+    pipeline: &Pipeline,
+    encoder_manifest: &Manifest,
+    encoder: &Encoder,
+) -> Result<Codebook> {
+    let codebook = load_codebook(models, reference)?;
+    if codebook.input_dims() != encoder.dim() {
+        return Err(Error::invalid_input(format!(
+            "{}: codebook {reference} was fitted on {} features of {} dimensions; encoder {} gives {}",
+            pipeline.name,
+            codebook.origin().encoder,
+            codebook.input_dims(),
+            pipeline.encoder,
+            encoder.dim()
+        )));
+    }
+    if codebook.origin().encoder != encoder_manifest.id {
+        // Not refused: a library made with it is what another codebook can be fitted on.
+        tracing::warn!(
+            "codebook {reference} was fitted on features of {}, so the visual words of {} mean \
+             little; index, fit one with `cinelex codebook fit LIBRARY --encoder {}`, and index again",
+            codebook.origin().encoder,
+            encoder_manifest.id,
+            pipeline.encoder
+        );
+    }
+    Ok(codebook)
 }
 
 pub(super) fn load_codebook(models: &Models, reference: &str) -> Result<Codebook> {

@@ -7,12 +7,16 @@ mod files;
 mod identity;
 mod ingest;
 mod jobs;
+mod licence;
 mod loaded;
 mod report;
 mod stages;
+mod texts;
 mod understand;
+mod witness;
 
 pub use config::{Listed, Pipeline};
 pub use ingest::{Options, index};
+pub use licence::commercial_only;
 pub use loaded::Loaded;
 pub use report::{Problem, Progress, RunReport, SourceReport, SourceState};

@@ -105,6 +105,8 @@ pub struct RunReport {
     pub waiting_gone: usize,
     /// Sources that only another pipeline had read when this one was made to take over.
     pub left_behind: usize,
+    /// What the pipeline names and was not made, since the demanded licence does not allow it.
+    pub left_out: Vec<String>,
     pub segments: u64,
     /// Media that came through the graph, in seconds.
     pub media_secs: f64,

@@ -6,7 +6,7 @@ use ndarray::{Array2, ArrayView2};
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
 use crate::graph::{Item, Map};
-use crate::media::{Clip, EncodedClip, IndexedClip};
+use crate::media::{Clip, EncodedClip, IndexedClip, VisualWord};
 use crate::picture::{Encoder, FrameFeatures};
 use crate::text::JointSpace;
 use crate::time::Timestamp;
@@ -155,7 +155,8 @@ fn add(sum: &mut Vec<f32>, values: &[f32]) {
 /// Features to visual words and to an embedding.
 #[derive(Debug)]
 pub struct Quantize<'a> {
-    pub codebook: &'a Codebook,
+    /// `None` where clips get no visual words.
+    pub codebook: Option<&'a Codebook>,
     /// `None` where the encoder tells no classes apart, so that its pictures find no place among
     /// words.
     pub space: Option<&'a JointSpace>,
@@ -177,22 +178,27 @@ impl Map for Quantize<'_> {
 
 impl Quantize<'_> {
     fn indexed(&self, clip: EncodedClip) -> Result<IndexedClip> {
-        let dims = clip.features.len();
-        let mut rows = clip.features.clone();
-        rows.extend_from_slice(&clip.cells);
-        let count = rows.len() / dims.max(1);
-        let rows: Array2<f32> = Array2::from_shape_vec((count, dims), rows)
-            .map_err(|cause| Error::internal("cells of another length").caused_by(cause))?;
-        let words = self
-            .codebook
-            .quantize(ArrayView2::from(&rows))
-            .map_err(|error| error.at(clip.head.span.start))?;
+        let words = match self.codebook {
+            Some(codebook) => words(codebook, &clip)?,
+            None => Vec::new(),
+        };
         let embedding = match self.space {
             Some(space) => halves(&space.picture(&clip.classes)?),
             None => Vec::new(),
         };
         Ok(IndexedClip { head: clip.head, words, features: halves(&clip.features), embedding })
     }
+}
+
+/// The words of the whole picture and of each cell.
+fn words(codebook: &Codebook, clip: &EncodedClip) -> Result<Vec<VisualWord>> {
+    let dims = clip.features.len();
+    let mut rows = clip.features.clone();
+    rows.extend_from_slice(&clip.cells);
+    let count = rows.len() / dims.max(1);
+    let rows: Array2<f32> = Array2::from_shape_vec((count, dims), rows)
+        .map_err(|cause| Error::internal("cells of another length").caused_by(cause))?;
+    codebook.quantize(ArrayView2::from(&rows)).map_err(|error| error.at(clip.head.span.start))
 }
 
 fn halves(values: &[f32]) -> Vec<f16> {
@@ -283,7 +289,8 @@ mod tests {
     fn quantizing_keeps_the_graphs_rules() {
         let models = Models::open().unwrap();
         let pipeline = Pipeline::load("default", &models).unwrap();
-        let codebook = crate::pipeline::loaded::load_codebook(&models, &pipeline.codebook).unwrap();
+        let codebook =
+            crate::pipeline::loaded::load_codebook(&models, &pipeline.codebook.unwrap()).unwrap();
         let encoder = models.manifest(&pipeline.encoder).unwrap();
         let text = models.manifest(&pipeline.text).unwrap();
         let space = JointSpace::open(&models, &encoder, &text, 1).unwrap();
@@ -299,7 +306,7 @@ mod tests {
         };
         let streams = || vec![(0..40).map(|n| encoded(n, 1.0)).collect(), vec![encoded(7, 2.0)]];
         let outcomes = check_map(
-            || Quantize { codebook: &codebook, space: Some(&space) },
+            || Quantize { codebook: Some(&codebook), space: Some(&space) },
             streams,
             Some(encoded(20, f32::NAN)),
             |a, b| a == b,

@@ -10,8 +10,8 @@ use super::protocol::{
     self, CueRequest, MediaInfo, Message, PictureRequest, Rendition, Request, SoundRequest, Summary,
 };
 use crate::error::{Error, Result};
-use crate::media::{Change, Cue, Frame, Gap};
-use crate::time::Timestamp;
+use crate::media::{Change, Cue, Frame, Gap, TrackKind};
+use crate::time::{Span, Timestamp};
 
 /// A decoder host: a child process that is started when the first request needs it, and again
 /// after it crashed, hung, ate too much memory, was left in the middle of an answer, or has read
@@ -83,6 +83,7 @@ impl Host {
             answers: Answers::new(self, input),
             request: *request,
             next: request.targets.first,
+            watermark: Timestamp(i64::MIN),
             last: None,
         })
     }
@@ -94,7 +95,8 @@ impl Host {
         request: &SoundRequest,
     ) -> Result<SoundStream<'a>> {
         self.ask(input, Request::Sound(input.address(), *request))?;
-        Ok(SoundStream { answers: Answers::new(self, input) })
+        let before = Timestamp(i64::MIN);
+        Ok(SoundStream { answers: Answers::new(self, input), last: before, watermark: before })
     }
 
     /// Timed text, in order of start within each track.
@@ -226,6 +228,7 @@ pub struct PictureStream<'a> {
     request: PictureRequest,
     /// The first target that may still come.
     next: u64,
+    watermark: Timestamp,
     last: Option<Frame>,
 }
 
@@ -241,10 +244,38 @@ impl PictureStream<'_> {
         self.next = index + 1;
         true
     }
-}
 
-fn is_plausible(change: &Change) -> bool {
-    (0.0..=1.0).contains(&change.strength)
+    /// Whether a change is one that can have been seen at `target`: the frame that serves it may be
+    /// a little later.
+    fn is_plausible(&self, change: &Change, target: Timestamp) -> bool {
+        let targets = &self.request.targets;
+        let next = targets.at(targets.first_at_or_after(target).saturating_add(1));
+        (0.0..=1.0).contains(&change.strength) && change.at < next
+    }
+
+    /// Whether a gap begins at such a target and reaches no further than the request.
+    fn accept_gap(&mut self, gap: &Gap) -> bool {
+        let Span { start, end } = gap.span;
+        let targets = &self.request.targets;
+        if gap.track != TrackKind::Picture || end > targets.at(targets.end()) || !self.accept(start)
+        {
+            return false;
+        }
+        self.next = self.next.max(self.request.targets.first_at_or_after(end));
+        end > start
+    }
+
+    /// Whether a promise takes none back and is none about what was not asked for. What it says
+    /// will not come counts as passed.
+    fn accept_watermark(&mut self, at: Timestamp) -> bool {
+        let targets = &self.request.targets;
+        if at < self.watermark || at > targets.at(targets.end()) {
+            return false;
+        }
+        self.watermark = at;
+        self.next = self.next.max(targets.first_at_or_after(at));
+        true
+    }
 }
 
 impl Iterator for PictureStream<'_> {
@@ -261,7 +292,7 @@ impl Iterator for PictureStream<'_> {
             Message::Frame { target, pts, raw_pts, width_px, height_px, change } => {
                 let bytes = wanted_width as usize * wanted_height as usize * 3;
                 if (width_px, height_px, body.len()) != (wanted_width, wanted_height, bytes)
-                    || !is_plausible(&change)
+                    || !self.is_plausible(&change, target)
                     || !self.accept(target)
                 {
                     return self.answers.distrust();
@@ -272,18 +303,23 @@ impl Iterator for PictureStream<'_> {
                 PictureEvent::Frame(frame)
             }
             Message::Repeat { target, change } => match self.last.clone() {
-                Some(last) if is_plausible(&change) && self.accept(target) => {
+                Some(last) if self.is_plausible(&change, target) && self.accept(target) => {
                     PictureEvent::Frame(Frame { target, change, ..last })
                 }
                 _ => return self.answers.distrust(),
             },
             Message::Gap(gap) => {
-                if gap.span.end <= gap.span.start {
+                if !self.accept_gap(&gap) {
                     return self.answers.distrust();
                 }
                 PictureEvent::Gap(gap)
             }
-            Message::Watermark(at) => PictureEvent::Watermark(at),
+            Message::Watermark(at) => {
+                if !self.accept_watermark(at) {
+                    return self.answers.distrust();
+                }
+                PictureEvent::Watermark(at)
+            }
             Message::Notice(text) => PictureEvent::Notice(text),
             Message::End(summary) => PictureEvent::End(summary),
             _ => return self.answers.distrust(),
@@ -311,6 +347,18 @@ pub enum SoundEvent {
 #[derive(Debug)]
 pub struct SoundStream<'a> {
     answers: Answers<'a>,
+    /// Where the last samples or the last gap began.
+    last: Timestamp,
+    watermark: Timestamp,
+}
+
+impl SoundStream<'_> {
+    /// Whether what begins at `start` follows what came before, and breaks no promise.
+    fn accept(&mut self, start: Timestamp) -> bool {
+        let follows = start >= self.last.max(self.watermark);
+        self.last = start;
+        follows
+    }
 }
 
 impl Iterator for SoundStream<'_> {
@@ -326,13 +374,27 @@ impl Iterator for SoundStream<'_> {
                 let (words, rest) = body.as_chunks::<4>();
                 let samples: Vec<f32> =
                     words.iter().map(|word| f32::from_le_bytes(*word)).collect();
-                if !rest.is_empty() || !samples.iter().all(|sample| sample.is_finite()) {
+                let are_samples =
+                    rest.is_empty() && samples.iter().all(|sample| sample.is_finite());
+                if !are_samples || !self.accept(pts) {
                     return self.answers.distrust();
                 }
                 SoundEvent::Samples { pts, samples }
             }
-            Message::Gap(gap) => SoundEvent::Gap(gap),
-            Message::Watermark(at) => SoundEvent::Watermark(at),
+            Message::Gap(gap) => {
+                let is_gap = gap.track == TrackKind::Sound && gap.span.end > gap.span.start;
+                if !is_gap || !self.accept(gap.span.start) {
+                    return self.answers.distrust();
+                }
+                SoundEvent::Gap(gap)
+            }
+            Message::Watermark(at) => {
+                if at < self.watermark {
+                    return self.answers.distrust();
+                }
+                self.watermark = at;
+                SoundEvent::Watermark(at)
+            }
             Message::Notice(text) => SoundEvent::Notice(text),
             Message::End(summary) => SoundEvent::End(summary),
             _ => return self.answers.distrust(),

@@ -23,7 +23,11 @@ impl Fingerprint {
     /// # Errors
     /// `Unavailable` where reading fails.
     pub fn of_parts(file: &File) -> Result<Fingerprint> {
-        let size = size(file)?;
+        Self::of_first_parts(file, size(file)?)
+    }
+
+    /// As if the file ended after `size` bytes.
+    fn of_first_parts(file: &File, size: u64) -> Result<Fingerprint> {
         let mut hasher = blake3::Hasher::new_derive_key("cinelex 2026 fingerprint of parts");
         let mut buffer = vec![0; END_BYTES.min(size) as usize];
         hasher.update(&size.to_le_bytes());
@@ -70,8 +74,19 @@ impl Fingerprint {
     /// # Errors
     /// `Unavailable` where reading fails.
     pub fn of(input: &Input) -> Result<Fingerprint> {
+        let size_bytes = input.file().map_or(Ok(0), size);
+        Self::of_first(input, size_bytes.map_err(|error| error.in_source(input.name()))?)
+    }
+
+    /// As [`Fingerprint::of`], of a file as if it ended after `size_bytes`: what it was before it
+    /// grew.
+    ///
+    /// # Errors
+    /// `Unavailable` where reading fails.
+    pub fn of_first(input: &Input, size_bytes: u64) -> Result<Fingerprint> {
         match input.file() {
-            Some(file) => Self::of_parts(file).map_err(|error| error.in_source(input.name())),
+            Some(file) => Self::of_first_parts(file, size_bytes)
+                .map_err(|error| error.in_source(input.name())),
             None => {
                 let mut hasher = blake3::Hasher::new_derive_key("cinelex 2026 address");
                 hasher.update(input.bare_url().as_bytes());

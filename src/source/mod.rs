@@ -24,4 +24,4 @@ pub use protocol::{
     CueRequest, FieldOrder, Fit, MediaInfo, PictureRequest, Rational, Rendition, SoundRequest,
     Summary, Targets, Track,
 };
-pub use sidecar::{Sidecar, sidecars};
+pub use sidecar::{Sidecar, Sidecars};

@@ -1,13 +1,17 @@
 //! Subtitle files that lie beside a film: `film.srt`, `film.en.srt`, `film.pt-BR.forced.vtt`.
 
-use std::ffi::OsStr;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Extensions of the subtitle formats that are read.
 const EXTENSIONS: [&str; 4] = ["srt", "vtt", "ass", "ssa"];
 /// Parts of a name that say what a file is for, not its language.
 const REMARKS: [&str; 6] = ["forced", "sdh", "cc", "default", "full", "signs"];
+/// Parts of a subtitle file's name between the film's name and the extension.
+const MAX_REMARKS: usize = 3;
 /// No folder is searched beyond this many entries.
 const MAX_ENTRIES: usize = 100_000;
 
@@ -19,43 +23,79 @@ pub struct Sidecar {
     pub language: Option<String>,
 }
 
-/// The subtitle files in the film's folder that bear its name, in order of their own. Letters'
-/// case does not matter, and names need not be UTF-8. A folder that cannot be read has none.
-pub fn sidecars(film: &Path) -> Vec<Sidecar> {
-    let Some(stem) = film.file_stem() else { return Vec::new() };
-    let folder = match film.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let mut found: Vec<Sidecar> = entries
-        .take(MAX_ENTRIES)
-        .filter_map(|entry| {
-            let name = entry.ok()?.file_name();
-            let language = match_name(&name, stem)?;
-            let path = folder.join(name);
-            path.is_file().then_some(Sidecar { path, language })
-        })
-        .collect();
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    found
+/// Finds the subtitle files of films. Each folder is read once, so that a folder of ten thousand
+/// films is not read ten thousand times; what comes into it later is not seen.
+#[derive(Debug, Default)]
+pub struct Sidecars {
+    folders: Mutex<HashMap<PathBuf, Arc<Folder>>>,
+}
+
+/// Names of subtitle files, by what the film's name may be without its extension, in small letters.
+type Folder = HashMap<Vec<u8>, Vec<OsString>>;
+
+impl Sidecars {
+    /// The subtitle files in the film's folder that bear its name, in order of their own. Letters'
+    /// case does not matter, and names need not be UTF-8. A folder that cannot be read has none.
+    pub fn of(&self, film: &Path) -> Vec<Sidecar> {
+        let Some(stem) = film.file_stem() else { return Vec::new() };
+        let folder = match film.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let names = {
+            // Only whole listings are ever put in.
+            let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+            let listing = folders.entry(folder.to_owned());
+            Arc::clone(listing.or_insert_with(|| Arc::new(subtitles_in(folder))))
+        };
+        let names = names.get(&small_letters(stem.as_bytes())).into_iter().flatten();
+        let mut found: Vec<Sidecar> = names
+            .filter_map(|name| {
+                let language = match_name(name, stem)?;
+                let path = folder.join(name);
+                path.is_file().then_some(Sidecar { path, language })
+            })
+            .collect();
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        found
+    }
+}
+
+fn subtitles_in(folder: &Path) -> Folder {
+    let mut names = Folder::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return names };
+    for name in entries.take(MAX_ENTRIES).flatten().map(|entry| entry.file_name()) {
+        let bytes = name.as_bytes();
+        let extension = bytes.rsplit(|byte| *byte == b'.').next().unwrap_or_default();
+        if !EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known.as_bytes())) {
+            continue;
+        }
+        let dots = (0..bytes.len()).rev().filter(|at| bytes[*at] == b'.');
+        for dot in dots.take(MAX_REMARKS + 1) {
+            names.entry(small_letters(&bytes[..dot])).or_default().push(name.clone());
+        }
+    }
+    names
+}
+
+fn small_letters(name: &[u8]) -> Vec<u8> {
+    match std::str::from_utf8(name) {
+        Ok(name) => name.to_lowercase().into_bytes(),
+        Err(_) => name.to_ascii_lowercase(),
+    }
 }
 
 /// The language, if `name` is `stem`, parts between dots, and a subtitle extension.
 fn match_name(name: &OsStr, stem: &OsStr) -> Option<Option<String>> {
     let (name, stem) = (name.as_bytes(), stem.as_bytes());
     let start = name.get(..stem.len())?;
-    let is_same = match (std::str::from_utf8(start), std::str::from_utf8(stem)) {
-        (Ok(start), Ok(stem)) => start.to_lowercase() == stem.to_lowercase(),
-        _ => start.eq_ignore_ascii_case(stem),
-    };
-    if !is_same {
+    if small_letters(start) != small_letters(stem) {
         return None;
     }
     let rest = std::str::from_utf8(name.get(stem.len()..)?).ok()?.strip_prefix('.')?;
     let mut parts: Vec<&str> = rest.split('.').collect();
     let extension = parts.pop()?.to_ascii_lowercase();
-    if !EXTENSIONS.contains(&extension.as_str()) || parts.len() > 3 {
+    if !EXTENSIONS.contains(&extension.as_str()) || parts.len() > MAX_REMARKS {
         return None;
     }
     let language = parts
@@ -174,7 +214,8 @@ mod tests {
         ] {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
-        let found: Vec<(String, Option<String>)> = sidecars(&folder.path().join("Film.mp4"))
+        let found: Vec<(String, Option<String>)> = Sidecars::default()
+            .of(&folder.path().join("Film.mp4"))
             .into_iter()
             .map(|found| {
                 (found.path.file_name().unwrap().to_str().unwrap().to_owned(), found.language)
@@ -197,7 +238,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let name = |text: &[u8]| folder.path().join(OsStr::from_bytes(text));
         std::fs::write(name(b"f\xfflm.de.srt"), "").unwrap();
-        let found = sidecars(&name(b"f\xfflm.mkv"));
+        let found = Sidecars::default().of(&name(b"f\xfflm.mkv"));
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].language.as_deref(), Some("de"));
     }

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::cinelex::{Ran, command, finish, index, index_with, info, run, search, show};
 use crate::media::ffmpeg;
+use crate::stopping::{clips_of, hosts_of};
 
 /// Three seconds of a moving test picture and a tone.
 pub fn film(folder: &Path, name: &str) -> PathBuf {
@@ -205,6 +206,38 @@ fn search_can_be_narrowed() {
     assert_eq!(names(&with(&["--within", "1.6-"])).len(), 2);
     let refused = search(&library, &["ferry", "--source", "three.mp4"]).exits(2);
     assert!(refused.err.contains("three.mp4"), "{refused:?}");
+}
+
+#[test]
+fn a_search_without_hits_says_what_emptied_it() {
+    let folder = TempDir::new().unwrap();
+    let film = film(folder.path(), "film.mp4");
+    let library = folder.path().join("library");
+    index_with(&library, &[&film], &["--tag", "shelf=12"]).exits(0);
+    let said = |options: &[&str]| {
+        let ran = search(&library, &[&["a test picture"], options].concat()).exits(0);
+        assert_eq!(ran.out, "");
+        ran.err
+    };
+    let shelf = said(&["--tag", "shelf=13", "--within", "0-10"]);
+    assert!(shelf.contains("there are hits without --tag shelf=13.\n"), "{shelf}");
+    let both = said(&["--tag", "shelf=13", "--within", "20:00-"]);
+    assert!(both.contains("leaving out any one of the filters"), "{both}");
+    let refused = search(&library, &["a", "--export", path(&folder.path().join("a.xyz"))]).exits(2);
+    assert!(refused.err.contains(".mp4, .mkv"), "{refused:?}");
+}
+
+#[test]
+fn a_first_run_of_which_nothing_came_leaves_no_folder_that_was_not_there() {
+    let folder = TempDir::new().unwrap();
+    let broken = folder.path().join("broken.mp4");
+    fs::write(&broken, "no film").unwrap();
+    let library = folder.path().join("library");
+    index(&library, &[&broken]).exits(1);
+    assert!(!library.exists());
+    fs::create_dir(&library).unwrap();
+    index(&library, &[&broken]).exits(1);
+    assert_eq!(info(&library)["sources"], 0);
 }
 
 #[test]
@@ -468,13 +501,6 @@ fn interrupt_and_go_on(folder: &Path, film: &Path) {
     assert_eq!(clips(&library), clips(&whole));
 }
 
-/// The processes that `parent` has started and that serve decoding.
-fn hosts_of(parent: u32) -> Vec<i32> {
-    let children = format!("/proc/{parent}/task/{parent}/children");
-    let listed = fs::read_to_string(children).unwrap_or_default();
-    listed.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
-}
-
 #[test]
 fn a_host_that_is_killed_costs_its_source_only() {
     let folder = TempDir::new().unwrap();
@@ -499,7 +525,7 @@ fn a_host_that_is_killed_costs_its_source_only() {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     for host in hosts_of(child.id()) {
-        let host = rustix::process::Pid::from_raw(host).unwrap();
+        let host = rustix::process::Pid::from_raw(host as i32).unwrap();
         rustix::process::kill_process(host, rustix::process::Signal::KILL).unwrap();
     }
     let ran = Ran::new(&child.wait_with_output().unwrap()).exits(1);
@@ -511,12 +537,6 @@ fn a_host_that_is_killed_costs_its_source_only() {
     let again = index(&library, &[&folder.path().join("a_long.mp4")]).exits(0);
     assert_eq!(again.source("a_long.mp4")["clips"], 80);
     assert_eq!(clips_of(&library), 162);
-}
-
-/// How many clips a library holds; none where it cannot be read yet.
-fn clips_of(library: &Path) -> u64 {
-    let ran = finish(command(["library", "info", "--json"]).arg(library));
-    ran.lines("info").first().and_then(|info| info["clips"].as_u64()).unwrap_or(0)
 }
 
 /// Needs `cinelex setup efficientnet-lite1`.

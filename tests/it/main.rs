@@ -3,19 +3,30 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bad_input;
+mod changing;
 mod cinelex;
 #[cfg(feature = "fit")]
 mod codebook;
+mod damage;
 mod decoding;
+mod exporting;
 mod faults;
 mod help;
+mod identity;
 mod indexing;
 mod keeping;
 mod library;
+mod licence;
 mod media;
+mod merging;
 mod models;
 mod retrieval;
+mod same;
+mod skipping;
 mod speed;
+mod stopping;
 mod subtitles;
+mod takeover;
 mod tidy;
 mod tracks;
+mod web;

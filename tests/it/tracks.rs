@@ -7,7 +7,7 @@ use std::path::Path;
 use cinelex::error::{Kind, Result};
 use cinelex::media::{Cue, Gap, TrackKind};
 use cinelex::source::{
-    CueEvent, CueRequest, Host, Input, Location, SoundEvent, SoundRequest, sidecars,
+    CueEvent, CueRequest, Host, Input, Location, Sidecars, SoundEvent, SoundRequest,
 };
 use cinelex::time::Timestamp;
 
@@ -175,7 +175,7 @@ fn subtitle_files_beside_a_film_are_read_in_any_encoding() {
          Dialogue: 0,0:00:03.00,0:00:04.00,Default,,0,0,0,,Top & tail\n"
             .as_bytes(),
     );
-    let found = sidecars(&film);
+    let found = Sidecars::default().of(&film);
     assert_eq!(found.len(), 5);
     for sidecar in found {
         let name = sidecar.path.file_name().unwrap().to_str().unwrap().to_owned();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::super::{CommandResult, Failure, Outcome, one_line, print_json, print_line};
+use super::super::{CommandResult, Failure, Outcome, counted, one_line, print_json, print_line};
 use super::open;
 use crate::library::Writer;
 
@@ -27,13 +27,13 @@ pub fn run(args: Args) -> CommandResult {
         print_json("forgotten", &forgotten)?;
     } else {
         print_line(&format!(
-            "forgot {}: {} clips, {} segments, {} cues, {} gaps, {} reports of runs",
+            "forgot {}: {}, {}, {}, {}, {} of runs",
             one_line(&forgotten.name),
-            forgotten.clips,
-            forgotten.segments,
-            forgotten.cues,
-            forgotten.gaps,
-            forgotten.runs
+            counted(forgotten.clips, "clip"),
+            counted(forgotten.segments, "segment"),
+            counted(forgotten.cues, "cue"),
+            counted(forgotten.gaps, "gap"),
+            counted(forgotten.runs, "report")
         ))?;
     }
     Ok(Outcome::Done)

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::super::{CommandResult, Outcome, one_line, print_json, print_line};
+use super::super::{CommandResult, Outcome, counted, one_line, print_json, print_line};
 use super::{bytes, open};
 use crate::error::Result;
 use crate::library::{Info, Source};
@@ -50,13 +50,12 @@ fn print_info(info: &Info, sources: &[Source]) -> Result<()> {
     for recipe in &info.recipes {
         let id = recipe.recipe.id.to_string();
         print_line(&format!(
-            "recipe    {:.12} for {}s, {}: {} {}s, {} sources complete",
+            "recipe    {:.12} for {}s, {}: {}, {} complete",
             id,
             recipe.recipe.kind.as_str(),
             if recipe.current { "current" } else { "being built" },
-            recipe.rows,
-            recipe.recipe.kind.as_str(),
-            recipe.complete
+            counted(recipe.rows, recipe.recipe.kind.as_str()),
+            counted(recipe.complete, "source")
         ))?;
     }
     if sources.is_empty() {
@@ -68,7 +67,11 @@ fn print_info(info: &Info, sources: &[Source]) -> Result<()> {
         let state = if source.locations.is_empty() { "gone" } else { source.state.as_str() };
         let id = source.id.to_string();
         let length = source.duration.map_or_else(|| "-".into(), |length| length.to_string());
-        print_line(&format!("{id:.8}  {length:>12}  {state:<8}  {}", one_line(&source.name)))?;
+        let mut name = one_line(&source.name);
+        for (tag, value) in &source.tags {
+            name.push_str(&one_line(&format!("  {tag}={value}")));
+        }
+        print_line(&format!("{id:.8}  {length:>12}  {state:<8}  {name}"))?;
     }
     Ok(())
 }

@@ -1,19 +1,23 @@
-//! `cinelex library`: what a library holds, what is known of a source, forgetting one, and keeping
-//! a library whole. Each subcommand is a module.
+//! `cinelex library`: what a library holds, what is known of a source, and forgetting one; keeping a
+//! library whole; joining libraries, and writing them out for other programs. Each subcommand is a
+//! module.
 
 mod check;
 mod compact;
+mod export;
 mod forget;
 mod info;
+mod merge;
 mod rebuild;
 mod show;
+mod tag;
 
 use std::path::Path;
 
 use super::{CommandResult, Failure};
 use crate::library::Reader;
 
-/// Look into a library, remove a source from it, check and mend it
+/// Look into a library, mark, merge and export it, remove a source from it, check and mend it
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(subcommand)]
@@ -31,6 +35,20 @@ enum Command {
     /// Remove a source and every trace of it; its file is not touched
     #[command(after_help = "Example:\n  cinelex library forget films.library talk.mp4")]
     Forget(forget::Args),
+    /// Set, remove and show a source's tags
+    #[command(after_help = "Examples:
+  cinelex library tag films.library talk.mp4 shelf=12 speaker=Ann
+  cinelex library tag films.library talk.mp4 shelf=")]
+    Tag(tag::Args),
+    /// Take over what other libraries have; they stay as they are
+    #[command(after_help = "Example:
+  cinelex library merge archive.library laptop.library studio.library")]
+    Merge(merge::Args),
+    /// Write a library's rows, vectors and visual words for other programs
+    #[command(after_help = "Examples:
+  cinelex library export films.library --format parquet -o films.tables
+  cinelex library export films.library --format jsonl --what segments -o segments.jsonl")]
+    Export(export::Args),
     /// Find every inconsistency; nothing is written
     #[command(after_help = "Example:\n  cinelex library check films.library
 
@@ -52,6 +70,9 @@ pub fn run(args: Args) -> CommandResult {
         Command::Info(args) => info::run(args),
         Command::Show(args) => show::run(args),
         Command::Forget(args) => forget::run(args),
+        Command::Tag(args) => tag::run(args),
+        Command::Merge(args) => merge::run(args),
+        Command::Export(args) => export::run(args),
         Command::Check(args) => check::run(args),
         Command::Rebuild(args) => rebuild::run(args),
         Command::Compact(args) => compact::run(args),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::super::{CommandResult, Outcome, one_line, print_json, print_line};
+use super::super::{CommandResult, Outcome, counted, one_line, print_json, print_line};
 use super::open;
 use crate::error::Result;
 use crate::library::{ClipRow, Place, SegmentRow, Shown, Source, Tree};
@@ -50,12 +50,15 @@ fn print_shown(shown: &Shown) -> Result<()> {
         print_line(&format!("  tag       {}={}", one_line(name), one_line(value)))?;
     }
     print_line(&format!(
-        "  holds     {} segments, {} clips, {} cues, {} shot changes, {} gaps",
-        shown.segments.len(),
-        shown.clips.len(),
-        shown.cues.len(),
-        shown.clips.iter().filter(|clip| clip.head.shot_start.is_some()).count(),
-        shown.gaps.len()
+        "  holds     {}, {}, {}, {}, {}",
+        counted(shown.segments.len(), "segment"),
+        counted(shown.clips.len(), "clip"),
+        counted(shown.cues.len(), "cue"),
+        counted(
+            shown.clips.iter().filter(|clip| clip.head.shot_start.is_some()).count(),
+            "shot change"
+        ),
+        counted(shown.gaps.len(), "gap")
     ))?;
     for segment in &shown.segments {
         print_line("")?;

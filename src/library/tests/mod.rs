@@ -1,7 +1,9 @@
 //! What the module's tests share, and the tests of writing and reading back.
 
+mod index;
 mod keeping;
 mod mending;
+mod merging;
 mod search;
 mod versions;
 

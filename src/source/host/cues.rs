@@ -21,6 +21,9 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 /// Most cues of one request, and longest text of one.
 const MAX_CUES: usize = 500_000;
 const MAX_TEXT_BYTES: usize = 16 << 10;
+/// Most text of one request: a few bytes of a compressed track can stand for a cue of full length.
+const MAX_ALL_BYTES: usize = 64 << 20;
+const MAX_SPEAKER_CHARS: usize = 200;
 /// How long a cue without an end stays, unless another of its track begins before.
 const USUAL_LENGTH_MICROS: i64 = 5_000_000;
 const PACKETS_PER_WATERMARK: u64 = 200;
@@ -136,7 +139,7 @@ fn read(
             )));
             continue;
         }
-        match open_decoder(&source, &track) {
+        match source.decoder(&track, 1) {
             Ok(decoder) => {
                 decoders.insert(track.index as usize, (track, decoder));
             }
@@ -149,7 +152,7 @@ fn read(
     }
     source.keep(&decoders.values().map(|(track, _)| track.index).collect::<Vec<_>>());
     let mut cues: Vec<Cue> = Vec::new();
-    let mut seen = 0u64;
+    let (mut seen, mut all_bytes) = (0u64, 0);
     loop {
         let packet = match source.next() {
             Next::Packet(packet) => packet,
@@ -192,6 +195,10 @@ fn read(
             if cues.len() == MAX_CUES {
                 return Err(Error::exhausted(format!("more than {MAX_CUES} subtitles")));
             }
+            all_bytes += text.len();
+            if all_bytes > MAX_ALL_BYTES {
+                return Err(Error::exhausted("more than 64 MiB of subtitles"));
+            }
             cues.push(Cue {
                 // The end may be before the start until all are known.
                 span: Span::new(Timestamp(start.max(0)), Timestamp(start.saturating_add(length))),
@@ -231,31 +238,12 @@ fn settle_spans(cues: &mut [Cue]) {
     }
 }
 
-fn open_decoder(source: &Source, track: &Track) -> Result<ffmpeg::decoder::Opened> {
-    let unreadable = |cause| {
-        explain(
-            &format!("subtitles of track {} ({}) are not read", track.index, track.codec),
-            cause,
-        )
-    };
-    let stream = source
-        .input()
-        .stream(track.index as usize)
-        .ok_or_else(|| Error::corrupt("the track is gone"))?;
-    let parameters = stream.parameters();
-    let codec = ffmpeg::decoder::find(parameters.id())
-        .ok_or_else(|| unreadable(ffmpeg::Error::DecoderNotFound))?;
-    let mut decoder =
-        ffmpeg::codec::Context::from_parameters(parameters).map_err(unreadable)?.decoder();
-    decoder.set_packet_time_base(stream.time_base());
-    decoder.open_as(codec).map_err(unreadable)
-}
-
 /// Text and speaker of an ASS event as FFmpeg's decoders give it: `ReadOrder, Layer, Style, Name,
 /// MarginL, MarginR, MarginV, Effect, Text`, with override blocks in braces.
 fn plain_text(event: &str) -> (String, Option<String>) {
     let mut fields = event.splitn(9, ',');
-    let speaker = fields.nth(3).map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned);
+    let speaker = fields.nth(3).map(str::trim).filter(|name| !name.is_empty());
+    let speaker = speaker.map(|name| name.chars().take(MAX_SPEAKER_CHARS).collect());
     let text = fields.last().unwrap_or_default();
     (strip_markup(text), speaker)
 }

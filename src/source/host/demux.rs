@@ -31,6 +31,9 @@ const MAX_READ_ERRORS: u32 = 256;
 /// FFmpeg's own programs use the same 10 s forwards.
 const JUMP_FORWARD: Micros = Micros(10_000_000);
 const JUMP_BACK: Micros = Micros(-500_000);
+const MAX_JUMPS_TOLD: usize = 10;
+/// A thousand tracks with titles fit into one message of the protocol.
+const MAX_METADATA_CHARS: usize = 200;
 
 /// An open source.
 pub(super) struct Source {
@@ -126,6 +129,25 @@ impl Source {
         }
     }
 
+    /// Opens the decoder of a track.
+    pub fn decoder(&self, track: &Track, threads: u16) -> Result<ffmpeg::decoder::Opened> {
+        let stream = self
+            .input
+            .stream(track.index as usize)
+            .ok_or_else(|| Error::corrupt("the track is gone"))?;
+        let parameters = stream.parameters();
+        let codec = ffmpeg::decoder::find(parameters.id()).ok_or_else(|| {
+            Error::unsupported(format!("this FFmpeg has no decoder for {}", track.codec))
+        })?;
+        let cannot = |cause| cannot_decode(track, cause);
+        let mut decoder =
+            ffmpeg::codec::Context::from_parameters(parameters).map_err(cannot)?.decoder();
+        decoder.set_packet_time_base(stream.time_base());
+        let mut options = Dictionary::new();
+        options.set("threads", &threads.max(1).to_string());
+        decoder.open_as_with(codec, options).map_err(cannot)
+    }
+
     /// How the track's pictures are to be turned, unless a frame says otherwise.
     pub fn orientation(&self, track: &Track) -> Orientation {
         orientation(&self.input, track.index as usize)
@@ -196,6 +218,10 @@ impl Source {
     pub fn take_jumps(&mut self) -> Vec<String> {
         self.clock.as_mut().map(|clock| std::mem::take(&mut clock.jumps)).unwrap_or_default()
     }
+}
+
+pub(super) fn cannot_decode(track: &Track, cause: ffmpeg::Error) -> Error {
+    explain(&format!("the {} decoder cannot be opened", track.codec), cause)
 }
 
 pub(super) fn length_of(track: &Track, duration: i64) -> Micros {
@@ -319,10 +345,14 @@ impl Clock {
                     if jumps(self.offset) {
                         let duration = length_of(track, packet.duration()).0.clamp(0, 1_000_000);
                         self.offset = last.saturating_add(duration).saturating_sub(raw);
-                        self.jumps.push(format!(
-                            "timestamps jump by {} s, which is taken as a new clock",
-                            (raw.saturating_add(state.offset).saturating_sub(last)) / 1_000_000
-                        ));
+                        // One in every packet would be a report that nobody reads.
+                        let is_told = self.jumps.len() < MAX_JUMPS_TOLD;
+                        self.jumps.extend(is_told.then(|| {
+                            format!(
+                                "timestamps jump by {} s, which is taken as a new clock",
+                                (raw.saturating_add(state.offset).saturating_sub(last)) / 1_000_000
+                            )
+                        }));
                     }
                     state.offset = self.offset;
                 }
@@ -366,6 +396,8 @@ fn describe(input: &Input) -> MediaInfo {
         .or_else(|| ffi::start_time(input))
         .unwrap_or(0);
     let stated = Some(input.duration()).filter(|duration| *duration > 0).map(Micros);
+    // A guess from size and bit rate would make gaps at the end that are none.
+    let stated = stated.filter(|_| !ffi::is_duration_guessed(input));
     let duration = stated.or_else(|| tracks.iter().filter_map(|track| track.duration).max());
     // FFmpeg has demuxers for streams of still images; one file holds one.
     let is_still = container.ends_with("_pipe") || container == "ico";
@@ -391,7 +423,8 @@ fn has_random_access(container: &str) -> bool {
 }
 
 fn metadata(input: &Input, track: Option<usize>, keys: &[&std::ffi::CStr]) -> Option<String> {
-    keys.iter().find_map(|key| ffi::metadata(input, track, key))
+    let found = keys.iter().find_map(|key| ffi::metadata(input, track, key))?;
+    Some(found.chars().take(MAX_METADATA_CHARS).collect())
 }
 
 fn describe_track(input: &Input, index: usize) -> Option<Track> {

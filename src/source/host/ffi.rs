@@ -92,6 +92,24 @@ pub fn metadata(input: &Input, track: Option<usize>, key: &CStr) -> Option<Strin
     }
 }
 
+/// A track's codec and the bytes that its container keeps for the decoder.
+pub fn codec(input: &Input, track: usize) -> (ffmpeg::codec::Id, Vec<u8>) {
+    const MOST: c_int = 1 << 20;
+    let Some(stream) = input.stream(track) else { return (ffmpeg::codec::Id::None, Vec::new()) };
+    let parameters = stream.parameters();
+    // SAFETY: the parameters' extradata are null or as many bytes as they say, while they live.
+    let extradata = unsafe {
+        let parameters = parameters.as_ptr();
+        let (data, size) = ((*parameters).extradata, (*parameters).extradata_size);
+        if data.is_null() || !(1..=MOST).contains(&size) {
+            Vec::new()
+        } else {
+            std::slice::from_raw_parts(data, size as usize).to_vec()
+        }
+    };
+    (parameters.id(), extradata)
+}
+
 /// A value of a decoded frame's metadata.
 pub fn frame_metadata(frame: &frame::Video, key: &CStr) -> Option<String> {
     // SAFETY: the dictionary, which may be null, belongs to the frame.
@@ -118,6 +136,13 @@ pub fn start_time(input: &Input) -> Option<i64> {
     // SAFETY: a plain field of the open input.
     let start = unsafe { (*input.as_ptr()).start_time };
     (start != av::AV_NOPTS_VALUE).then_some(start)
+}
+
+/// Whether the duration was reckoned from the bit rate, for want of anything better.
+pub fn is_duration_guessed(input: &Input) -> bool {
+    use av::AVDurationEstimationMethod::AVFMT_DURATION_FROM_BITRATE;
+    // SAFETY: a plain field of the open input, which FFmpeg sets to one of its values.
+    unsafe { (*input.as_ptr()).duration_estimation_method == AVFMT_DURATION_FROM_BITRATE }
 }
 
 /// Whether the container format's timestamps may jump (transport and program streams).

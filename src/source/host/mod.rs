@@ -8,6 +8,9 @@ mod cues;
 mod delivery;
 mod demux;
 mod ffi;
+mod gop;
+mod h264;
+mod nal;
 mod orientation;
 mod picture;
 mod reader;
@@ -182,7 +185,17 @@ fn explain(doing: &str, cause: ffmpeg_next::Error) -> Error {
         },
         _ => Kind::Corrupt,
     };
-    // FFmpeg has no words for some of its errors.
     let error = Error::new(kind, doing);
-    if cause.to_string().is_empty() { error } else { error.caused_by(cause) }
+    // FFmpeg has no words for some of its errors.
+    let answer = match cause {
+        Av::HttpBadRequest => "the server calls it a bad request (400)",
+        Av::HttpUnauthorized => "the server asks for another user name and password (401)",
+        Av::HttpForbidden => "the server forbids it (403)",
+        Av::HttpNotFound => "the server has no such file (404)",
+        Av::HttpOther4xx => "the server refuses it (4xx)",
+        Av::HttpServerError => "the server has an error of its own (5xx)",
+        _ if cause.to_string().is_empty() => return error,
+        _ => return error.caused_by(cause),
+    };
+    error.caused_by(answer)
 }

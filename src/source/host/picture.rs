@@ -2,7 +2,6 @@
 
 use ffmpeg_next as ffmpeg;
 
-use ffmpeg::codec::discard::Discard;
 use ffmpeg::frame;
 
 use super::Outbox;
@@ -25,8 +24,8 @@ pub(super) fn serve(
     outbox: &mut Outbox,
 ) -> Result<Summary> {
     let track = source.choose(TrackKind::Picture, request.track)?;
-    let skipping = skipping(&track, &request.targets);
-    Run::begin(source, track, request, request.targets, skipping, outbox)?.finish()
+    let skips = may_skip(&track, &request.targets);
+    Run::begin(source, track, request, request.targets, skips, outbox)?.finish()
 }
 
 /// Serving some targets with one reader.
@@ -50,11 +49,12 @@ impl<'a> Run<'a> {
         track: Track,
         request: &PictureRequest,
         targets: Targets,
-        skipping: Discard,
+        skips: bool,
         outbox: &'a mut Outbox,
     ) -> Result<Run<'a>> {
         let sampler = Sampler::new(targets);
-        let reader = Reader::begin(source, track, request.threads, skipping, sampler.start())?;
+        let grid = skips.then_some(targets);
+        let reader = Reader::begin(source, track, request.threads, grid, sampler.start())?;
         let upright = reader.source.orientation(&reader.track);
         Ok(Run {
             request: *request,
@@ -78,6 +78,9 @@ impl<'a> Run<'a> {
                 self.sampler.extend(until);
             }
             let Some(shown) = next else { break };
+            while let Some(key) = self.reader.next_key() {
+                self.sampler.expect_key(key);
+            }
             if !self.sampler.is_in_order(shown.pts) {
                 self.reader.summary.misplaced_frames += 1;
                 continue;
@@ -94,6 +97,8 @@ impl<'a> Run<'a> {
             self.corrupt_before = corrupt;
             self.carry_out(&reason)?;
             self.delivery.hold(&mut current, shown.pts, self.reader.raw_pts);
+            self.sampler.reach_key(&mut |decision| self.decisions.push(decision));
+            self.carry_out(&reason)?;
             self.promise(shown.pts);
             if is_still {
                 break;
@@ -149,7 +154,7 @@ impl<'a> Run<'a> {
         let track = self.reader.track.clone();
         self.delivery.end_gap();
         let outbox = &mut *self.delivery.outbox;
-        let mut run = Run::begin(source, track, &self.request, targets, Discard::Default, outbox)?;
+        let mut run = Run::begin(source, track, &self.request, targets, false, outbox)?;
         run.last_watermark.0 = span.start;
         match run.finish() {
             Ok(_) => {}
@@ -194,19 +199,12 @@ fn nothing_decoded(summary: &Summary) -> Error {
     }
 }
 
-/// Which frames need not be decoded. Frames that no other frame refers to can be left out without
-/// changing the rest by a bit; leaving out all B frames cannot, since x264 and x265 let others
-/// refer to some of them.
-///
-/// Where targets lie four or more frames apart, a frame that is up to a few frames older serves as
-/// well. Slow films, and those of unknown rate, are decoded in full: there the next frame that is
-/// kept may be a second away.
-fn skipping(track: &Track, targets: &Targets) -> Discard {
-    let Some(rate) = track.frame_rate.map(Rational::as_f64) else { return Discard::Default };
+/// Whether frames may be left out. Where targets lie four or more frames apart, a frame that is up to
+/// a few frames older serves as well, and so does a keyframe that comes soon after. Slow films, and
+/// those of unknown rate, are decoded in full: there the next frame that is kept may be a second
+/// away.
+fn may_skip(track: &Track, targets: &Targets) -> bool {
+    let Some(rate) = track.frame_rate.map(Rational::as_f64) else { return false };
     let step_secs = targets.step_num as f64 / f64::from(targets.step_den) / 1e6;
-    if (10.0..=300.0).contains(&rate) && step_secs * rate >= 4.0 {
-        Discard::NonReference
-    } else {
-        Discard::Default
-    }
+    (10.0..=300.0).contains(&rate) && step_secs * rate >= 4.0
 }

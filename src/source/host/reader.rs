@@ -3,13 +3,14 @@
 use ffmpeg_next as ffmpeg;
 
 use ffmpeg::codec::discard::Discard;
-use ffmpeg::{Dictionary, Packet, frame};
+use ffmpeg::{Packet, frame};
 
-use super::demux::{Next, Source, length_of};
+use super::demux::{Next, Source, cannot_decode, length_of};
+use super::ffi;
+use super::gop::{Fate, Lookahead, Upcoming};
 use super::sampler::{LONGEST_HOLD, Shown};
-use super::{explain, ffi};
 use crate::error::{Error, Result};
-use crate::source::protocol::{Rational, Summary, Track};
+use crate::source::protocol::{Rational, Summary, Targets, Track};
 use crate::time::{Micros, Timestamp};
 
 /// How far before the wanted start another attempt begins, doubled each time.
@@ -23,13 +24,15 @@ pub struct Reader {
     pub source: Source,
     pub track: Track,
     decoder: ffmpeg::decoder::Video,
-    /// Packets and a frame that were read to find the beginning.
-    first_packet: Option<Packet>,
+    lookahead: Lookahead,
+    /// A frame that was read to find the beginning.
     first_frame: Option<(frame::Video, Shown)>,
     is_drained: bool,
     broke: Option<ffmpeg::Error>,
-    /// Whether frames that nothing refers to are left out.
+    /// Whether frames are left out that no target needs.
     pub skips: bool,
+    /// Whether the frames after the last one were left out.
+    has_dropped: bool,
     /// Where the packets of the track end (pts on the continuous clock).
     packets_end: i64,
     /// Until when empty packets repeat the last frame.
@@ -48,25 +51,27 @@ pub struct Reader {
 
 impl Reader {
     /// A reader whose first frame is on display at or before `start`, or is the source's first.
+    /// `targets`: the grid of the instants that a frame is wanted for; `None`: all frames are.
     pub fn begin(
         mut source: Source,
         track: Track,
         threads: u16,
-        skipping: Discard,
+        targets: Option<Targets>,
         start: Timestamp,
     ) -> Result<Reader> {
         source.keep(&[track.index]);
-        let decoder = open_decoder(&source, &track, threads, skipping)?;
+        let decoder = open_decoder(&source, &track, threads)?;
         let mut reader = Reader {
             expected: track.start_raw_pts.unwrap_or(0),
+            lookahead: Lookahead::new(&source, &track, targets),
             source,
             track,
             decoder,
-            first_packet: None,
             first_frame: None,
             is_drained: false,
             broke: None,
-            skips: skipping != Discard::Default,
+            skips: targets.is_some(),
+            has_dropped: false,
             packets_end: i64::MIN,
             repeated_until: None,
             lacks_pts: false,
@@ -95,13 +100,14 @@ impl Reader {
             back = Micros((back.0 * 2).max(FIRST_STEP_BACK.0));
         }
         reader.source.reopen()?;
-        reader.decoder = open_decoder(&reader.source, &reader.track, threads, skipping)?;
-        reader.restart();
+        reader.decoder = open_decoder(&reader.source, &reader.track, threads)?;
+        reader.restart(None);
         Ok(reader)
     }
 
-    fn restart(&mut self) {
-        self.first_packet = None;
+    fn restart(&mut self, first: Option<Packet>) {
+        self.lookahead.restart(first, &self.source, &self.track);
+        self.has_dropped = false;
         self.is_drained = false;
         self.broke = None;
         self.delay = None;
@@ -118,12 +124,11 @@ impl Reader {
                 return false;
             }
             self.decoder.flush();
-            self.restart();
             let Some(packet) = self.next_keyframe() else { return false };
             let Some(pts) = packet.pts().or(packet.dts()) else { return false };
             // Containers seek by decode time, which is before the time of display.
             let before = packet.dts().unwrap_or(pts).min(pts).saturating_sub(1);
-            self.first_packet = Some(packet);
+            self.restart(Some(packet));
             if pts <= start {
                 return true;
             }
@@ -154,6 +159,7 @@ impl Reader {
         }
         loop {
             match self.decoder.receive_frame(frame) {
+                Ok(()) if self.lookahead.was_followed(frame.timestamp()) => {}
                 Ok(()) => {
                     self.summary.decoded += 1;
                     if frame.is_corrupt() || frame.has_decode_errors() {
@@ -183,24 +189,20 @@ impl Reader {
 
     /// Gives the decoder one more packet, or the end.
     fn feed(&mut self) -> Result<()> {
-        let packet = match self.first_packet.take() {
-            Some(packet) => packet,
-            None => match self.source.next() {
-                Next::Packet(packet) if packet.stream() == self.track.index as usize => packet,
-                Next::Packet(_) => return Ok(()),
-                Next::End => {
-                    self.drain();
-                    return Ok(());
+        let (packet, fate) = match self.lookahead.next(&mut self.source, &self.track) {
+            Upcoming::Packet(packet, fate) => (packet, fate),
+            Upcoming::End => {
+                self.drain();
+                return Ok(());
+            }
+            Upcoming::Broken(cause) => {
+                if cause == (ffmpeg::Error::Other { errno: ffmpeg::error::ENOMEM }) {
+                    return Err(out_of_memory());
                 }
-                Next::Broken(cause) => {
-                    if cause == (ffmpeg::Error::Other { errno: ffmpeg::error::ENOMEM }) {
-                        return Err(out_of_memory());
-                    }
-                    self.broke = Some(cause);
-                    self.drain();
-                    return Ok(());
-                }
-            },
+                self.broke = Some(cause);
+                self.drain();
+                return Ok(());
+            }
         };
         if self.summary.packets == 0 {
             self.lacks_pts = packet.pts().is_none() && packet.dts().is_some();
@@ -218,6 +220,12 @@ impl Reader {
                 .map(|pts| pts.saturating_add(packet.duration().max(self.usual_duration())));
             return Ok(());
         }
+        self.has_dropped = fate == Fate::Drop;
+        self.decoder.skip_frame(match fate {
+            Fate::Decode(skipping) => skipping,
+            Fate::Follow => Discard::Bidirectional,
+            Fate::Drop => return Ok(()),
+        });
         let is_corrupt = packet.is_corrupt();
         match self.decoder.send_packet(&packet) {
             Ok(()) if is_corrupt => self.summary.corrupt_packets += 1,
@@ -268,6 +276,11 @@ impl Reader {
         ffi::rescale_down(1, Rational { num: rate.den, den: rate.num }, self.track.time_base).max(1)
     }
 
+    /// See [`Lookahead::next_key`].
+    pub fn next_key(&mut self) -> Option<Timestamp> {
+        self.lookahead.next_key()
+    }
+
     /// Until when the frame before the last one was repeated, if it was.
     pub fn take_repeated(&mut self) -> Option<Timestamp> {
         self.repeated_until.take().map(|until| self.source.time_of(&self.track, until))
@@ -281,6 +294,9 @@ impl Reader {
             return end;
         }
         let packets_end = self.source.time_of(&self.track, self.packets_end);
+        if self.has_dropped {
+            return end.max(packets_end);
+        }
         end.max(packets_end.min(last.pts + LONGEST_HOLD))
     }
 
@@ -298,27 +314,6 @@ fn out_of_memory() -> Error {
     Error::exhausted("the decoder ran out of the memory it may use")
 }
 
-fn open_decoder(
-    source: &Source,
-    track: &Track,
-    threads: u16,
-    skipping: Discard,
-) -> Result<ffmpeg::decoder::Video> {
-    let stream = source
-        .input()
-        .stream(track.index as usize)
-        .ok_or_else(|| Error::corrupt("the track is gone"))?;
-    let parameters = stream.parameters();
-    let codec = ffmpeg::decoder::find(parameters.id()).ok_or_else(|| {
-        Error::unsupported(format!("this FFmpeg has no decoder for {}", track.codec))
-    })?;
-    let cannot = |cause| explain(&format!("the {} decoder cannot be opened", track.codec), cause);
-    let mut decoder =
-        ffmpeg::codec::Context::from_parameters(parameters).map_err(cannot)?.decoder();
-    decoder.set_packet_time_base(stream.time_base());
-    decoder.skip_frame(skipping);
-    let mut options = Dictionary::new();
-    options.set("threads", &threads.max(1).to_string());
-    let opened = decoder.open_as_with(codec, options).map_err(cannot)?;
-    opened.video().map_err(cannot)
+fn open_decoder(source: &Source, track: &Track, threads: u16) -> Result<ffmpeg::decoder::Video> {
+    source.decoder(track, threads)?.video().map_err(|cause| cannot_decode(track, cause))
 }

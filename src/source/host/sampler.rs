@@ -1,5 +1,8 @@
 //! Which frame is on display at which target, independent of how frames are decoded.
 
+use std::collections::VecDeque;
+
+use super::gop::tolerance;
 use crate::media::{Change, Gap, TrackKind};
 use crate::source::protocol::Targets;
 use crate::time::{Micros, Span, Timestamp};
@@ -37,11 +40,53 @@ pub struct Sampler {
     change: Option<Change>,
     served: u64,
     frames: u64,
+    /// Keyframes to come, each to be taken for the targets shortly before it.
+    keys: VecDeque<Timestamp>,
+    /// How long before it.
+    tolerance: Micros,
 }
 
 impl Sampler {
     pub fn new(targets: Targets) -> Self {
-        Sampler { targets, next: targets.first, held: None, change: None, served: 0, frames: 0 }
+        Sampler {
+            targets,
+            next: targets.first,
+            held: None,
+            change: None,
+            served: 0,
+            frames: 0,
+            keys: VecDeque::new(),
+            tolerance: tolerance(&targets),
+        }
+    }
+
+    /// A frame will come at `key` that is easier to have than those before it: it serves the
+    /// targets less than half a step before it.
+    pub fn expect_key(&mut self, key: Timestamp) {
+        if self.keys.back().is_none_or(|last| key > *last) {
+            self.keys.push_back(key);
+        }
+    }
+
+    /// Where the frame that is held was expected, it serves the targets that waited for it.
+    pub fn reach_key(&mut self, decide: &mut impl FnMut(Decision)) {
+        let Some(held) = self.held.filter(|held| self.keys.front() == Some(&held.pts)) else {
+            return;
+        };
+        self.keys.pop_front();
+        let near = held.pts - self.tolerance;
+        if (near.0 + 1..held.pts.0).contains(&self.start().0) {
+            // The target before the request has seen the changes up to here.
+            self.change = None;
+        }
+        let end = self.targets.first_at_or_after(held.pts).min(self.targets.end());
+        while self.next < end {
+            let target = self.next_target();
+            let change = self.take_change(held.pts);
+            decide(Decision::Serve { target, change });
+            self.next += 1;
+            self.served += 1;
+        }
     }
 
     /// Where decoding has to begin: the target before the first, so that the first one's change is
@@ -82,6 +127,10 @@ impl Sampler {
     /// Decides all targets before `frame`, which is then the one on display. `strength` is its
     /// change from the frame before. The decisions speak of the frame that was held before.
     pub fn push(&mut self, frame: Shown, strength: Option<f32>, decide: &mut impl FnMut(Decision)) {
+        while self.keys.front().is_some_and(|key| *key < frame.pts) {
+            // It could not be decoded.
+            self.keys.pop_front();
+        }
         let hold = self.held.map(|held| {
             let stated = held.duration.min(LONGEST_STATED);
             held.pts + stated.max(LONGEST_HOLD)
@@ -107,6 +156,7 @@ impl Sampler {
         end: Option<Timestamp>,
         decide: &mut impl FnMut(Decision),
     ) {
+        self.keys.clear();
         let Some(held) = self.held else {
             self.miss_until(end, decide);
             return;
@@ -139,6 +189,8 @@ impl Sampler {
         hold: Option<Timestamp>,
         decide: &mut impl FnMut(Decision),
     ) {
+        let near_key = self.keys.front().map(|key| *key - self.tolerance + Micros(1));
+        let until = near_key.map_or(until, |near| near.min(until));
         let end = self.targets.first_at_or_after(until).min(self.targets.end());
         while self.next < end {
             let target = self.next_target();

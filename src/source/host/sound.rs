@@ -4,9 +4,9 @@ use ffmpeg_next as ffmpeg;
 
 use ffmpeg::format::sample::{Sample, Type};
 use ffmpeg::software::resampling;
-use ffmpeg::{ChannelLayout, Dictionary, frame};
+use ffmpeg::{ChannelLayout, frame};
 
-use super::demux::{Next, Source};
+use super::demux::{Next, Source, cannot_decode};
 use super::{Outbox, explain};
 use crate::error::{Error, Result};
 use crate::media::{Gap, TrackKind};
@@ -97,21 +97,7 @@ pub(super) fn serve(
 }
 
 fn open_decoder(source: &Source, track: &Track) -> Result<ffmpeg::decoder::Audio> {
-    let cannot = |cause| explain(&format!("the {} decoder cannot be opened", track.codec), cause);
-    let stream = source
-        .input()
-        .stream(track.index as usize)
-        .ok_or_else(|| Error::corrupt("the track is gone"))?;
-    let parameters = stream.parameters();
-    let codec = ffmpeg::decoder::find(parameters.id()).ok_or_else(|| {
-        Error::unsupported(format!("this FFmpeg has no decoder for {}", track.codec))
-    })?;
-    let mut decoder =
-        ffmpeg::codec::Context::from_parameters(parameters).map_err(cannot)?.decoder();
-    decoder.set_packet_time_base(stream.time_base());
-    let mut options = Dictionary::new();
-    options.set("threads", "1");
-    decoder.open_as_with(codec, options).and_then(|opened| opened.audio()).map_err(cannot)
+    source.decoder(track, 1)?.audio().map_err(|cause| cannot_decode(track, cause))
 }
 
 /// The line of samples that goes out: without holes but for the gaps it reports.

@@ -1,0 +1,241 @@
+//! What another library has, each row held against its digest where it has one.
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Params, Row};
+
+use crate::error::{Error, Result};
+use crate::library::digest::{
+    CHUNKS, CLIPS, CONTENTS, CUES, GAPS, LOCATIONS, SEGMENTS, SOURCES, TAGS, Table,
+    features_digest, is_whole,
+};
+use crate::library::reader::Reader;
+use crate::library::rows::{self, RecipeRow};
+use crate::library::stream::{CLIP, SEGMENT, indexed_clip, segment};
+use crate::library::types::{ChunkRecord, Location, SegmentRecord, Source, State};
+use crate::media::Cue;
+use crate::time::Span;
+
+/// The first schema whose rows have digests, and that knows of all bytes of a file.
+const DIGESTS_SINCE: i32 = 2;
+
+/// The library that is read.
+#[derive(Debug)]
+pub(super) struct There<'a> {
+    reader: &'a Reader,
+    has_digests: bool,
+}
+
+/// A source there, and what stands beside its row.
+#[derive(Debug)]
+pub(super) struct Theirs {
+    pub key: i64,
+    /// Without its locations.
+    pub source: Source,
+    /// When each location was seen.
+    pub seen: Vec<(Location, i64)>,
+    /// The fingerprint of its parts, and the hash of all its bytes where that is known.
+    pub parts: String,
+    pub content: Option<String>,
+    /// Locations and tags that are not what was written.
+    pub lost: usize,
+}
+
+impl<'a> There<'a> {
+    pub fn new(reader: &'a Reader) -> Result<Self> {
+        Ok(There { reader, has_digests: reader.record.version()? >= DIGESTS_SINCE })
+    }
+
+    pub fn recipes(&self) -> Result<Vec<RecipeRow>> {
+        self.reader.record.read(|sql| rows::recipes(sql))
+    }
+
+    /// The keys of all sources.
+    pub fn sources(&self) -> Result<Vec<i64>> {
+        let find = "SELECT key FROM sources ORDER BY key";
+        self.reader.record.read(|sql| rows::all(sql, find, [], |row| row.get(0)))
+    }
+
+    pub fn source(&self, key: i64) -> Result<Option<Theirs>> {
+        self.reader.record.read(|sql| {
+            let of = "WHERE key = ?1";
+            let found = self.whole(sql, &SOURCES, rows::SOURCE, of, [key], rows::source)?;
+            let Some((_, mut source)) = found.into_iter().next() else { return Ok(None) };
+            let columns = format!("{}, seen_us", rows::LOCATION);
+            let of = "WHERE source = ?1 ORDER BY kind, place";
+            let (seen, lost_places) = self.rows(sql, &LOCATIONS, &columns, of, [key], |row| {
+                Ok((rows::location(row)?, row.get(6)?))
+            })?;
+            let of = "WHERE source = ?1 ORDER BY name";
+            let (tags, lost_tags) = self
+                .rows(sql, &TAGS, "name, value", of, [key], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            source.tags = tags;
+            let contents = if self.has_digests {
+                let of = "WHERE fingerprint = ?1";
+                let at = [&source.fingerprint];
+                let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+                self.rows(sql, &CONTENTS, "parts, whole", of, at, read)?.0
+            } else {
+                Vec::new()
+            };
+            let (parts, content) = match contents.into_iter().next() {
+                Some((parts, content)) => (parts, Some(content)),
+                None => (source.fingerprint.clone(), None),
+            };
+            Ok(Some(Theirs { key, source, seen, parts, content, lost: lost_places + lost_tags }))
+        })
+    }
+
+    pub fn progress(&self, source: i64, recipe: i64) -> Result<(State, Option<String>)> {
+        self.reader.record.read(|sql| {
+            let find = "SELECT state, error FROM progress WHERE source = ?1 AND recipe = ?2";
+            let found = sql
+                .prepare_cached(find)?
+                .query_row([source, recipe], |row| Ok((rows::text(row, 0)?, row.get(1)?)))
+                .optional()?;
+            Ok(found.unwrap_or((State::New, None)))
+        })
+    }
+
+    /// The chunks that are there in full.
+    pub fn chunk_numbers(&self, source: i64, recipe: i64) -> Result<Vec<u32>> {
+        self.reader.record.read(|sql| {
+            let partial = if self.has_digests { "AND NOT partial" } else { "" };
+            let find = format!(
+                "SELECT number FROM chunks WHERE source = ?1 AND recipe = ?2 {partial} \
+                 ORDER BY number"
+            );
+            rows::all(sql, &find, [source, recipe], |row| row.get(0))
+        })
+    }
+
+    /// A chunk as it was committed.
+    ///
+    /// Errors: `Corrupt` where it is not what was committed.
+    pub fn chunk(&self, source: i64, recipe: i64, number: u32) -> Result<ChunkRecord> {
+        let at = (source, recipe, number);
+        let (mut chunk, digests, (clips, gaps)) = self.reader.record.read(|sql| {
+            let of = "WHERE source = ?1 AND recipe = ?2 AND number = ?3";
+            let columns = "start_us, end_us, clips, gaps";
+            let found = self.whole(sql, &CHUNKS, columns, of, at, |row| {
+                Ok((rows::span(row, 0)?, (row.get::<_, usize>(2)?, row.get::<_, usize>(3)?)))
+            })?;
+            let Some((span, counts)) = found.into_iter().next() else {
+                return Err(Error::corrupt("it has gone"));
+            };
+            let of = "WHERE source = ?1 AND recipe = ?2 AND start_us >= ?3 AND start_us < ?4 \
+                 ORDER BY start_us";
+            let within = (source, recipe, span.start.0, span.end.0);
+            let columns = match self.has_digests {
+                true => format!("{CLIP}, features_digest"),
+                false => CLIP.to_owned(),
+            };
+            let found = self.whole(sql, &CLIPS, &columns, of, within, |row| {
+                let digest = if self.has_digests { row.get(7)? } else { Vec::new() };
+                Ok((indexed_clip(row)?, digest))
+            })?;
+            let (clips, digests): (_, Vec<Vec<u8>>) = found.into_iter().unzip();
+            let of = "WHERE source = ?1 AND recipe = ?2 AND chunk = ?3 ORDER BY place";
+            let gaps = self.whole(sql, &GAPS, rows::GAP, of, at, rows::gap)?;
+            Ok((ChunkRecord { index: number, span, clips, gaps }, digests, counts))
+        })?;
+        let features = self.features(source, recipe, chunk.span)?;
+        if (chunk.clips.len(), chunk.gaps.len(), features.len()) != (clips, gaps, clips) {
+            return Err(Error::corrupt(format!(
+                "{clips} clips and {gaps} gaps were committed; {} clips, {} gaps and the features of \
+                 {} clips are there",
+                chunk.clips.len(),
+                chunk.gaps.len(),
+                features.len()
+            )));
+        }
+        for ((clip, digest), features) in chunk.clips.iter_mut().zip(digests).zip(features) {
+            let start = clip.head.span.start;
+            let is_whole = !self.has_digests || digest == features.digest;
+            if start.0 != features.start_us || !is_whole {
+                return Err(Error::corrupt("features that are not what was written").at(start));
+            }
+            clip.features = features.values;
+        }
+        Ok(chunk)
+    }
+
+    fn features(&self, source: i64, recipe: i64, span: Span) -> Result<Vec<Features>> {
+        self.reader.features.read(|sql| {
+            let find = "SELECT start_us, features FROM features WHERE source = ?1 AND recipe = ?2 \
+                 AND start_us >= ?3 AND start_us < ?4 ORDER BY start_us";
+            rows::all(sql, find, (source, recipe, span.start.0, span.end.0), |row| {
+                Ok(Features {
+                    start_us: row.get(0)?,
+                    digest: features_digest(row.get_ref(1)?.as_blob()?).to_vec(),
+                    values: rows::halves(row, 1)?,
+                })
+            })
+        })
+    }
+
+    pub fn cues(&self, source: i64) -> Result<Vec<Cue>> {
+        let of = "WHERE source = ?1 ORDER BY start_us, end_us, key";
+        self.reader.record.read(|sql| self.whole(sql, &CUES, rows::CUE, of, [source], rows::cue))
+    }
+
+    pub fn segments(&self, source: i64, recipe: i64) -> Result<Vec<SegmentRecord>> {
+        let of = "WHERE source = ?1 AND recipe = ?2 ORDER BY start_us";
+        self.reader
+            .record
+            .read(|sql| self.whole(sql, &SEGMENTS, SEGMENT, of, [source, recipe], segment))
+    }
+
+    /// The rows of a table that are what was written, and how many are not. `read` gets `columns`.
+    fn rows<T>(
+        &self,
+        sql: &Connection,
+        table: &Table,
+        columns: &str,
+        of: &str,
+        values: impl Params,
+        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<(Vec<T>, usize)> {
+        let all = match self.has_digests {
+            true => format!("{columns}, {}, digest", table.columns.join(", ")),
+            false => columns.to_owned(),
+        };
+        let first = columns.split(',').count();
+        let find = format!("SELECT {all} FROM {} {of}", table.name);
+        let found = rows::all(sql, &find, values, |row| {
+            Ok(if !self.has_digests || is_whole(table, row, first)? {
+                read(row).ok()
+            } else {
+                None
+            })
+        })?;
+        let lost = found.iter().filter(|row| row.is_none()).count();
+        Ok((found.into_iter().flatten().collect(), lost))
+    }
+
+    /// The rows of a table.
+    ///
+    /// Errors: `Corrupt` where one is not what was written.
+    fn whole<T>(
+        &self,
+        sql: &Connection,
+        table: &Table,
+        columns: &str,
+        of: &str,
+        values: impl Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>> {
+        let (rows, lost) = self.rows(sql, table, columns, of, values, read)?;
+        if lost > 0 {
+            let what = format!("{lost} rows of {} are not what was written", table.name);
+            return Err(rows::unreadable(0, Type::Blob, what).into());
+        }
+        Ok(rows)
+    }
+}
+
+/// A clip's features.
+struct Features {
+    start_us: i64,
+    digest: Vec<u8>,
+    values: Vec<half::f16>,
+}

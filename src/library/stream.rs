@@ -1,0 +1,100 @@
+//! All rows of a source one after the other, with their vectors, however many there are.
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::ids::SourceId;
+use super::reader::Reader;
+use super::rows;
+use super::types::{RecipeKind, SegmentRecord};
+use crate::error::{Error, Result};
+use crate::media::IndexedClip;
+use crate::time::Timestamp;
+
+/// The columns of [`indexed_clip`].
+pub(super) const CLIP: &str = "start_us, end_us, raw_pts, frames, shot_start_us, words, embedding";
+
+/// A clip without its features, which are in the other file.
+pub(super) fn indexed_clip(row: &Row<'_>) -> rusqlite::Result<IndexedClip> {
+    Ok(IndexedClip {
+        head: rows::clip_head(row, 0)?,
+        words: rows::visual_words(row, 5)?,
+        features: Vec::new(),
+        embedding: rows::halves(row, 6)?,
+    })
+}
+
+/// The columns of [`segment`].
+pub(super) const SEGMENT: &str = "start_us, end_us, text, language, embedding";
+
+pub(super) fn segment(row: &Row<'_>) -> rusqlite::Result<SegmentRecord> {
+    Ok(SegmentRecord {
+        span: rows::span(row, 0)?,
+        text: row.get(2)?,
+        language: row.get(3)?,
+        embedding: rows::halves(row, 4)?,
+    })
+}
+
+impl Reader {
+    /// Calls `each` with every clip that the current recipe has made of a source, in order of
+    /// start, until it gives an error.
+    ///
+    /// Errors: `NotFound` for no such source; `Corrupt` for a clip without features.
+    pub fn each_clip(
+        &self,
+        id: SourceId,
+        mut each: impl FnMut(IndexedClip) -> Result<()>,
+    ) -> Result<()> {
+        // Both files in one view each: a source's rows may go while they are read.
+        self.record.read(|sql| {
+            let source = rows::source_key(sql, id)?;
+            let Some(recipe) = rows::current_recipe(sql, RecipeKind::Clip)? else { return Ok(()) };
+            self.features.read(|features| {
+                let mut find_features = features.prepare_cached(
+                    "SELECT features FROM features \
+                     WHERE source = ?1 AND recipe = ?2 AND start_us = ?3",
+                )?;
+                let mut find = sql.prepare_cached(&format!(
+                    "SELECT {CLIP} FROM clips WHERE source = ?1 AND recipe = ?2 ORDER BY start_us"
+                ))?;
+                let mut found = find.query([source, recipe.key])?;
+                while let Some(row) = found.next()? {
+                    let mut clip = indexed_clip(row)?;
+                    let Timestamp(start) = clip.head.span.start;
+                    let at = params![source, recipe.key, start];
+                    let halves = find_features.query_row(at, |row| rows::halves(row, 0));
+                    clip.features = halves.optional()?.ok_or_else(|| {
+                        Error::corrupt(format!("a clip of {id} has no features"))
+                            .at(clip.head.span.start)
+                    })?;
+                    each(clip)?;
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Calls `each` with every segment that the current recipe has made of a source, in order of
+    /// start, until it gives an error.
+    ///
+    /// Errors: `NotFound` for no such source.
+    pub fn each_segment(
+        &self,
+        id: SourceId,
+        mut each: impl FnMut(SegmentRecord) -> Result<()>,
+    ) -> Result<()> {
+        self.record.read(|sql| {
+            let source = rows::source_key(sql, id)?;
+            let recipe = rows::current_recipe(sql, RecipeKind::Segment)?;
+            let Some(recipe) = recipe else { return Ok(()) };
+            let mut find = sql.prepare_cached(&format!(
+                "SELECT {SEGMENT} FROM segments WHERE source = ?1 AND recipe = ?2 ORDER BY start_us"
+            ))?;
+            let mut found = find.query([source, recipe.key])?;
+            while let Some(row) = found.next()? {
+                each(segment(row)?)?;
+            }
+            Ok(())
+        })
+    }
+}
