@@ -2,6 +2,7 @@
 //! documents the tables.
 
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -110,6 +111,15 @@ impl Database {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_URI;
         Self::connect(&path, &unchanging(&path), flags)?.checked(role)
+    }
+
+    /// Whether the file's header says that it is this one of a library's two. False where it cannot
+    /// be read.
+    pub fn is_marked(folder: &Path, role: Role) -> bool {
+        let mut header = [0; 72];
+        let read = std::fs::File::open(folder.join(role.file_name))
+            .and_then(|file| file.read_exact_at(&mut header, 0));
+        read.is_ok() && header[68..] == role.application_id.to_be_bytes()
     }
 
     fn checked(mut self, role: Role) -> Result<Self> {

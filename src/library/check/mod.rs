@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::digest::TABLES;
 use super::lock::lock_to_look;
+use super::reader::Reader;
 use super::schema::{Database, FEATURES, RECORD, Role, SCHEMA_VERSION};
 use crate::error::{Error, Kind, Result};
 
@@ -46,6 +47,8 @@ pub enum Fault {
     State,
     /// The index of words does not fit the cues.
     Words,
+    /// The index of embeddings is damaged or does not fit them.
+    Index,
     /// A file that is no part of a library.
     StrayFile,
     /// Others than the owner may enter the folder.
@@ -69,6 +72,7 @@ impl Fault {
             Fault::Spans => "wrong spans",
             Fault::State => "wrong state",
             Fault::Words => "word index",
+            Fault::Index => "search index",
             Fault::StrayFile => "stray file",
             Fault::Open => "open to others",
             Fault::Unfinished => "unfinished",
@@ -81,6 +85,7 @@ impl Fault {
             self,
             Fault::FeaturesAlone
                 | Fault::Words
+                | Fault::Index
                 | Fault::StrayFile
                 | Fault::Open
                 | Fault::Unfinished
@@ -195,6 +200,12 @@ pub(super) fn check_locked(folder: &Path, watch: Watch<'_>) -> Result<Vec<Findin
             }
             record.read(|sql| features.read(|features| rows::pairs(sql, features, findings)))
         })?;
+        findings.part("index", |findings| {
+            for error in Reader::open(folder)?.check_index()? {
+                findings.add(Fault::Index, "index", 1, error.to_string());
+            }
+            Ok(())
+        })?;
     }
     Ok(findings.list)
 }
@@ -230,7 +241,12 @@ impl Findings<'_> {
         }
         match Database::open_to_read(folder, role) {
             Ok(database) => Ok(Some(database)),
-            Err(error) if error.kind() == Kind::Corrupt => {
+            // A mark that is gone tells of damage, a version that is not known of a newer library.
+            Err(error)
+                if error.kind() == Kind::Corrupt
+                    || (error.kind() == Kind::Unsupported
+                        && !Database::is_marked(folder, role)) =>
+            {
                 self.add(Fault::Unreadable, role.file_name, 1, error.reason());
                 Ok(None)
             }

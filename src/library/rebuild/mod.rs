@@ -80,13 +80,14 @@ pub fn rebuild(folder: &Path, watch: Watch<'_>) -> Result<Rebuilt> {
     if rebuilt.findings.iter().any(|finding| finding.fault.is_damage()) {
         save(folder, &mut rebuilt, watch)?;
     }
-    // All of it is derived, and made anew by the writer or by search.
+    // All of it is derived, and made anew by the writer.
     let index = folder.join("index");
     if index.exists() {
         std::fs::remove_dir_all(&index).map_err(|cause| Error::io(&index, "delete", cause))?;
     }
     let mut writer = Writer::open_locked(folder, lock)?;
     writer.mend_derived()?;
+    writer.rebuild_index()?;
     commit_point::reached("rebuild-mended");
     let left = check_locked(folder, watch)?;
     if let Some(finding) = left.iter().find(|finding| finding.fault.is_damage()) {

@@ -30,6 +30,11 @@ const OF_SOURCE: &[(&str, bool)] = &[
     ("segments", true),
 ];
 
+/// What else is found as a text beside a number: kinds of recipes, counters, settings of the index
+/// of words.
+const NO_FINGERPRINTS: &[&str] =
+    &["clip", "segment", "clips_generation", "segments_generation", "secure-delete", "version"];
+
 /// Takes out sources and recipes that are not readable and gives those whose key has changed the one
 /// that rows refer to, by what the indexes say; then takes out the rows that name nothing. Returns
 /// how many went.
@@ -136,7 +141,7 @@ fn name_again(sql: &Transaction<'_>, known: &HashMap<String, BTreeSet<i64>>) -> 
         let id = names.iter().find(|name| name.parse::<SourceId>().is_ok());
         let mut prints = Vec::new();
         for name in names.iter().filter(|name| name.parse::<SourceId>().is_err()) {
-            let is_other = ["clip", "segment"].contains(&name.as_str())
+            let is_other = NO_FINGERPRINTS.contains(&name.as_str())
                 || taken("recipes", "hash", name)?
                 || taken("spaces", "id", name)?
                 || taken("sources", "fingerprint", name)?;

@@ -241,7 +241,8 @@ fn any_one_page_may_be_lost() {
         searches(&lib);
         let after = everything(&lib).0;
         let clips = |all: &[Shown]| all.iter().map(|shown| shown.clips.len()).sum::<usize>();
-        assert!(clips(&after) + 40 > clips(&before), "page {page}: {found:?} {rebuilt:?}");
+        // A page holds some 45 of these clips.
+        assert!(clips(&after) + 60 > clips(&before), "page {page}: {found:?} {rebuilt:?}");
     }
 }
 
