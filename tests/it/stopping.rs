@@ -100,6 +100,10 @@ pub fn clips_of(library: &Path) -> u64 {
 
 /// `library check` finds nothing wrong; what was cut off is not.
 fn assert_sound(library: &Path) {
+    if !library.join("library.sqlite").exists() {
+        // Cut off before there was one.
+        return;
+    }
     let ran = finish(command(["library", "check", "--json"]).arg(library));
     assert!(ran.code == 0 || ran.err.contains("is not a library"), "{ran:?}");
 }
