@@ -1,8 +1,10 @@
 //! Words as vectors: the sentence encoder, and the joint space in which pictures and words meet.
 
 mod joint;
+mod words;
 
 pub use joint::JointSpace;
+pub use words::caption_words;
 
 use std::fmt;
 
