@@ -19,6 +19,7 @@ pub mod picture;
 pub mod source;
 pub mod text;
 pub mod transcript;
+pub mod transformer;
 
 pub mod pipeline;
 
