@@ -255,7 +255,8 @@ fn ciders(items: &[Item]) -> Vec<f64> {
                     penalty * (0..LONGEST).map(|n| cosine(&caption, &reference, n)).sum::<f64>()
                 })
                 .sum();
-            10.0 * sum / (LONGEST * item.references.len()) as f64
+            // An empty sum is -0.0, which would be shown as such.
+            10.0 * sum / (LONGEST * item.references.len()) as f64 + 0.0
         })
         .collect()
 }
