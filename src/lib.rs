@@ -25,4 +25,7 @@ pub mod pipeline;
 
 pub mod evaluate;
 
+#[cfg(feature = "train")]
+pub mod train;
+
 pub mod cli;

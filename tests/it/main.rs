@@ -19,3 +19,5 @@ mod speed;
 mod subtitles;
 mod tidy;
 mod tracks;
+#[cfg(feature = "train")]
+mod training;
