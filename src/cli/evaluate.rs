@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::counter::Counter;
 use super::{CommandResult, Failure, Outcome, interrupt, print_json, print_line};
+use crate::codebook::Codebook;
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::agreement::Agreement;
 use crate::evaluate::captions;
@@ -129,7 +130,7 @@ fn run_captions(args: &CaptionsArgs) -> CommandResult {
         }
         None => None,
     };
-    let fitting = trained.fitting.check(&encoder.identity(), codebook.as_ref());
+    let fitting = trained.fitting.check(&encoder.identity(), codebook.as_ref().map(Codebook::id));
     fitting.map_err(Failure::usage)?;
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let setup = captions::Setup {

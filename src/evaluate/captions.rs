@@ -216,7 +216,7 @@ pub fn captions(
     progress: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<Report> {
     let Setup { models, trained, encoder, codebook, device, threads, .. } = *setup;
-    trained.fitting.check(&encoder.identity(), codebook)?;
+    trained.fitting.check(&encoder.identity(), codebook.map(Codebook::id))?;
     let eye = Eye { models, encoder, device, threads };
     let pictures = Pictures::of_split(collection, split, eye, progress)?;
     let visuals =

@@ -31,10 +31,10 @@ fn page(lines: &[Line]) -> String {
     let curves = [
         ("CIDEr × 100, dev", steps(|line| score(line).map(|(cider, _)| 100.0 * cider))),
         ("BLEU-4 × 100, dev", steps(|line| score(line).map(|(_, bleu)| 100.0 * bleu))),
-        ("Words: nats a piece", steps(|line| loss(line).and_then(|losses| losses.0))),
-        ("Contrast: nats a photo", steps(|line| loss(line).and_then(|losses| losses.1))),
-        ("Alignment: nats a pair", steps(|line| loss(line).and_then(|losses| losses.2))),
-        ("Captions a second", steps(|line| loss(line).map(|losses| losses.3))),
+        ("Words: nats a piece", steps(|line| losses(line)[0])),
+        ("Contrast: nats a photo", steps(|line| losses(line)[1])),
+        ("Alignment: nats a pair", steps(|line| losses(line)[2])),
+        ("Captions a second", steps(|line| losses(line)[3])),
     ];
     let mut page = String::from(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Training</title>\
@@ -56,12 +56,13 @@ fn score(line: &Line) -> Option<(f64, f64)> {
     }
 }
 
-fn loss(line: &Line) -> Option<(Option<f64>, Option<f64>, Option<f64>, f64)> {
+/// Nats of words, contrast and alignment, and captions a second.
+fn losses(line: &Line) -> [Option<f64>; 4] {
     match line {
         Line::Steps { words, contrast, alignment, captions_per_sec, .. } => {
-            Some((*words, *contrast, *alignment, *captions_per_sec))
+            [*words, *contrast, *alignment, Some(*captions_per_sec)]
         }
-        Line::Score { .. } => None,
+        Line::Score { .. } => [None; 4],
     }
 }
 

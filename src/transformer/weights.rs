@@ -9,7 +9,6 @@ use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::codebook::Codebook;
 use crate::error::{Error, Result};
 use crate::onnx::transformer::{Network, Tensors, Weights};
 use crate::text::WordPieces;
@@ -32,19 +31,19 @@ pub struct Fitting {
 }
 
 impl Fitting {
-    /// Whether what this encoder gives, and this codebook's words, are what the network was trained
-    /// with.
+    /// Whether what this encoder gives, and the words of the codebook of this hash, are what the
+    /// network was trained with.
     ///
     /// # Errors
     /// `InvalidInput`, saying which differs.
-    pub fn check(&self, encoder: &str, codebook: Option<&Codebook>) -> Result<()> {
+    pub fn check(&self, encoder: &str, codebook: Option<blake3::Hash>) -> Result<()> {
         if self.encoder != encoder {
             return Err(Error::invalid_input(format!(
                 "the network was trained with the encoder {}, not {encoder}",
                 self.encoder
             )));
         }
-        let found = codebook.map(|codebook| codebook.id().to_hex().to_string());
+        let found = codebook.map(|hash| hash.to_hex().to_string());
         if self.codebook.is_some() && self.codebook != found {
             return Err(Error::invalid_input(format!(
                 "the network was trained with another codebook ({}) than {}",
