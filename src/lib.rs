@@ -19,10 +19,14 @@ pub mod picture;
 pub mod source;
 pub mod text;
 pub mod transcript;
+pub mod transformer;
 
 pub mod pipeline;
 
 pub mod evaluate;
 pub mod export;
+
+#[cfg(feature = "train")]
+pub mod train;
 
 pub mod cli;

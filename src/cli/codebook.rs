@@ -257,7 +257,7 @@ fn collect(inputs: &[PathBuf], args: &EncodeArgs) -> Result<Samples, Failure> {
 }
 
 /// A codebook by the id or path of its manifest, or by its file.
-fn load(models: &Models, name: &str) -> Result<Codebook> {
+pub(super) fn load(models: &Models, name: &str) -> Result<Codebook> {
     if name.ends_with(".safetensors") {
         return Codebook::load(Path::new(name));
     }

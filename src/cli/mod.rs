@@ -14,6 +14,8 @@ mod pipeline;
 mod progress;
 mod search;
 mod setup;
+#[cfg(feature = "train")]
+mod train;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -170,6 +172,13 @@ enum Command {
     /// Measure on data with known answers
     #[command(after_help = "Example:\n  cinelex evaluate retrieval --data flickr8k")]
     Evaluate(evaluate::Args),
+    /// Train the transformer that writes captions
+    #[cfg(feature = "train")]
+    #[command(after_help = "Examples:
+  cinelex train flickr8k --out trained
+  cinelex train flickr8k youcook2_frames --text captions.tsv --minutes 180 --threads 1 --out trained
+  cinelex train flickr8k --out trained --resume")]
+    Train(train::Args),
     /// Serve decoding to the parent process
     #[command(name = "decoder-host", hide = true)]
     DecoderHost,
@@ -194,6 +203,8 @@ pub fn main() -> ExitCode {
         Command::Pipeline(args) => pipeline::run(args),
         Command::Codebook(args) => codebook::run(args),
         Command::Evaluate(args) => evaluate::run(args),
+        #[cfg(feature = "train")]
+        Command::Train(args) => train::run(args),
         Command::DecoderHost => return crate::source::host::main(),
     };
     match result {

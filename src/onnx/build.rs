@@ -53,6 +53,12 @@ impl GraphBuilder {
         self.initializer(name, data_type::FLOAT, dims, raw)
     }
 
+    /// Values rounded to 16 bits.
+    pub(super) fn f16(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Name {
+        let half = |value: &f32| half::f16::from_f32(*value).to_le_bytes();
+        self.initializer(name, data_type::FLOAT16, dims, values.iter().flat_map(half).collect())
+    }
+
     pub(super) fn i64(&mut self, name: &str, dims: &[usize], values: &[i64]) -> Name {
         let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.initializer(name, data_type::INT64, dims, raw)

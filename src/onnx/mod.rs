@@ -11,6 +11,7 @@ mod efficientnet;
 mod pickle;
 mod proto;
 mod quantize;
+pub mod transformer;
 
 use checkpoint::Checkpoint;
 use efficientnet::Form;

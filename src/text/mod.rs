@@ -1,8 +1,12 @@
 //! Words as vectors: the sentence encoder, and the joint space in which pictures and words meet.
 
 mod joint;
+pub mod pieces;
+mod words;
 
 pub use joint::JointSpace;
+pub use pieces::WordPieces;
+pub use words::caption_words;
 
 use std::fmt;
 

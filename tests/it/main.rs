@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bad_input;
+mod captions;
 mod changing;
 mod cinelex;
 #[cfg(feature = "fit")]
@@ -29,4 +30,6 @@ mod subtitles;
 mod takeover;
 mod tidy;
 mod tracks;
+#[cfg(feature = "train")]
+mod training;
 mod web;

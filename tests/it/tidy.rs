@@ -46,6 +46,7 @@ fn texts() -> Vec<(PathBuf, String)> {
         "samples",
         "src",
         "tests",
+        "training",
     ];
     let beside = fs::read_dir(root())
         .unwrap()

@@ -1,0 +1,633 @@
+//! The transformer that this project trains, as two ONNX graphs: one reads `[CLS] words [>] visual
+//! tokens`, one writes a caption word by word with the keys and values of what was read.
+//!
+//! Its design follows VideoBERT (Sun and others, 2019) in what it reads, and UniLM (Dong and others,
+//! 2019) in having one network for both: what is written sees all that was read and what was written
+//! before it. Each layer normalizes its input (Xiong and others, 2020).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::build::{Attribute, GraphBuilder};
+use super::proto::{Dim, data_type};
+use crate::error::{Error, Result};
+
+/// Of the layer normalizations.
+pub const EPSILON: f32 = 1e-5;
+
+/// What is added to the attention paid to what must not be seen.
+pub const UNSEEN: f32 = -1e4;
+
+/// The sizes of a network: with these and its tensors, it is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Word pieces.
+    pub vocabulary: usize,
+    /// Length of a token's vector.
+    pub dim: usize,
+    pub layers: usize,
+    pub heads: usize,
+    /// Length of the inner vector of a layer's feed-forward part.
+    pub inner: usize,
+    /// Places for words: the longest text, its marks included.
+    pub words: usize,
+    /// Places for clips: the longest segment.
+    pub clips: usize,
+    /// Tokens of a clip for parts of the picture, beside that of the whole; 0 for none.
+    pub cells: usize,
+    /// Length of the features that a visual token is made from; 0 where it is not.
+    pub features: usize,
+    /// Length of the visual word's centroid that a visual token is made from; 0 where it is not.
+    pub centroids: usize,
+    /// Length of an embedding in the joint space.
+    pub space: usize,
+}
+
+/// What a token is: a row of `kinds.weight`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    Read = 0,
+    Visual = 1,
+    Written = 2,
+}
+
+/// A tensor: its shape and its values, row by row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weights {
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+/// A network's tensors by name.
+pub type Tensors = BTreeMap<String, Weights>;
+
+impl Network {
+    /// Checks the sizes against each other and against generous limits, so that none of them, read
+    /// from a file, asks for more memory than a network of this kind needs.
+    ///
+    /// # Errors
+    /// `InvalidInput`, naming the size.
+    pub fn check(&self) -> Result<()> {
+        let limits = [
+            ("vocabulary", self.vocabulary, 8, 1 << 17),
+            ("dim", self.dim, 1, 4_096),
+            ("layers", self.layers, 1, 64),
+            ("heads", self.heads, 1, 64),
+            ("inner", self.inner, 1, 1 << 14),
+            ("words", self.words, 8, 1_024),
+            ("clips", self.clips, 1, 256),
+            ("cells", self.cells, 0, 64),
+            ("features", self.features, 0, 1 << 14),
+            ("centroids", self.centroids, 0, 1 << 14),
+            ("space", self.space, 1, 1 << 14),
+        ];
+        for (name, size, least, most) in limits {
+            if !(least..=most).contains(&size) {
+                return Err(Error::invalid_input(format!(
+                    "a network with {name} = {size} is not possible: {least} to {most} are"
+                )));
+            }
+        }
+        if !self.dim.is_multiple_of(self.heads) {
+            return Err(Error::invalid_input(format!(
+                "dim = {} is no multiple of heads = {}",
+                self.dim, self.heads
+            )));
+        }
+        if self.features == 0 && self.centroids == 0 {
+            return Err(Error::invalid_input("a network needs features or centroids to see"));
+        }
+        Ok(())
+    }
+
+    /// Names and lengths of what a visual token is made from.
+    pub fn visual_inputs(&self) -> Vec<(&'static str, usize)> {
+        [("features", self.features), ("centroids", self.centroids)]
+            .into_iter()
+            .filter(|(_, length)| *length > 0)
+            .collect()
+    }
+
+    /// Length of a head's queries, keys and values.
+    pub fn head(&self) -> usize {
+        self.dim / self.heads
+    }
+
+    /// The names and shapes of all tensors: what a checkpoint holds. Matrices are `[inputs,
+    /// outputs]`, tables `[entries, dim]`.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let dim = self.dim;
+        let mut tensors = vec![
+            ("words.weight".to_owned(), vec![self.vocabulary, dim]),
+            ("words.position".to_owned(), vec![self.words, dim]),
+            ("kinds.weight".to_owned(), vec![3, dim]),
+            ("visual.clip.position".to_owned(), vec![self.clips, dim]),
+            ("visual.cell.position".to_owned(), vec![1 + self.cells, dim]),
+            ("written.bias".to_owned(), vec![self.vocabulary]),
+            ("space.weight".to_owned(), vec![dim, self.space]),
+            ("alignment.weight".to_owned(), vec![dim, 1]),
+            ("alignment.bias".to_owned(), vec![1]),
+        ];
+        let mut norms = vec![("embedding.norm".to_owned(), dim), ("norm".to_owned(), dim)];
+        for (name, length) in self.visual_inputs() {
+            norms.push((format!("visual.{name}.norm"), length));
+            tensors.push((format!("visual.{name}.weight"), vec![length, dim]));
+        }
+        for layer in 0..self.layers {
+            norms.push((format!("layers.{layer}.attention.norm"), dim));
+            norms.push((format!("layers.{layer}.inner.norm"), dim));
+            for (part, inputs, outputs) in [
+                ("attention.query", dim, dim),
+                ("attention.key", dim, dim),
+                ("attention.value", dim, dim),
+                ("attention.output", dim, dim),
+                ("inner.up", dim, self.inner),
+                ("inner.down", self.inner, dim),
+            ] {
+                let name = format!("layers.{layer}.{part}");
+                tensors.push((format!("{name}.weight"), vec![inputs, outputs]));
+                tensors.push((format!("{name}.bias"), vec![outputs]));
+            }
+        }
+        for (name, length) in norms {
+            tensors.push((format!("{name}.weight"), vec![length]));
+            tensors.push((format!("{name}.bias"), vec![length]));
+        }
+        tensors.sort();
+        tensors
+    }
+
+    /// Whether `tensors` are this network's.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the first tensor that is missing, superfluous, of another shape or not
+    /// finite.
+    pub fn check_tensors(&self, tensors: &Tensors) -> Result<()> {
+        let wanted = self.tensors();
+        for (name, shape) in &wanted {
+            let found = tensors
+                .get(name)
+                .ok_or_else(|| Error::corrupt(format!("the tensor {name} is missing")))?;
+            if found.shape != *shape || found.values.len() != shape.iter().product::<usize>() {
+                return Err(Error::corrupt(format!(
+                    "the tensor {name} has the shape {:?}, not {shape:?}",
+                    found.shape
+                )));
+            }
+            if found.values.iter().any(|value| !value.is_finite()) {
+                return Err(Error::corrupt(format!("the tensor {name} is not finite")));
+            }
+        }
+        if tensors.len() > wanted.len() {
+            let more = tensors.keys().find(|name| !wanted.iter().any(|(known, _)| known == *name));
+            return Err(Error::corrupt(format!(
+                "the tensor {} belongs to another network",
+                more.map_or("", String::as_str)
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// How a graph keeps its matrices; it computes in 32 bits with each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    Fp32,
+    Fp16,
+    /// One scale for each output of a matrix and each entry of a table.
+    Int8,
+}
+
+/// The graph that reads, as an ONNX file. `N` segments at a time, `W` words, `V` visual tokens:
+///
+/// - `words` i64 `[N, W]`: `[CLS] words [>]`, padded at the end;
+/// - `features` and `centroids` f32 `[N, V, length]`, those that the network has;
+/// - `clips` and `cells` i64 `[N, V]`: the clip of each visual token, and its part of the picture;
+/// - `bias` f32 `[N, 1, 1, W + V]`: 0 for what is there, [`UNSEEN`] for padding.
+///
+/// It gives `keys` and `values` f32 `[layers, N, heads, W + V, head]`, `embedding` f32 `[N, space]`
+/// of length 1, and `alignment` f32 `[N]`, 0 to 1.
+///
+/// # Errors
+/// As [`Network::check`] and [`Network::check_tensors`].
+pub fn reading_graph(
+    network: &Network,
+    tensors: &Tensors,
+    precision: Precision,
+) -> Result<Vec<u8>> {
+    let mut writer = Writer::new("cinelex-read", network, tensors, precision)?;
+    let (n, w, v) = (|| named("N"), || named("W"), || named("V"));
+    let words = writer.graph.input_i64("words", vec![n(), w()]);
+    let mut inputs = Vec::new();
+    for (name, length) in network.visual_inputs() {
+        let dims = vec![n(), v(), Dim::Fixed(length as i64)];
+        inputs.push((name, length, writer.graph.input_f32(name, dims)));
+    }
+    let clips = writer.graph.input_i64("clips", vec![n(), v()]);
+    let cells = writer.graph.input_i64("cells", vec![n(), v()]);
+    let one = || Dim::Fixed(1);
+    let bias = writer.graph.input_f32("bias", vec![n(), one(), one(), named("P")]);
+
+    let read = writer.words(&words, None, TokenKind::Read);
+    let mut seen = Vec::new();
+    for (name, length, input) in inputs {
+        let input = writer.normalized(&format!("visual.{name}.norm"), &input, length);
+        seen.push(writer.product(&format!("visual.{name}"), &input));
+    }
+    for (name, index) in [("visual.clip.position", clips), ("visual.cell.position", cells)] {
+        let table = writer.table(name);
+        seen.push(writer.graph.node("Gather", &format!("{name}.of"), &[&table, &index], &[]));
+    }
+    let seen = writer.sum("visual.sum", &seen);
+    let seen = writer.of_kind("visual", &seen, TokenKind::Visual);
+    let tokens = writer.graph.node("Concat", "tokens", &[&read, &seen], &[("axis", int(1))]);
+    let mut tokens = writer.normalized("embedding.norm", &tokens, network.dim);
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    for layer in 0..network.layers {
+        let attended = writer.attention(layer, &tokens, &bias, None);
+        keys.push(attended.keys);
+        values.push(attended.values);
+        tokens = writer.inner(layer, &attended.tokens);
+    }
+    writer.stack("keys", &keys);
+    writer.stack("values", &values);
+    let kept = || {
+        let sizes = [network.heads as i64, network.head() as i64].map(Dim::Fixed);
+        let [heads, head] = sizes;
+        vec![Dim::Fixed(network.layers as i64), n(), heads, named("P"), head]
+    };
+    writer.graph.output_f32("keys", kept());
+    writer.graph.output_f32("values", kept());
+
+    let tokens = writer.normalized("norm", &tokens, network.dim);
+    let first = writer.graph.i64("first", &[], &[0]);
+    let first = writer.graph.node("Gather", "cls", &[&tokens, &first], &[("axis", int(1))]);
+    let embedding = writer.product("space", &first);
+    let last = writer.graph.i64("axis_1", &[1], &[1]);
+    let length = writer.graph.node("ReduceL2", "space.length", &[&embedding, &last], &[]);
+    let tiny = writer.graph.f32("tiny", &[], &[1e-9]);
+    let length = writer.graph.node("Max", "space.length_above_0", &[&length, &tiny], &[]);
+    writer.graph.node("Div", "embedding", &[&embedding, &length], &[]);
+    writer.graph.output_f32("embedding", vec![n(), Dim::Fixed(network.space as i64)]);
+    let aligned = writer.linear("alignment", &first);
+    let aligned = writer.graph.node("Sigmoid", "alignment.share", &[&aligned], &[]);
+    writer.graph.node("Squeeze", "alignment", &[&aligned, &last], &[]);
+    writer.graph.output_f32("alignment", vec![n()]);
+    Ok(writer.graph.finish())
+}
+
+/// The graph that writes, as an ONNX file. `B` captions at a time, `S` words more of each:
+///
+/// - `words` i64 `[B, S]`, the first of a caption being `[SEP]`; `places` i64 `[S]`: 0 for that one;
+/// - `keys` and `values` f32 `[layers, B, heads, P, head]`: of what was read, and of the words
+///   written before;
+/// - `bias` f32 `[B, 1, S, P + S]`: 0 for what a word may see, else [`UNSEEN`].
+///
+/// It gives `log_probabilities` f32 `[B, S, vocabulary]` of the word after each, and `new_keys` and
+/// `new_values` f32 `[layers, B, heads, S, head]`.
+///
+/// # Errors
+/// As [`Network::check`] and [`Network::check_tensors`].
+pub fn writing_graph(
+    network: &Network,
+    tensors: &Tensors,
+    precision: Precision,
+) -> Result<Vec<u8>> {
+    let mut writer = Writer::new("cinelex-write", network, tensors, precision)?;
+    let (b, s) = (|| named("B"), || named("S"));
+    let words = writer.graph.input_i64("words", vec![b(), s()]);
+    let places = writer.graph.input_i64("places", vec![s()]);
+    let kept = |words: &str| {
+        let sizes = [network.layers, network.heads, network.head()].map(|n| Dim::Fixed(n as i64));
+        let [layers, heads, head] = sizes;
+        vec![layers, b(), heads, named(words), head]
+    };
+    let past_keys = writer.graph.input_f32("keys", kept("P"));
+    let past_values = writer.graph.input_f32("values", kept("P"));
+    let bias = writer.graph.input_f32("bias", vec![b(), Dim::Fixed(1), s(), named("P_and_S")]);
+    let written = writer.words(&words, Some(&places), TokenKind::Written);
+    let mut tokens = writer.normalized("embedding.norm", &written, network.dim);
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    for layer in 0..network.layers {
+        let index = writer.graph.i64(&format!("layers.{layer}.index"), &[], &[layer as i64]);
+        let mut of_layer = |name: &str, all: &str| {
+            let name = format!("layers.{layer}.past_{name}");
+            writer.graph.node("Gather", &name, &[all, &index], &[("axis", int(0))])
+        };
+        let past = (of_layer("keys", &past_keys), of_layer("values", &past_values));
+        let attended = writer.attention(layer, &tokens, &bias, Some((&past.0, &past.1)));
+        keys.push(attended.keys);
+        values.push(attended.values);
+        tokens = writer.inner(layer, &attended.tokens);
+    }
+    writer.stack("new_keys", &keys);
+    writer.stack("new_values", &values);
+    writer.graph.output_f32("new_keys", kept("S"));
+    writer.graph.output_f32("new_values", kept("S"));
+    let tokens = writer.normalized("norm", &tokens, network.dim);
+    let table = writer.table("words.weight");
+    let order = [("perm", Attribute::Ints(&[1, 0]))];
+    let table = writer.graph.node("Transpose", "words.transposed", &[&table], &order);
+    let logits = writer.graph.node("MatMul", "written.product", &[&tokens, &table], &[]);
+    let bias = writer.vector("written.bias");
+    let logits = writer.graph.node("Add", "written.logits", &[&logits, &bias], &[]);
+    writer.graph.node("LogSoftmax", "log_probabilities", &[&logits], &[("axis", int(-1))]);
+    let vocabulary = Dim::Fixed(network.vocabulary as i64);
+    writer.graph.output_f32("log_probabilities", vec![b(), s(), vocabulary]);
+    Ok(writer.graph.finish())
+}
+
+fn named(name: &str) -> Dim {
+    Dim::Named(name.to_owned())
+}
+
+fn int(value: i64) -> Attribute<'static> {
+    Attribute::Int(value)
+}
+
+/// A layer's attention: the tokens after it, and the new keys and values.
+struct Attended {
+    tokens: String,
+    keys: String,
+    values: String,
+}
+
+struct Writer<'a> {
+    graph: GraphBuilder,
+    network: Network,
+    tensors: &'a Tensors,
+    precision: Precision,
+    /// Tables that the graph has already, by name.
+    tables: BTreeMap<String, String>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(
+        name: &str,
+        network: &Network,
+        tensors: &'a Tensors,
+        precision: Precision,
+    ) -> Result<Self> {
+        network.check()?;
+        network.check_tensors(tensors)?;
+        let mut graph = GraphBuilder::new(name);
+        graph.i64("split_heads", &[4], &[0, 0, network.heads as i64, network.head() as i64]);
+        graph.i64("join_heads", &[3], &[0, 0, network.dim as i64]);
+        let tables = BTreeMap::new();
+        Ok(Writer { graph, network: *network, tensors, precision, tables })
+    }
+
+    /// Vectors of words with those of their places (from 0 on, unless `places` says otherwise).
+    fn words(&mut self, words: &str, places: Option<&str>, kind: TokenKind) -> String {
+        let table = self.table("words.weight");
+        let vectors = self.graph.node("Gather", "words.of", &[&table, words], &[]);
+        let positions = self.table("words.position");
+        let positions = match places {
+            Some(places) => {
+                self.graph.node("Gather", "words.position.of", &[&positions, places], &[])
+            }
+            None => {
+                let length = [("start", int(1))];
+                let length = self.graph.node("Shape", "words.length", &[words], &length);
+                let from = self.graph.i64("from", &[1], &[0]);
+                let inputs = [&positions[..], &from, &length, &from];
+                self.graph.node("Slice", "words.position.of", &inputs, &[])
+            }
+        };
+        let sum = self.graph.node("Add", "words.sum", &[&vectors, &positions], &[]);
+        self.of_kind("words", &sum, kind)
+    }
+
+    fn of_kind(&mut self, name: &str, tokens: &str, kind: TokenKind) -> String {
+        let row = kind as usize * self.network.dim;
+        let values = &self.tensors["kinds.weight"].values[row..row + self.network.dim];
+        let kind = self.graph.f32(&format!("{name}.kind"), &[self.network.dim], values);
+        self.graph.node("Add", &format!("{name}.embedding"), &[tokens, &kind], &[])
+    }
+
+    fn sum(&mut self, name: &str, terms: &[String]) -> String {
+        let terms: Vec<&str> = terms.iter().map(String::as_str).collect();
+        self.graph.node("Sum", name, &terms, &[])
+    }
+
+    /// `past`: keys and values that the tokens see beside their own.
+    fn attention(
+        &mut self,
+        layer: usize,
+        tokens: &str,
+        bias: &str,
+        past: Option<(&str, &str)>,
+    ) -> Attended {
+        let name = |part: &str| format!("layers.{layer}.attention.{part}");
+        let input = self.normalized(&name("norm"), tokens, self.network.dim);
+        let mut heads = |part: &str| {
+            let linear = self.linear(&name(part), &input);
+            let split = self.graph.node(
+                "Reshape",
+                &name(&format!("{part}.split")),
+                &[&linear, "split_heads"],
+                &[],
+            );
+            let order = [("perm", Attribute::Ints(&[0, 2, 1, 3]))];
+            self.graph.node("Transpose", &name(&format!("{part}.heads")), &[&split], &order)
+        };
+        let (queries, keys, values) = (heads("query"), heads("key"), heads("value"));
+        let graph = &mut self.graph;
+        let mut with_past = |part: &str, past: Option<&str>, new: &str| match past {
+            None => new.to_owned(),
+            Some(past) => graph.node("Concat", &name(part), &[past, new], &[("axis", int(2))]),
+        };
+        let all_keys = with_past("all_keys", past.map(|past| past.0), &keys);
+        let all_values = with_past("all_values", past.map(|past| past.1), &values);
+        let order = [("perm", Attribute::Ints(&[0, 1, 3, 2]))];
+        let turned = graph.node("Transpose", &name("turned_keys"), &[&all_keys], &order);
+        let scores = graph.node("MatMul", &name("products"), &[&queries, &turned], &[]);
+        let scale = 1.0 / (self.network.head() as f32).sqrt();
+        let scale = graph.f32(&name("scale"), &[], &[scale]);
+        let scores = graph.node("Mul", &name("scores"), &[&scores, &scale], &[]);
+        let scores = graph.node("Add", &name("masked"), &[&scores, bias], &[]);
+        let weights = graph.node("Softmax", &name("weights"), &[&scores], &[("axis", int(-1))]);
+        let seen = graph.node("MatMul", &name("seen"), &[&weights, &all_values], &[]);
+        let order = [("perm", Attribute::Ints(&[0, 2, 1, 3]))];
+        let seen = graph.node("Transpose", &name("seen.turned"), &[&seen], &order);
+        let seen = graph.node("Reshape", &name("joined"), &[&seen, "join_heads"], &[]);
+        let output = self.linear(&name("output"), &seen);
+        let tokens = self.graph.node("Add", &name("sum"), &[tokens, &output], &[]);
+        Attended { tokens, keys, values }
+    }
+
+    fn inner(&mut self, layer: usize, tokens: &str) -> String {
+        let name = |part: &str| format!("layers.{layer}.inner.{part}");
+        let input = self.normalized(&name("norm"), tokens, self.network.dim);
+        let up = self.linear(&name("up"), &input);
+        let up = self.graph.node("Gelu", &name("gelu"), &[&up], &[]);
+        let down = self.linear(&name("down"), &up);
+        self.graph.node("Add", &name("sum"), &[tokens, &down], &[])
+    }
+
+    fn stack(&mut self, name: &str, layers: &[String]) {
+        let at = self.graph.i64(&format!("{name}.axis"), &[1], &[0]);
+        let each: Vec<String> = layers
+            .iter()
+            .map(|layer| {
+                self.graph.node("Unsqueeze", &format!("{name}.{layer}"), &[layer, &at], &[])
+            })
+            .collect();
+        let each: Vec<&str> = each.iter().map(String::as_str).collect();
+        self.graph.node("Concat", name, &each, &[("axis", int(0))]);
+    }
+
+    fn normalized(&mut self, name: &str, input: &str, dim: usize) -> String {
+        debug_assert_eq!(self.tensors[&format!("{name}.weight")].shape, [dim]);
+        let weight = self.vector(&format!("{name}.weight"));
+        let bias = self.vector(&format!("{name}.bias"));
+        let attributes = [("axis", int(-1)), ("epsilon", Attribute::Float(EPSILON))];
+        self.graph.node("LayerNormalization", name, &[input, &weight, &bias], &attributes)
+    }
+
+    fn linear(&mut self, name: &str, input: &str) -> String {
+        let product = self.product(name, input);
+        let bias = self.vector(&format!("{name}.bias"));
+        self.graph.node("Add", &format!("{name}.linear"), &[&product, &bias], &[])
+    }
+
+    fn product(&mut self, name: &str, input: &str) -> String {
+        let weight = self.matrix(&format!("{name}.weight"), 1);
+        self.graph.node("MatMul", &format!("{name}.product"), &[input, &weight], &[])
+    }
+
+    /// A table: int8 has a scale for each row.
+    fn table(&mut self, name: &str) -> String {
+        if let Some(table) = self.tables.get(name) {
+            return table.clone();
+        }
+        let table = self.matrix(name, 0);
+        self.tables.insert(name.to_owned(), table.clone());
+        table
+    }
+
+    fn vector(&mut self, name: &str) -> String {
+        let Weights { shape, values } = &self.tensors[name];
+        self.graph.f32(name, shape, values)
+    }
+
+    /// A matrix, kept in the graph's precision; int8 has a scale for each entry of `axis`. ONNX
+    /// Runtime turns it into 32 bits when it loads the graph.
+    fn matrix(&mut self, name: &str, axis: usize) -> String {
+        let Weights { shape, values } = &self.tensors[name];
+        let to_f32 = [("to", int(data_type::FLOAT.into()))];
+        match self.precision {
+            Precision::Fp32 => self.graph.f32(name, shape, values),
+            Precision::Fp16 => {
+                let half = self.graph.f16(&format!("{name}.f16"), shape, values);
+                self.graph.node("Cast", name, &[&half], &to_f32)
+            }
+            Precision::Int8 => {
+                let (scales, steps) = rounded(values, shape, axis);
+                let scale_shape = if axis == 0 { [shape[0], 1] } else { [1, shape[1]] };
+                let scales = self.graph.f32(&format!("{name}.scale"), &scale_shape, &scales);
+                let steps = self.graph.i8(&format!("{name}.steps"), shape, &steps);
+                let steps = self.graph.node("Cast", &format!("{name}.cast"), &[&steps], &to_f32);
+                self.graph.node("Mul", name, &[&steps, &scales], &[])
+            }
+        }
+    }
+}
+
+/// A matrix in signed 8-bit steps, with the width of a step for each entry of `axis`.
+fn rounded(values: &[f32], shape: &[usize], axis: usize) -> (Vec<f32>, Vec<i8>) {
+    let columns = shape[1].max(1);
+    let entry = |place: usize| if axis == 0 { place / columns } else { place % columns };
+    let mut scales = vec![0.0_f32; shape[axis]];
+    for (place, value) in values.iter().enumerate() {
+        let largest = &mut scales[entry(place)];
+        *largest = largest.max(value.abs());
+    }
+    for scale in &mut scales {
+        *scale = (*scale / 127.0).max(f32::MIN_POSITIVE);
+    }
+    let step = |(place, value): (usize, &f32)| (value / scales[entry(place)]).round() as i8;
+    let steps = values.iter().enumerate().map(step).collect();
+    (scales, steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(super) fn network() -> Network {
+        Network {
+            vocabulary: 11,
+            dim: 8,
+            layers: 2,
+            heads: 2,
+            inner: 16,
+            words: 12,
+            clips: 3,
+            cells: 9,
+            features: 6,
+            centroids: 4,
+            space: 5,
+        }
+    }
+
+    fn zeros(network: &Network) -> Tensors {
+        let zeros = |(name, shape): (String, Vec<usize>)| {
+            let values = vec![0.0; shape.iter().product()];
+            (name, Weights { shape, values })
+        };
+        network.tensors().into_iter().map(zeros).collect()
+    }
+
+    #[test]
+    fn tensors_of_another_network_are_refused_by_name() {
+        let network = network();
+        let tensors = zeros(&network);
+        network.check_tensors(&tensors).unwrap();
+        let refused = |change: &dyn Fn(&mut Tensors)| {
+            let mut tensors = tensors.clone();
+            change(&mut tensors);
+            network.check_tensors(&tensors).unwrap_err().to_string()
+        };
+        let missing = refused(&|tensors| drop(tensors.remove("norm.bias")));
+        assert!(missing.contains("norm.bias is missing"), "{missing}");
+        let shape = refused(&|tensors| {
+            tensors.insert("norm.bias".into(), Weights { shape: vec![3], values: vec![0.0; 3] });
+        });
+        assert!(shape.contains("norm.bias has the shape [3], not [8]"), "{shape}");
+        let more = refused(&|tensors| {
+            tensors.insert("x".into(), Weights { shape: vec![0], values: vec![] });
+        });
+        assert!(more.contains("tensor x belongs to another"), "{more}");
+        let not_finite = refused(&|tensors| {
+            tensors.get_mut("norm.bias").unwrap().values[1] = f32::NAN;
+        });
+        assert!(not_finite.contains("norm.bias is not finite"), "{not_finite}");
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        let refused = |network: Network| network.check().unwrap_err().to_string();
+        assert!(refused(Network { heads: 3, ..network() }).contains("no multiple"));
+        assert!(refused(Network { layers: 0, ..network() }).contains("layers = 0"));
+        assert!(refused(Network { vocabulary: usize::MAX, ..network() }).contains("vocabulary"));
+        let blind = Network { features: 0, centroids: 0, ..network() };
+        assert!(refused(blind).contains("features or centroids"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_rounded_matrix_is_half_a_step_off_at_most(
+            values in prop::collection::vec(-3.0f32..3.0, 12), axis in 0usize..2,
+        ) {
+            let (scales, steps) = rounded(&values, &[3, 4], axis);
+            for (place, (value, step)) in values.iter().zip(&steps).enumerate() {
+                let scale = scales[if axis == 0 { place / 4 } else { place % 4 }];
+                prop_assert!((f32::from(*step) * scale - value).abs() <= scale * 0.5001);
+            }
+        }
+    }
+}

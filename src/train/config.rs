@@ -1,0 +1,279 @@
+//! What is trained, and how: a TOML file.
+
+use crate::error::Result;
+use crate::onnx::transformer::Network;
+use crate::picture::CELLS;
+use crate::toml_check::{self, Table};
+
+/// What a visual token is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inputs {
+    /// The visual word's centroid.
+    pub tokens: bool,
+    /// The CNN's features.
+    pub features: bool,
+    /// Tokens for the parts of a picture, beside that of the whole.
+    pub cells: bool,
+}
+
+const INPUTS: [(&str, Inputs); 5] = [
+    ("tokens", Inputs { tokens: true, features: false, cells: false }),
+    ("features", Inputs { tokens: false, features: true, cells: false }),
+    ("both", Inputs { tokens: true, features: true, cells: false }),
+    ("features+cells", Inputs { tokens: false, features: true, cells: true }),
+    ("both+cells", Inputs { tokens: true, features: true, cells: true }),
+];
+
+impl Inputs {
+    /// Of this name: `tokens`, `features`, `both`, `features+cells`, `both+cells`.
+    pub fn named(name: &str) -> Option<Inputs> {
+        INPUTS.iter().find(|(known, _)| *known == name).map(|(_, inputs)| *inputs)
+    }
+}
+
+/// How long to train.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Length {
+    Steps(u64),
+    /// By the clock, pauses between runs not counted.
+    Minutes(f64),
+}
+
+/// What one step does; a step is of one kind, drawn by these weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mix {
+    /// Captions are written of photos, and photos find their captions.
+    pub captions: f64,
+    /// Captions are written of nothing: text alone.
+    pub text: f64,
+    /// Hidden words of captions are guessed beside their photo, and captions are told from those of
+    /// other photos.
+    pub masked: f64,
+}
+
+/// A training's configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// All that is random follows from it.
+    pub seed: u64,
+    pub inputs: Inputs,
+    /// Ids or paths of manifests.
+    pub encoder: String,
+    pub codebook: String,
+    pub text: String,
+    pub network: Sizes,
+    pub steps: Steps,
+    pub losses: Losses,
+    pub checkpoints: Checkpoints,
+}
+
+/// Sizes of the network; the others follow from what it sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Word pieces, at most.
+    pub vocabulary: usize,
+    pub dim: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub inner: usize,
+    /// Places for words, and for clips.
+    pub words: usize,
+    pub clips: usize,
+}
+
+/// Optimization: AdamW (Loshchilov and Hutter, 2019), with an average of the weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Steps {
+    pub length: Length,
+    /// Photos of a step, each with all its captions.
+    pub photos: usize,
+    pub rate: f64,
+    /// Steps in which the rate rises from 0; all the while, it falls as a cosine does.
+    pub warm_up: u64,
+    pub betas: [f64; 2],
+    pub weight_decay: f64,
+    /// The gradient's length is cut to this.
+    pub clip: f64,
+    pub label_smoothing: f64,
+    pub dropout: f64,
+    /// What a step leaves of the average of the weights.
+    pub average: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Losses {
+    pub mix: Mix,
+    /// The weight of the contrastive loss beside that of the words.
+    pub contrast: f64,
+    /// Captions of other photos that each photo is told from.
+    pub negatives: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Checkpoints {
+    /// From one to the next.
+    pub minutes: f64,
+    /// Photos of the dev split that each is scored on.
+    pub scored: usize,
+    pub beams: usize,
+}
+
+impl Config {
+    /// Reads a configuration; `file` names it in messages.
+    ///
+    /// # Errors
+    /// `InvalidInput` with every mistake and its place.
+    pub fn read(file: &str, text: &str) -> Result<Config> {
+        toml_check::read(file, text, build).map_err(|mistakes| toml_check::as_error(&mistakes))
+    }
+
+    /// The network that is trained, for so many word pieces, and features, centroids and embeddings
+    /// of these lengths.
+    pub fn network(
+        &self,
+        vocabulary: usize,
+        features: usize,
+        centroids: usize,
+        space: usize,
+    ) -> Network {
+        let used = |is_used: bool, length: usize| if is_used { length } else { 0 };
+        let Sizes { dim, layers, heads, inner, words, clips, .. } = self.network;
+        let Inputs { tokens, features: continuous, cells } = self.inputs;
+        Network {
+            vocabulary,
+            dim,
+            layers,
+            heads,
+            inner,
+            words,
+            clips,
+            cells: used(cells, CELLS),
+            features: used(continuous, features),
+            centroids: used(tokens, centroids),
+            space,
+        }
+    }
+}
+
+impl Steps {
+    /// The rate of a step when `share` of the training is done.
+    pub fn rate_at(&self, step: u64, share: f64) -> f64 {
+        let warm = ((step + 1) as f64 / self.warm_up.max(1) as f64).min(1.0);
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * share.clamp(0.0, 1.0)).cos());
+        self.rate * warm * cosine
+    }
+}
+
+fn build(root: &Table<'_>) -> Config {
+    root.required_int("schema", 1..=1);
+    let name = |key| root.required_str(key).to_owned();
+    Config {
+        seed: root.required_int("seed", 0..=i64::MAX) as u64,
+        inputs: root.required_choice("inputs", &INPUTS),
+        encoder: name("encoder"),
+        codebook: name("codebook"),
+        text: name("text"),
+        network: root.required_table("network", sizes),
+        steps: root.required_table("steps", steps),
+        losses: root.required_table("losses", losses),
+        checkpoints: root.required_table("checkpoints", |checkpoints| Checkpoints {
+            minutes: checkpoints.required_float("minutes", 0.01..=1_000.0),
+            scored: checkpoints.required_int("scored", 0..=1_000_000) as usize,
+            beams: size(checkpoints, "beams", 1, 64),
+        }),
+    }
+}
+
+fn size(table: &Table<'_>, key: &'static str, least: i64, most: i64) -> usize {
+    table.required_int(key, least..=most) as usize
+}
+
+fn sizes(table: &Table<'_>) -> Sizes {
+    let sizes = Sizes {
+        vocabulary: size(table, "vocabulary", 256, 100_000),
+        dim: size(table, "dim", 1, 4_096),
+        layers: size(table, "layers", 1, 64),
+        heads: size(table, "heads", 1, 64),
+        inner: size(table, "inner", 1, 1 << 14),
+        words: size(table, "words", 8, 1_024),
+        clips: size(table, "clips", 1, 256),
+    };
+    if !sizes.dim.is_multiple_of(sizes.heads) {
+        table.mistake("dim", format!("`dim` must be a multiple of heads = {}", sizes.heads));
+    }
+    sizes
+}
+
+fn steps(table: &Table<'_>) -> Steps {
+    let minutes = table.optional_float("minutes", 0.01..=100_000.0);
+    let count = table.optional_int("count", 1..=1_000_000_000);
+    let length = match (minutes, count) {
+        (Some(minutes), None) => Length::Minutes(minutes),
+        (None, Some(count)) => Length::Steps(count as u64),
+        _ => {
+            table.mistake("minutes", "either `minutes` or `count` says how long to train");
+            Length::Steps(1)
+        }
+    };
+    let float = |key, range| table.required_float(key, range);
+    Steps {
+        length,
+        photos: size(table, "photos", 1, 4_096),
+        rate: float("rate", 1e-9..=1.0),
+        warm_up: size(table, "warm_up", 0, 1_000_000) as u64,
+        betas: [float("beta_1", 0.0..=0.999_999), float("beta_2", 0.0..=0.999_999)],
+        weight_decay: float("weight_decay", 0.0..=10.0),
+        clip: float("clip", 1e-6..=1e6),
+        label_smoothing: float("label_smoothing", 0.0..=0.9),
+        dropout: float("dropout", 0.0..=0.9),
+        average: float("average", 0.0..=0.999_999),
+    }
+}
+
+fn losses(table: &Table<'_>) -> Losses {
+    let weight = |key| table.required_float(key, 0.0..=1e3);
+    let mix = Mix { captions: weight("captions"), text: weight("text"), masked: weight("masked") };
+    if mix.captions <= 0.0 {
+        table.mistake("captions", "`captions` must be more than 0");
+    }
+    Losses { mix, contrast: weight("contrast"), negatives: size(table, "negatives", 1, 1 << 20) }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A small, short training.
+    pub(in crate::train) fn small() -> Config {
+        let text = include_str!("../../training/default.toml")
+            .replace("minutes = 30", "count = 20")
+            .replace("dim = 256", "dim = 16")
+            .replace("inner = 1024", "inner = 32")
+            .replace("vocabulary = 5000", "vocabulary = 256")
+            .replace("photos = 16", "photos = 2")
+            .replace("warm_up = 200", "warm_up = 2");
+        Config::read("small.toml", &text).unwrap()
+    }
+
+    #[test]
+    fn the_rate_rises_and_falls() {
+        let steps = Steps { rate: 1e-3, warm_up: 200, ..small().steps };
+        assert!(steps.rate_at(0, 0.0) < 1e-5);
+        assert!((steps.rate_at(199, 0.0) - 1e-3).abs() < 1e-12);
+        assert!((steps.rate_at(900, 0.5) - 5e-4).abs() < 1e-12);
+        assert!(steps.rate_at(900, 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn mistakes_are_all_told() {
+        let wrong = Config::read("x.toml", "schema = 1\nseed = -1\ninputs = \"both\"\nsteps = 3\n");
+        let message = wrong.unwrap_err().to_string();
+        for part in ["`seed` must be", "the key `network` is missing", "`steps` must be a table"] {
+            assert!(message.contains(part), "{message}");
+        }
+        let both = include_str!("../../training/default.toml").replace("minutes = 30", "heads = 3");
+        let message = Config::read("x.toml", &both).unwrap_err().to_string();
+        assert!(message.contains("unknown key `heads`"), "{message}");
+        assert!(message.contains("how long to train"), "{message}");
+    }
+}

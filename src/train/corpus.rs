@@ -1,0 +1,240 @@
+//! What is trained on: photos with captions, and captions alone.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::evaluate::photos::{Collection, Photo};
+use crate::text::{WordPieces, caption_words};
+
+/// Videos that are held out of a collection without a dev split, at most…
+const HELD_OUT: usize = 60;
+/// …and at most one of so many.
+const HELD_OUT_OF: usize = 4;
+/// Larger than any file of captions by hand.
+const MAX_TEXT_BYTES: u64 = 1 << 30;
+
+/// A collection's photos, divided: their names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lists {
+    pub train: Vec<String>,
+    pub dev: Vec<String>,
+}
+
+impl Lists {
+    /// The photos of the splits `train` and `dev`. Where there is no dev split, the frames of some of
+    /// train's videos (folders of images) are held out: of at most 60, and at most a quarter, those
+    /// whose names have the least BLAKE3. No photo of another split is in either list.
+    pub fn of(collection: &Collection) -> Lists {
+        let photos = collection.photos();
+        let of_split = |split: &str| -> Vec<&Photo> {
+            photos.iter().filter(|photo| photo.split == split).collect()
+        };
+        let names = |photos: &[&Photo]| photos.iter().map(|photo| photo.image.clone()).collect();
+        let (train, dev) = (of_split("train"), of_split("dev"));
+        if !dev.is_empty() {
+            return Lists { train: names(&train), dev: names(&dev) };
+        }
+        let mut videos: Vec<&str> = train.iter().map(|photo| video(&photo.image)).collect();
+        videos.sort_unstable();
+        videos.dedup();
+        videos.sort_by_key(|video| *blake3::hash(video.as_bytes()).as_bytes());
+        videos.truncate(HELD_OUT.min(videos.len() / HELD_OUT_OF));
+        let is_held_out = |photo: &&&Photo| videos.contains(&video(&photo.image));
+        let (dev, train): (Vec<&Photo>, Vec<&Photo>) = {
+            let dev = train.iter().filter(is_held_out).copied().collect();
+            let rest = train.iter().filter(|photo| !is_held_out(photo)).copied().collect();
+            (dev, rest)
+        };
+        Lists { train: names(&train), dev: names(&dev) }
+    }
+}
+
+/// The video of a frame: the folder that it is in; a photo is its own.
+pub fn video(image: &str) -> &str {
+    image.rsplit_once('/').map_or(image, |(folder, _)| folder)
+}
+
+/// Captions without pictures, those of one picture together.
+///
+/// # Errors
+/// `InvalidInput` with the line, where the file is not tab-separated with a header that names a column
+/// `caption`; `NotFound`.
+pub fn read_texts(path: &Path) -> Result<Vec<Vec<String>>> {
+    let reading = |cause| Error::io(path, "read", cause);
+    let bytes = std::fs::metadata(path).map_err(reading)?.len();
+    if bytes > MAX_TEXT_BYTES {
+        return Err(Error::invalid_input(format!(
+            "{bytes} bytes are too many for a file of captions"
+        ))
+        .in_source(path.display()));
+    }
+    let bytes = std::fs::read(path).map_err(reading)?;
+    let text = String::from_utf8(bytes).map_err(|cause| {
+        Error::invalid_input("the file is not UTF-8").in_source(path.display()).caused_by(cause)
+    })?;
+    texts(&text).map_err(|error| error.in_source(path.display()))
+}
+
+fn texts(text: &str) -> Result<Vec<Vec<String>>> {
+    let mut lines = text.lines().enumerate();
+    let wrong = |line: usize, why: &str| Error::invalid_input(format!("line {}: {why}", line + 1));
+    let header: Vec<&str> = lines.next().map_or(Vec::new(), |(_, line)| line.split('\t').collect());
+    let caption = header
+        .iter()
+        .position(|column| *column == "caption")
+        .ok_or_else(|| wrong(0, "the header names no column caption"))?;
+    let mut groups: Vec<Vec<String>> = Vec::new();
+    let mut last = None;
+    for (number, line) in lines {
+        let fields: Vec<&str> = line.split('\t').collect();
+        if fields.len() != header.len() {
+            let counts = format!("{} fields, where the header has {}", fields.len(), header.len());
+            return Err(wrong(number, &counts));
+        }
+        // Lines that begin alike are about one picture; captions alone are each about their own.
+        let picture = (caption != 0).then_some(fields[0]);
+        match groups.last_mut().filter(|_| picture.is_some() && picture == last) {
+            Some(group) => group.push(fields[caption].to_owned()),
+            None => groups.push(vec![fields[caption].to_owned()]),
+        }
+        last = picture;
+    }
+    Ok(groups)
+}
+
+/// A photo to learn from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Example {
+    /// Its collection, and its place there.
+    pub(super) picture: (usize, usize),
+    /// Word pieces of its captions.
+    pub(super) captions: Vec<Vec<u32>>,
+    /// The place of its first caption among all captions.
+    pub(super) first_caption: usize,
+}
+
+/// What was left out, and why, to be told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Skipped {
+    /// Photos that could not be decoded.
+    pub photos: usize,
+    /// Photos and groups without a single usable caption.
+    pub without_captions: usize,
+    /// Captions without words.
+    pub captions: usize,
+}
+
+/// Captions that have words.
+pub(super) fn usable<'a>(captions: &'a [String], skipped: &mut Skipped) -> Vec<&'a str> {
+    let usable: Vec<&str> = captions
+        .iter()
+        .map(String::as_str)
+        .filter(|caption| !caption_words(caption).is_empty())
+        .collect();
+    skipped.captions += captions.len() - usable.len();
+    skipped.without_captions += usize::from(usable.is_empty());
+    usable
+}
+
+/// Word pieces of captions that have words.
+pub(super) fn encoded(
+    pieces: &WordPieces,
+    captions: &[&str],
+    most: usize,
+) -> Result<Vec<Vec<u32>>> {
+    captions.iter().map(|caption| pieces.encode(caption, most)).collect()
+}
+
+/// Batches of examples, without end: each epoch has every example once, in another order. Examples of
+/// like length are together, so that little is padded.
+#[derive(Debug)]
+pub(super) struct Order {
+    seed: [u8; 32],
+    lengths: Vec<usize>,
+    size: usize,
+    epoch: Option<(u64, Vec<Vec<usize>>)>,
+}
+
+/// Batches whose examples are sorted among each other.
+const POOL: usize = 16;
+
+impl Order {
+    pub(super) fn new(seed: [u8; 32], lengths: Vec<usize>, size: usize) -> Self {
+        Order { seed, size: size.min(lengths.len()).max(1), lengths, epoch: None }
+    }
+
+    /// The `number`th batch: the same whatever was asked for before.
+    pub(super) fn batch(&mut self, number: u64) -> &[usize] {
+        // What does not fill a batch waits for another epoch, which leaves out others.
+        let batches = (self.lengths.len() / self.size).max(1) as u64;
+        let (epoch, within) = (number / batches, number % batches);
+        if self.epoch.as_ref().is_none_or(|(known, _)| *known != epoch) {
+            self.epoch = Some((epoch, self.shuffled(epoch)));
+        }
+        match &self.epoch {
+            Some((_, batches)) => &batches[within as usize],
+            None => &[],
+        }
+    }
+
+    fn shuffled(&self, epoch: u64) -> Vec<Vec<usize>> {
+        use rand::seq::SliceRandom;
+        let mut random = super::random(&self.seed, "order", epoch);
+        let mut order: Vec<usize> = (0..self.lengths.len()).collect();
+        order.shuffle(&mut random);
+        for pool in order.chunks_mut(self.size * POOL) {
+            pool.sort_by_key(|example| self.lengths[*example]);
+        }
+        let mut batches: Vec<Vec<usize>> =
+            order.chunks_exact(self.size).map(<[usize]>::to_vec).collect();
+        batches.shuffle(&mut random);
+        batches
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn captions_of_one_picture_are_together() {
+        let found = texts("id\tcap\tcaption\na\t0\tone\na\t1\ttwo\nb\t0\tthree\n").unwrap();
+        assert_eq!(found, [vec!["one", "two"], vec!["three"]]);
+        assert_eq!(texts("caption\none\none\n").unwrap().len(), 2);
+        let wrong = |text: &str| texts(text).unwrap_err().to_string();
+        assert!(wrong("a\tb\n").contains("line 1: the header names no column caption"));
+        assert!(wrong("a\tcaption\nx\n").contains("line 2: 1 fields, where the header has 2"));
+    }
+
+    #[test]
+    fn captions_without_words_are_counted() {
+        let captions = [" . ", "a dog", ""].map(str::to_owned);
+        let mut skipped = Skipped::default();
+        assert_eq!(usable(&captions, &mut skipped), ["a dog"]);
+        assert!(usable(&captions[..1], &mut skipped).is_empty());
+        assert_eq!((skipped.captions, skipped.without_captions), (3, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn an_epoch_has_each_example_once(
+            lengths in prop::collection::vec(1usize..30, 1..80), size in 1usize..9,
+        ) {
+            let mut order = Order::new([7; 32], lengths.clone(), size);
+            let size = size.min(lengths.len());
+            let batches = lengths.len() / size;
+            let mut seen = Vec::new();
+            for number in 0..batches as u64 {
+                seen.extend_from_slice(order.batch(number));
+            }
+            seen.sort_unstable();
+            seen.dedup();
+            prop_assert_eq!(seen.len(), batches * size);
+            // The order does not depend on where one begins.
+            let later = order.batch(batches as u64 + 1).to_vec();
+            let mut fresh = Order::new([7; 32], lengths, size);
+            prop_assert_eq!(fresh.batch(batches as u64 + 1), &later);
+        }
+    }
+}

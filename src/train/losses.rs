@@ -1,0 +1,191 @@
+//! The losses of a step.
+
+use burn::tensor::{Tensor, TensorData};
+
+use super::batch::Batch;
+use super::network::{Model, States, values};
+use super::optimizer::Gradients;
+use crate::error::Result;
+
+/// What a step's losses are, for the log; those that the step did not have are `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+pub(super) struct Losses {
+    /// What is minimized.
+    pub(super) total: f64,
+    /// Mean nats of a word piece, without smoothing.
+    pub(super) words: Option<f64>,
+    pub(super) contrast: Option<f64>,
+    /// Nats of telling whether words and picture fit.
+    pub(super) alignment: Option<f64>,
+}
+
+/// How losses are weighed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Weighing {
+    pub(super) label_smoothing: f64,
+    pub(super) contrast: f64,
+}
+
+/// The scores of pictures and captions are cosines times this, before they are told apart. A fixed
+/// number: with a learnt one, the first hundred steps of a short training go into it.
+const SHARPNESS: f32 = 20.0;
+
+/// The losses of a batch and the gradients of their sum. `embeddings`: rows of length 1, one after the
+/// other, that `batch.embeddings` counts.
+pub(super) fn losses(
+    model: &Model,
+    batch: &Batch,
+    states: &States,
+    embeddings: &[f32],
+    weighing: Weighing,
+) -> Result<(Losses, Gradients)> {
+    let mut losses = Losses::default();
+    let mut terms: Vec<Tensor<1>> = Vec::new();
+    let mut words = None;
+    if !batch.targets.is_empty() {
+        let tokens = batch.targets.iter().map(|(token, _)| *token).collect();
+        let targets: Vec<u32> = batch.targets.iter().map(|(_, piece)| *piece).collect();
+        let guessed = words_loss(model, model.states_of(states, tokens), &targets, weighing)?;
+        losses.total += guessed.smoothed;
+        losses.words = Some(guessed.nats);
+        terms.push(guessed.term);
+        words = Some((guessed.table, guessed.bias));
+    }
+    if !batch.embeddings.is_empty() && weighing.contrast > 0.0 {
+        let term = model.contrast(states, &batch.embeddings, embeddings, SHARPNESS);
+        let loss = f64::from(values(term.clone())?[0]);
+        losses.total += weighing.contrast * loss;
+        losses.contrast = Some(loss);
+        terms.push(term * weighing.contrast as f32);
+    }
+    if !batch.fits.is_empty() {
+        let rows = batch.fits.iter().map(|(row, _)| *row).collect();
+        let logits = model.alignments(states, rows);
+        // -log sigmoid(x) for those that fit, -log sigmoid(-x) for the others.
+        let signs = batch.fits.iter().map(|(_, fits)| if *fits { 1.0 } else { -1.0 });
+        let signs = TensorData::new(signs.collect::<Vec<f32>>(), [batch.fits.len(), 1]);
+        let signs = Tensor::<2>::from_data(signs, model.device());
+        let term = burn::tensor::activation::log_sigmoid(logits * signs).mean().neg();
+        let loss = f64::from(values(term.clone())?[0]);
+        losses.total += loss;
+        losses.alignment = Some(loss);
+        terms.push(term);
+    }
+    let sum = terms.into_iter().reduce(|a, b| a + b);
+    let mut gradients = match sum {
+        Some(sum) => model.gradients(sum)?,
+        None => Gradients::new(),
+    };
+    if let Some((table, bias)) = words {
+        // The table is read, too, which autodiff has seen to.
+        match gradients.get_mut("words.weight") {
+            Some(read) => read.iter_mut().zip(table).for_each(|(sum, x)| *sum += x),
+            None => drop(gradients.insert("words.weight".to_owned(), table)),
+        }
+        gradients.insert("written.bias".to_owned(), bias);
+    }
+    Ok((losses, gradients))
+}
+
+struct WordsLoss {
+    smoothed: f64,
+    nats: f64,
+    /// Not the loss, but with the loss's gradient in the states.
+    term: Tensor<1>,
+    /// Gradients of the table of words and of the bias.
+    table: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+/// The cross entropy of guessing word pieces, with its gradient worked out by hand: `[tokens,
+/// vocabulary]` is by far the largest array of a step, and goes through one loop here instead of the
+/// ten that autodiff makes of it.
+fn words_loss(
+    model: &Model,
+    states: Tensor<2>,
+    targets: &[u32],
+    weighing: Weighing,
+) -> Result<WordsLoss> {
+    let inner = states.clone().inner();
+    let (table, bias) = model.words_table();
+    let vocabulary = table.dims()[0];
+    let logits = inner.clone().matmul(table.clone().transpose());
+    let mut logits = values(logits)?;
+    let bias = values(bias)?;
+    let mut bias_gradient = vec![0.0; vocabulary];
+    let (mut smoothed, mut nats) = (0.0, 0.0);
+    let each = 1.0 / targets.len() as f32;
+    let even = weighing.label_smoothing as f32 / vocabulary as f32;
+    let own = 1.0 - weighing.label_smoothing as f32;
+    for (row, target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
+        let mut most = f32::NEG_INFINITY;
+        let mut sum_of_logits = 0.0;
+        for (logit, bias) in row.iter_mut().zip(&bias) {
+            *logit += bias;
+            most = most.max(*logit);
+            sum_of_logits += *logit;
+        }
+        let own_logit = row[*target as usize];
+        let mut sum = 0.0;
+        for logit in row.iter_mut() {
+            *logit = exp(*logit - most);
+            sum += *logit;
+        }
+        let log_sum = most + sum.ln();
+        nats += f64::from(log_sum - own_logit);
+        smoothed += f64::from(log_sum - own * own_logit - even * sum_of_logits);
+        let scale = each / sum;
+        for (x, bias) in row.iter_mut().zip(&mut bias_gradient) {
+            *x = *x * scale - even * each;
+            *bias += *x;
+        }
+        row[*target as usize] -= own * each;
+        bias_gradient[*target as usize] -= own * each;
+    }
+    let gradient = TensorData::new(logits, [targets.len(), vocabulary]);
+    let gradient = Tensor::<2>::from_data(gradient, &inner.device());
+    let of_table = values(gradient.clone().transpose().matmul(inner))?;
+    let of_states = gradient.matmul(table).autodiff();
+    Ok(WordsLoss {
+        smoothed: smoothed / targets.len() as f64,
+        nats: nats / targets.len() as f64,
+        term: (states * of_states).sum(),
+        table: of_table,
+        bias: bias_gradient,
+    })
+}
+
+/// e to the `x`, for x <= 0, to 1e-6 of its value: such as the compiler can turn into vector
+/// instructions, unlike the library's. Cody and Waite's reduction, then a polynomial on ±ln 2 / 2.
+fn exp(x: f32) -> f32 {
+    // Beyond, the value is less than the least of a softmax that matters.
+    let x = x.max(-87.0);
+    let whole = (x * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0;
+    let rest = x - whole * 0.693_359_4 + whole * 2.121_944_4e-4;
+    let mut power = 1.987_569_1e-4;
+    for factor in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        power = power * rest + factor;
+    }
+    let value = power * rest * rest + rest + 1.0;
+    value * f32::from_bits(((whole as i32 + 127) as u32) << 23)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn exp_is_the_librarys(x in -86.0f32..0.0) {
+            let exact = f64::from(x).exp();
+            prop_assert!((f64::from(exp(x)) / exact - 1.0).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn exp_at_its_ends() {
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NEG_INFINITY) < 1e-37);
+    }
+}

@@ -1,0 +1,257 @@
+//! The network in burn: the same computation as the ONNX graphs, with gradients.
+
+use burn::tensor::activation::{gelu, log_softmax, softmax};
+use burn::tensor::module::layer_norm;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::batch::Batch;
+use super::optimizer::Gradients;
+use crate::error::{Error, Result};
+use crate::onnx::transformer::{EPSILON, Network, Tensors, TokenKind};
+
+/// A network's weights as tensors that gradients are wanted of.
+pub(super) struct Model {
+    network: Network,
+    device: Device,
+    weights: std::collections::BTreeMap<String, (Vec<usize>, Tensor<1>)>,
+}
+
+/// What a forward pass gives.
+pub(super) struct States {
+    /// `[rows * tokens, dim]`, normalized.
+    pub(super) tokens: Tensor<2>,
+    /// `[rows, dim]`: of [CLS].
+    pub(super) first: Tensor<2>,
+}
+
+/// Zeroes of random places; the rest grows so that sums stay the same on average.
+pub(super) struct Dropout {
+    share: f64,
+    random: ChaCha8Rng,
+}
+
+impl Dropout {
+    pub(super) fn new(share: f64, seed: [u8; 32]) -> Self {
+        Dropout { share, random: ChaCha8Rng::from_seed(seed) }
+    }
+
+    fn apply(&mut self, tensor: Tensor<2>) -> Tensor<2> {
+        if self.share <= 0.0 {
+            return tensor;
+        }
+        let dims = tensor.dims();
+        // A byte decides: shares are exact to 1/256, and what is kept grows by what they are.
+        let least = (self.share * 256.0).round().min(255.0) as u8;
+        let kept = 256.0 / (256.0 - f32::from(least));
+        let mut bytes = vec![0_u8; dims[0] * dims[1]];
+        self.random.fill(&mut bytes[..]);
+        let mask: Vec<f32> =
+            bytes.into_iter().map(|byte| if byte >= least { kept } else { 0.0 }).collect();
+        let device = tensor.device();
+        tensor * Tensor::from_data(TensorData::new(mask, dims), &device)
+    }
+}
+
+impl Model {
+    /// `device` must have autodiff.
+    pub(super) fn new(network: Network, tensors: &Tensors, device: &Device) -> Self {
+        let weights = tensors
+            .iter()
+            .map(|(name, weights)| {
+                let length = weights.values.len();
+                let data = TensorData::new(weights.values.clone(), [length]);
+                let tensor = Tensor::<1>::from_data(data, device).require_grad();
+                (name.clone(), (weights.shape.clone(), tensor))
+            })
+            .collect();
+        Model { network, device: device.clone(), weights }
+    }
+
+    /// The gradients of a loss, which is consumed.
+    pub(super) fn gradients(&self, loss: Tensor<1>) -> Result<Gradients> {
+        let mut of = loss.backward();
+        let mut gradients = Gradients::new();
+        for (name, (_, tensor)) in &self.weights {
+            if let Some(gradient) = tensor.grad_remove(&mut of) {
+                gradients.insert(name.clone(), values(gradient)?);
+            }
+        }
+        Ok(gradients)
+    }
+
+    /// Runs a batch; without `dropout`, as when the network is used.
+    pub(super) fn run(&self, batch: &Batch, dropout: &mut Option<Dropout>) -> States {
+        let Network { dim, layers, heads, .. } = self.network;
+        let (rows, read, tokens) = (batch.packed.rows, batch.packed.tokens(), batch.tokens());
+        let mut sequence = vec![
+            self.words(&batch.packed.word_ids, &self.places(batch), TokenKind::Read, rows),
+            self.visual(batch),
+        ];
+        if batch.written > 0 {
+            let (ids, places) = (&batch.written_ids, &batch.written_places);
+            sequence.push(self.words(ids, places, TokenKind::Written, rows));
+        }
+        let sequence = Tensor::cat(sequence, 1).reshape([rows * tokens, dim]);
+        debug_assert_eq!(tokens, read + batch.written);
+        let mut drop = |tensor| match dropout {
+            Some(dropout) => dropout.apply(tensor),
+            None => tensor,
+        };
+        let mut state = drop(self.normalized("embedding.norm", sequence));
+        let bias = TensorData::new(batch.bias.clone(), [rows, 1, tokens, tokens]);
+        let bias = Tensor::<4>::from_data(bias, &self.device);
+        for layer in 0..layers {
+            let name = |part: &str| format!("layers.{layer}.{part}");
+            let input = self.normalized(&name("attention.norm"), state.clone());
+            let split = |part: &str| {
+                self.linear(&name(&format!("attention.{part}")), input.clone())
+                    .reshape([rows, tokens, heads, dim / heads])
+                    .swap_dims(1, 2)
+            };
+            // Queries are scaled rather than scores, of which there are more.
+            let scale = 1.0 / ((dim / heads) as f32).sqrt();
+            let scores = (split("query") * scale).matmul(split("key").swap_dims(2, 3));
+            let weights = softmax(scores + bias.clone(), 3);
+            let seen = weights.matmul(split("value")).swap_dims(1, 2);
+            let seen = seen.reshape([rows * tokens, dim]);
+            state = state + drop(self.linear(&name("attention.output"), seen));
+            let input = self.normalized(&name("inner.norm"), state.clone());
+            let inner = gelu(self.linear(&name("inner.up"), input));
+            state = state + drop(self.linear(&name("inner.down"), inner));
+        }
+        let states = self.normalized("norm", state);
+        let first = (0..rows).map(|row| (row * tokens) as i64).collect();
+        States { first: states.clone().select(0, self.indices(first)), tokens: states }
+    }
+
+    /// The states of some tokens.
+    pub(super) fn states_of(&self, states: &States, tokens: Vec<usize>) -> Tensor<2> {
+        let tokens = tokens.into_iter().map(|token| token as i64).collect();
+        states.tokens.clone().select(0, self.indices(tokens))
+    }
+
+    /// Log-probabilities of each word piece at some tokens: `[tokens, vocabulary]`.
+    #[cfg(test)]
+    pub(super) fn log_probabilities(&self, states: &States, tokens: Vec<usize>) -> Tensor<2> {
+        log_softmax(self.logits(self.states_of(states, tokens)), 1)
+    }
+
+    /// The table of words and the bias of guessing them, out of autodiff's sight.
+    pub(super) fn words_table(&self) -> (Tensor<2>, Tensor<1>) {
+        (self.matrix("words.weight").inner(), self.vector("written.bias").inner())
+    }
+
+    #[cfg(test)]
+    fn logits(&self, states: Tensor<2>) -> Tensor<2> {
+        let products = states.matmul(self.matrix("words.weight").transpose());
+        products + self.vector("written.bias").unsqueeze()
+    }
+
+    /// The contrastive loss (van den Oord and others, 2018): the embedding of each of these rows'
+    /// pictures tells its own caption's, the `of`th of `embeddings` (rows of length 1, one after the
+    /// other), from all others.
+    pub(super) fn contrast(
+        &self,
+        states: &States,
+        of: &[(usize, usize)],
+        embeddings: &[f32],
+        sharpness: f32,
+    ) -> Tensor<1> {
+        let space = self.network.space;
+        let rows = of.iter().map(|(row, _)| *row as i64).collect();
+        let embedded = self.embeddings(states.first.clone().select(0, self.indices(rows)));
+        let count = embeddings.len() / space;
+        let others = TensorData::new(embeddings.to_vec(), [count, space]);
+        let others = Tensor::<2>::from_data(others, &self.device);
+        let scores = log_softmax(embedded.matmul(others.transpose()) * sharpness, 1);
+        let own = of.iter().map(|(_, own)| *own as i64).collect();
+        let own = self.indices(own).reshape([of.len(), 1]);
+        scores.gather(1, own).mean().neg()
+    }
+
+    /// `[rows, space]`, of length 1.
+    pub(super) fn embeddings(&self, first: Tensor<2>) -> Tensor<2> {
+        let embedded = first.matmul(self.matrix("space.weight"));
+        let length = embedded.clone().square().sum_dim(1).sqrt().clamp_min(1e-9);
+        embedded / length
+    }
+
+    /// The logits of how well words and picture fit, of some rows: `[rows, 1]`.
+    pub(super) fn alignments(&self, states: &States, rows: Vec<usize>) -> Tensor<2> {
+        let rows = rows.into_iter().map(|row| row as i64).collect();
+        self.linear("alignment", states.first.clone().select(0, self.indices(rows)))
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn places(&self, batch: &Batch) -> Vec<i64> {
+        (0..batch.packed.rows).flat_map(|_| 0..batch.packed.words as i64).collect()
+    }
+
+    /// Words with their places: `[rows, words, dim]`.
+    fn words(&self, ids: &[i64], places: &[i64], kind: TokenKind, rows: usize) -> Tensor<3> {
+        let words = self.rows_of("words.weight", ids) + self.rows_of("words.position", places);
+        self.of_kind(words, kind, rows)
+    }
+
+    fn visual(&self, batch: &Batch) -> Tensor<3> {
+        let packed = &batch.packed;
+        let mut sum = self.rows_of("visual.clip.position", &packed.clips)
+            + self.rows_of("visual.cell.position", &packed.cells);
+        for (name, length) in self.network.visual_inputs() {
+            let values = if name == "features" { &packed.features } else { &packed.centroids };
+            let data = TensorData::new(values.clone(), [packed.rows * packed.visual, length]);
+            let input = Tensor::<2>::from_data(data, &self.device);
+            let input = self.normalized(&format!("visual.{name}.norm"), input);
+            sum = sum + input.matmul(self.matrix(&format!("visual.{name}.weight")));
+        }
+        self.of_kind(sum, TokenKind::Visual, packed.rows)
+    }
+
+    fn of_kind(&self, tokens: Tensor<2>, kind: TokenKind, rows: usize) -> Tensor<3> {
+        let dim = self.network.dim;
+        let count = tokens.dims()[0] / rows;
+        let kind = self.matrix("kinds.weight").narrow(0, kind as usize, 1);
+        (tokens + kind).reshape([rows, count, dim])
+    }
+
+    fn rows_of(&self, table: &str, rows: &[i64]) -> Tensor<2> {
+        self.matrix(table).select(0, self.indices(rows.to_vec()))
+    }
+
+    fn indices(&self, values: Vec<i64>) -> Tensor<1, Int> {
+        let length = values.len();
+        Tensor::from_data(TensorData::new(values, [length]), &self.device)
+    }
+
+    fn linear(&self, name: &str, input: Tensor<2>) -> Tensor<2> {
+        let product = input.matmul(self.matrix(&format!("{name}.weight")));
+        product + self.vector(&format!("{name}.bias")).unsqueeze()
+    }
+
+    fn normalized(&self, name: &str, input: Tensor<2>) -> Tensor<2> {
+        let weight = self.vector(&format!("{name}.weight"));
+        let bias = self.vector(&format!("{name}.bias"));
+        layer_norm(input, weight, Some(bias), f64::from(EPSILON))
+    }
+
+    fn vector(&self, name: &str) -> Tensor<1> {
+        self.weights[name].1.clone()
+    }
+
+    fn matrix(&self, name: &str) -> Tensor<2> {
+        let (shape, tensor) = &self.weights[name];
+        tensor.clone().reshape([shape[0], shape[1]])
+    }
+}
+
+/// A tensor's values, row by row.
+pub(super) fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+    tensor
+        .try_into_vec_as::<f32>()
+        .map_err(|cause| Error::internal(format!("a tensor cannot be read: {cause}")))
+}

@@ -1,0 +1,317 @@
+//! Trainings of a small network on pictures made up here.
+
+use std::path::{Path, PathBuf};
+
+use ndarray::Array2;
+
+use super::batch::{Batch, Row};
+use super::checkpoint;
+use super::config::{self, Config, Inputs, Length};
+use super::material::{Material, Sources};
+use super::network::Model;
+use super::optimizer::Optimizer;
+use super::run::train;
+use super::trainer::Trainer;
+use crate::error::{Error, Kind};
+use crate::evaluate::photos::{Collection, Photo};
+use crate::evaluate::pictures::{Pictures, Visuals};
+use crate::model::Models;
+use crate::onnx::transformer::Precision;
+use crate::transformer::{Captioner, Fitting, Segment, Trained, Writing};
+use burn::tensor::Device;
+
+const DIM: usize = 24;
+
+/// Pictures of dogs and of cats that look alike among each other.
+fn material(photos: usize) -> Material {
+    let photo = |number: usize| {
+        let animal = ["dog", "cat"][number % 2];
+        Photo {
+            image: format!("{number}.jpg"),
+            split: "train".into(),
+            captions: vec![
+                format!("a {animal} runs over the snow"),
+                format!("the {animal} on a red sofa"),
+            ],
+        }
+    };
+    let photos: Vec<Photo> = (0..photos).map(photo).collect();
+    let value = |photo: usize, place: usize| {
+        let of_kind = if (photo + place).is_multiple_of(2) { 1.0 } else { 0.2 };
+        of_kind + 0.01 * ((photo * 31 + place * 7) % 13) as f32
+    };
+    let features: Vec<f32> =
+        (0..photos.len()).flat_map(|photo| (0..10 * DIM).map(move |at| value(photo, at))).collect();
+    let captions = 2 * photos.len();
+    let mut embeddings = Array2::from_shape_fn((captions, 6), |(caption, place)| {
+        ((caption * 5 + place * 3) % 7) as f32 - 2.9
+    });
+    for mut row in embeddings.rows_mut() {
+        let length = row.dot(&row).sqrt();
+        row /= length;
+    }
+    Material {
+        train: vec![Pictures::made(photos, DIM, &features)],
+        dev: Vec::new(),
+        texts: vec![vec!["a bird in the sky".into(), "some birds fly".into()]; 3],
+        codebook: None,
+        embeddings,
+        fitting: Fitting { encoder: "made up".into(), codebook: None, space: "made up".into() },
+        skipped: super::corpus::Skipped::default(),
+    }
+}
+
+fn small() -> Config {
+    let mut config = config::tests::small();
+    config.inputs = Inputs { tokens: false, features: true, cells: true };
+    config
+}
+
+#[test]
+fn a_training_that_goes_on_later_is_the_same_to_the_last_bit() {
+    let (config, material) = (small(), material(7));
+    let mut straight = Trainer::new(&config, &material).unwrap();
+    for _ in 0..20 {
+        straight.step().unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = Trainer::new(&config, &material).unwrap();
+    for _ in 0..10 {
+        first.step().unwrap();
+    }
+    checkpoint::write(folder.path(), &first.progress, &first.optimizer).unwrap();
+
+    let mut second = Trainer::new(&config, &material).unwrap();
+    let (progress, optimizer) = checkpoint::last(folder.path(), &second.progress.training).unwrap();
+    assert_eq!((&progress, &optimizer), (&first.progress, &first.optimizer));
+    (second.progress, second.optimizer) = (progress, optimizer);
+    for _ in 0..10 {
+        second.step().unwrap();
+    }
+    assert_eq!(second.progress, straight.progress);
+    assert_eq!(second.optimizer, straight.optimizer);
+    assert!(straight.progress.taken.iter().all(|taken| *taken > 0), "{:?}", straight.progress);
+}
+
+#[test]
+fn the_loss_falls() {
+    let mut config = small();
+    config.steps.length = Length::Steps(150);
+    config.steps.rate = 1e-2;
+    (config.losses.mix.text, config.losses.mix.masked) = (0.0, 0.0);
+    let material = material(8);
+    let mut trainer = Trainer::new(&config, &material).unwrap();
+    let mut nats = Vec::new();
+    for _ in 0..150 {
+        nats.push(trainer.step().unwrap().losses.words.unwrap());
+    }
+    let mean = |nats: &[f64]| nats.iter().sum::<f64>() / nats.len() as f64;
+    let (begin, end) = (mean(&nats[..10]), mean(&nats[140..]));
+    assert!(end < begin / 3.0, "from {begin} to {end}");
+}
+
+#[test]
+fn gradients_are_those_of_the_loss() {
+    let (mut config, material) = (small(), material(4));
+    (config.steps.dropout, config.steps.label_smoothing) = (0.0, 0.1);
+    (config.steps.weight_decay, config.steps.clip) = (0.0, 1e9);
+    (config.losses.mix.text, config.losses.mix.masked) = (0.0, 0.0);
+    // A small step against the gradient lowers the loss by its length squared times the step. AdamW's
+    // first step is the rate times the gradient's sign, so the fall is the sum of its magnitudes.
+    config.steps.warm_up = 1;
+    config.steps.rate = 1e-5;
+    let mut trainer = Trainer::new(&config, &material).unwrap();
+    let before = trainer.optimizer.clone();
+    let first = trainer.step().unwrap();
+    let magnitudes: f64 = trainer
+        .optimizer
+        .mean
+        .values()
+        .flat_map(|tensor| &tensor.values)
+        .map(|mean| f64::from(mean.abs()) / (1.0 - config.steps.betas[0]))
+        .sum();
+    // The same batch again, with the weights after the step.
+    let stepped = trainer.optimizer.weights.clone();
+    trainer.optimizer = Optimizer { weights: stepped, ..before };
+    (trainer.progress.step, trainer.progress.taken) = (0, [0; 3]);
+    let second = trainer.step().unwrap();
+    let (fall, expected) = (first.losses.total - second.losses.total, 1e-5 * magnitudes);
+    assert!((fall / expected - 1.0).abs() < 0.05, "{fall}, not {expected}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_and_leaves_the_weights() {
+    let (config, material) = (small(), material(4));
+    let mut trainer = Trainer::new(&config, &material).unwrap();
+    trainer.step().unwrap();
+    trainer.optimizer.weights.get_mut("norm.bias").unwrap().values[0] = f32::INFINITY;
+    let before = trainer.optimizer.clone();
+    let error = trainer.step().unwrap_err();
+    assert!(error.to_string().contains("is no number"), "{error}");
+    assert_eq!(trainer.optimizer, before);
+}
+
+#[test]
+fn one_photo_with_one_caption_is_enough() {
+    let (config, mut material) = (small(), material(1));
+    material.train[0].photos[0].captions.truncate(1);
+    material.embeddings = material.embeddings.slice(ndarray::s![..1, ..]).to_owned();
+    material.texts.clear();
+    let mut trainer = Trainer::new(&config, &material).unwrap();
+    for _ in 0..12 {
+        trainer.step().unwrap();
+    }
+}
+
+#[test]
+fn of_two_checkpoints_the_readable_one_is_taken() {
+    let (config, material) = (small(), material(4));
+    let folder = tempfile::tempdir().unwrap();
+    let mut trainer = Trainer::new(&config, &material).unwrap();
+    for _ in 0..3 {
+        trainer.step().unwrap();
+        checkpoint::write(folder.path(), &trainer.progress, &trainer.optimizer).unwrap();
+    }
+    let kept = checkpoint::all(folder.path()).unwrap();
+    assert_eq!(kept.len(), 2);
+    let last = std::fs::read(&kept[1]).unwrap();
+    std::fs::write(&kept[1], &last[..last.len() / 2]).unwrap();
+    let training = &trainer.progress.training;
+    assert_eq!(checkpoint::last(folder.path(), training).unwrap().0.step, 2);
+    std::fs::write(&kept[0], b"").unwrap();
+    assert_eq!(checkpoint::last(folder.path(), training).unwrap_err().kind(), Kind::Corrupt);
+
+    std::fs::write(&kept[1], &last).unwrap();
+    let other = checkpoint::last(folder.path(), "another").unwrap_err();
+    assert!(other.to_string().contains("another configuration"), "{other}");
+    let empty = tempfile::tempdir().unwrap();
+    assert_eq!(checkpoint::last(empty.path(), training).unwrap_err().kind(), Kind::NotFound);
+}
+
+#[test]
+fn a_stopped_training_goes_on_and_ends_with_its_files() {
+    let (config, material) = (small(), material(5));
+    let folder = tempfile::tempdir().unwrap();
+    let run = |resume: bool, until: u64, out: &Path| {
+        let models = Models::open().unwrap();
+        train(&models, &config, &material, out, resume, &mut |event| match event {
+            super::Event::Step { step, .. } if step == until => Err(Error::cancelled()),
+            _ => Ok(()),
+        })
+    };
+    let stopped = run(false, 7, folder.path()).unwrap();
+    assert!(stopped.interrupted && stopped.steps == 7);
+    let again = run(false, 99, folder.path()).unwrap_err();
+    assert!(again.to_string().contains("--resume"), "{again}");
+    let finished = run(true, 99, folder.path()).unwrap();
+    assert!(!finished.interrupted && finished.steps == 20);
+    assert_eq!(finished.files.len(), 7);
+    let trained = Trained::load(&finished.files[0]).unwrap();
+
+    let straight = tempfile::tempdir().unwrap();
+    let finished = run(false, 99, straight.path()).unwrap();
+    assert_eq!(Trained::load(&finished.files[0]).unwrap().tensors, trained.tensors);
+    assert!(std::fs::read_to_string(folder.path().join("report.html")).unwrap().contains("<svg"));
+}
+
+/// Needs `cinelex setup`: ONNX Runtime.
+#[test]
+fn burn_and_onnx_runtime_give_the_same_probabilities() {
+    let config = small();
+    the_same_probabilities(&config, &material(6), 10);
+}
+
+/// Needs `cinelex setup`, with the encoder.
+#[test]
+fn burn_and_onnx_runtime_give_the_same_probabilities_for_photos() {
+    let Some(data) = std::env::var_os("CINELEX_DATA").map(PathBuf::from) else {
+        eprintln!("skipped: CINELEX_DATA does not name the folder of evaluation data");
+        return;
+    };
+    let all = Collection::read(&data.join("flickr8k")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(data.join("flickr8k/images"), folder.path().join("images")).unwrap();
+    let mut captions = "image\tsplit\tcaption\n".to_owned();
+    for photo in &all.of_split("dev").unwrap()[..4] {
+        for caption in &photo.captions {
+            captions += &format!("{}\ttrain\t{caption}\n", photo.image);
+        }
+    }
+    std::fs::write(folder.path().join("captions.tsv"), captions).unwrap();
+    let text = include_str!("../../training/default.toml");
+    let mut config = Config::read("default.toml", text).unwrap();
+    config.inputs = Inputs { tokens: true, features: true, cells: true };
+    let sources = Sources { collections: vec![folder.path().to_owned()], texts: Vec::new() };
+    let models = Models::open().unwrap();
+    let material = Material::load(&models, &config, &sources, 1, &mut |_| Ok(())).unwrap();
+    the_same_probabilities(&config, &material, 3);
+}
+
+fn the_same_probabilities(config: &Config, material: &Material, steps: usize) {
+    let mut trainer = Trainer::new(config, material).unwrap();
+    for _ in 0..steps {
+        trainer.step().unwrap();
+    }
+    let trained = trainer.trained();
+    let codebook = material.codebook.as_ref();
+    let cells = trained.network.cells;
+    let visuals = Visuals::new(&material.train[0], true, codebook, cells).unwrap();
+    let texts = ["a dog runs over the snow", "the cat", "snow on a red cat"];
+    let pieces: Vec<Vec<u32>> =
+        texts.iter().map(|text| trained.pieces.encode(text, 30).unwrap()).collect();
+    let seen: Vec<_> = (0..3).map(|photo| visuals.seen(photo)).collect();
+    let segments: Vec<Segment<'_>> = [
+        Segment { words: &pieces[2], visual: seen[0].tokens(0) },
+        Segment { words: &[], visual: [seen[1].tokens(0), seen[2].tokens(1)].concat() },
+    ]
+    .into();
+    let models = Models::open().unwrap();
+    for (precision, tolerance) in
+        [(Precision::Fp32, 1e-4), (Precision::Fp16, 2e-2), (Precision::Int8, 0.3)]
+    {
+        let mut captioner = Captioner::new(&models, &trained, precision, 1).unwrap();
+        let read = captioner.read(&segments).unwrap();
+        let rows: Vec<Row<'_>> = segments
+            .iter()
+            .zip(&pieces)
+            .map(|(read, caption)| Row {
+                read: read.clone(),
+                captions: vec![caption],
+                ..Row::default()
+            })
+            .collect();
+        let batch = Batch::new(&trained.network, &rows).unwrap();
+        let model = Model::new(trained.network, &trained.tensors, &Device::flex().autodiff());
+        let states = model.run(&batch, &mut None);
+        let tokens = batch.targets.iter().map(|(token, _)| *token).collect();
+        let burn = super::network::values(model.log_probabilities(&states, tokens)).unwrap();
+        let mut onnx = Vec::new();
+        for (of, caption) in pieces[..2].iter().enumerate() {
+            onnx.extend(captioner.log_probabilities(&read, of, caption).unwrap());
+        }
+        let differences = burn.iter().zip(&onnx).map(|(a, b)| (a - b).abs());
+        let most = differences.fold(0.0_f32, f32::max);
+        assert!(burn.len() == onnx.len() && most < tolerance, "{precision:?}: {most}");
+
+        let embeddings = super::network::values(model.embeddings(states.first.clone())).unwrap();
+        for (a, b) in embeddings.iter().zip(&read.embeddings) {
+            assert!((a - b).abs() < tolerance, "{precision:?}");
+        }
+        let aligned = super::network::values(model.alignments(&states, vec![0, 1])).unwrap();
+        for (a, b) in aligned.iter().zip(&read.alignments) {
+            assert!((1.0 / (1.0 + (-a).exp()) - b).abs() < tolerance, "{precision:?}");
+        }
+        // Word by word with kept keys and values, it is the same as all at a time.
+        let how = Writing { beams: 3, most: 6, length_power: 1.0 };
+        for (of, found) in captioner.write(&read, how).unwrap().into_iter().enumerate() {
+            let best = &found[0];
+            let pieces = trained.pieces.encode(&best.text, 30).unwrap();
+            let next = captioner.log_probabilities(&read, of, &pieces).unwrap();
+            let ends = pieces.iter().chain([&crate::text::pieces::SEP]);
+            let sum: f32 = ends.zip(next.rows()).map(|(piece, p)| p[*piece as usize]).sum();
+            // A text may have other pieces than those that it was written with.
+            let confidence = (sum / (pieces.len() + 1) as f32).exp();
+            assert!((confidence - best.confidence).abs() < 1e-4, "{best:?}: {confidence}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The transformer: segments packed into tokens, read, and written about.
+
+mod beams;
+mod captioner;
+mod packing;
+mod weights;
+
+pub use captioner::{Caption, Captioner, Reading, Writing};
+pub use packing::{Packed, Segment, VisualToken, pack};
+pub use weights::{Fitting, Trained, read_tensors, write_tensors};

@@ -1,0 +1,233 @@
+//! A trained network as one safetensors file: its tensors by name, and one metadata entry with what
+//! it needs beside them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::Path;
+
+use half::f16;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::onnx::transformer::{Network, Tensors, Weights};
+use crate::text::WordPieces;
+
+const FORMAT: u32 = 1;
+const METADATA: &str = "cinelex.transformer";
+/// Larger than any network within the limits on sizes that is trained on a CPU.
+const MAX_FILE_BYTES: u64 = 4 << 30;
+
+/// What a network was trained with: what it sees must come from the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fitting {
+    /// [`crate::model::Manifest::identity`] of the encoder.
+    pub encoder: String,
+    /// The hash of the codebook, where the network sees visual words.
+    pub codebook: Option<String>,
+    /// The space that its embeddings lie in.
+    pub space: String,
+}
+
+impl Fitting {
+    /// Whether what this encoder gives, and the words of the codebook of this hash, are what the
+    /// network was trained with.
+    ///
+    /// # Errors
+    /// `InvalidInput`, saying which differs.
+    pub fn check(&self, encoder: &str, codebook: Option<blake3::Hash>) -> Result<()> {
+        if self.encoder != encoder {
+            return Err(Error::invalid_input(format!(
+                "the network was trained with the encoder {}, not {encoder}",
+                self.encoder
+            )));
+        }
+        let found = codebook.map(|hash| hash.to_hex().to_string());
+        if self.codebook.is_some() && self.codebook != found {
+            return Err(Error::invalid_input(format!(
+                "the network was trained with another codebook ({}) than {}",
+                self.codebook.as_deref().unwrap_or("none"),
+                found.as_deref().unwrap_or("none")
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// A network with all that it needs to run.
+#[derive(Debug, Clone)]
+pub struct Trained {
+    pub network: Network,
+    pub pieces: WordPieces,
+    pub fitting: Fitting,
+    pub tensors: Tensors,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    format: u32,
+    network: Network,
+    fitting: Fitting,
+    /// One piece a line.
+    pieces: String,
+}
+
+impl Trained {
+    /// Reads what [`Trained::save`] wrote.
+    ///
+    /// # Errors
+    /// `NotFound`; `Corrupt` or `InvalidInput`, naming what is not as it should be.
+    pub fn load(path: &Path) -> Result<Trained> {
+        let (head, tensors) = read_tensors(path, METADATA)?;
+        let read = || {
+            let head: Head = serde_json::from_str(&head).map_err(|cause| {
+                Error::corrupt(format!("the entry {METADATA} is damaged")).caused_by(cause)
+            })?;
+            if head.format != FORMAT {
+                return Err(Error::unsupported(format!(
+                    "the network has format {}, this program reads format {FORMAT}",
+                    head.format
+                )));
+            }
+            let pieces = WordPieces::from_lines(&head.pieces)?;
+            if pieces.count() != head.network.vocabulary {
+                return Err(Error::corrupt(format!(
+                    "{} word pieces do not fit a network of {}",
+                    pieces.count(),
+                    head.network.vocabulary
+                )));
+            }
+            head.network.check()?;
+            head.network.check_tensors(&tensors)?;
+            Ok((head.network, pieces, head.fitting))
+        };
+        let (network, pieces, fitting) = read().map_err(|error| error.in_source(path.display()))?;
+        Ok(Trained { network, pieces, fitting, tensors })
+    }
+
+    /// Writes the network, whole or not at all.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let head = Head {
+            format: FORMAT,
+            network: self.network,
+            fitting: self.fitting.clone(),
+            pieces: self.pieces.to_lines(),
+        };
+        let head = serde_json::to_string(&head)
+            .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))?;
+        write_tensors(path, METADATA, &head, &self.tensors)
+    }
+}
+
+/// The metadata entry `entry` of a safetensors file, and its tensors: f32 or f16.
+///
+/// # Errors
+/// `NotFound`; `Corrupt` where the file is cut short, or is none.
+pub fn read_tensors(path: &Path, entry: &str) -> Result<(String, Tensors)> {
+    let reading = |cause| Error::io(path, "read", cause);
+    let corrupt = |why: &str| Error::corrupt(why).in_source(path.display());
+    let bytes = std::fs::metadata(path).map_err(reading)?.len();
+    if bytes > MAX_FILE_BYTES {
+        return Err(corrupt(&format!("{bytes} bytes are too many for a network")));
+    }
+    let bytes = std::fs::read(path).map_err(reading)?;
+    let unusable = || corrupt("no usable safetensors file, or one cut short");
+    let (_, metadata) =
+        SafeTensors::read_metadata(&bytes).map_err(|cause| unusable().caused_by(cause))?;
+    let head = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|entries| entries.get(entry))
+        .ok_or_else(|| corrupt(&format!("the entry {entry} is missing")))?
+        .clone();
+    let file = SafeTensors::deserialize(&bytes).map_err(|cause| unusable().caused_by(cause))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.iter() {
+        let values = match view.dtype() {
+            Dtype::F32 => {
+                view.data().as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect()
+            }
+            Dtype::F16 => {
+                view.data().as_chunks().0.iter().map(|x| f16::from_le_bytes(*x).to_f32()).collect()
+            }
+            other => {
+                return Err(corrupt(&format!("the tensor {name} is {other:?}, not F32 or F16")));
+            }
+        };
+        tensors.insert(name.to_owned(), Weights { shape: view.shape().to_vec(), values });
+    }
+    Ok((head, tensors))
+}
+
+/// Writes tensors as f32 and one metadata entry: to another name first, synced, then renamed, so
+/// that what was there stays until all is written.
+pub fn write_tensors(path: &Path, entry: &str, head: &str, tensors: &Tensors) -> Result<()> {
+    let failed = |cause: std::io::Error| Error::io(path, "write", cause);
+    let bytes: BTreeMap<&str, Vec<u8>> = tensors
+        .iter()
+        .map(|(name, weights)| {
+            (&name[..], weights.values.iter().flat_map(|x| x.to_le_bytes()).collect())
+        })
+        .collect();
+    let invalid =
+        |cause| Error::internal(format!("{} cannot be written", path.display())).caused_by(cause);
+    let views: Vec<(&str, TensorView<'_>)> = tensors
+        .iter()
+        .zip(bytes.values())
+        .map(|((name, weights), bytes)| {
+            Ok((&name[..], TensorView::new(Dtype::F32, weights.shape.clone(), bytes)?))
+        })
+        .collect::<Result<_, _>>()
+        .map_err(invalid)?;
+    let metadata = HashMap::from([(entry.to_owned(), head.to_owned())]);
+    let file = safetensors::serialize(views, Some(metadata)).map_err(invalid)?;
+
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let mut scratch = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    scratch.write_all(&file).map_err(failed)?;
+    scratch.as_file().sync_all().map_err(failed)?;
+    scratch.persist(path).map_err(|error| failed(error.error))?;
+    // The rename itself is durable only when the folder is.
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn another_encoder_or_codebook_is_refused_by_name() {
+        let fitting =
+            Fitting { encoder: "a 1".into(), codebook: Some("12".into()), space: "x".into() };
+        let refused = fitting.check("b 1", None).unwrap_err().to_string();
+        assert!(refused.contains("the encoder a 1, not b 1"), "{refused}");
+        let refused = fitting.check("a 1", None).unwrap_err().to_string();
+        assert!(refused.contains("another codebook (12) than none"), "{refused}");
+        assert!(Fitting { codebook: None, ..fitting }.check("a 1", None).is_ok());
+    }
+
+    #[test]
+    fn tensors_come_back_and_a_file_cut_short_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let weights = Weights { shape: vec![2, 1], values: vec![0.5, -3.0] };
+        let tensors = Tensors::from([("a.b".to_owned(), weights)]);
+        write_tensors(&path, "test", "{}", &tensors).unwrap();
+        assert_eq!(read_tensors(&path, "test").unwrap(), ("{}".to_owned(), tensors.clone()));
+        let missing = read_tensors(&path, "other").unwrap_err();
+        assert!(missing.to_string().contains("the entry other is missing"), "{missing}");
+
+        let bytes = std::fs::read(&path).unwrap();
+        for length in 0..bytes.len() {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            assert_eq!(read_tensors(&path, "test").unwrap_err().kind(), Kind::Corrupt);
+        }
+        // What cannot be written leaves what was there.
+        let gone = folder.path().join("missing/x.safetensors");
+        assert!(write_tensors(&gone, "test", "{}", &tensors).is_err());
+        assert_eq!(std::fs::read(&path).unwrap().len(), bytes.len() - 1);
+    }
+}
