@@ -118,7 +118,9 @@ fn fill(writer: &mut Writer, id: SourceId, source: usize, part: &Part) {
 fn understand(folder: &TempDir, writer: &mut Writer) {
     for id in writer.left_to_understand(&clips_recipe(), &segments_recipe()).unwrap() {
         let reader = open(folder.path());
-        let cues = reader.cues(id).unwrap();
+        let mut cues = reader.cues(id).unwrap();
+        // At the same time, tracks stand in the order in which they came.
+        cues.sort_by_key(|cue| (cue.track.clone(), cue.span.start));
         let segments: Vec<SegmentRecord> = reader
             .clip_heads(id, &clips_recipe())
             .unwrap()
