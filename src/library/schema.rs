@@ -113,6 +113,14 @@ impl Database {
         Self::connect(&path, &unchanging(&path), flags)?.checked(role)
     }
 
+    /// Whether the file is there and anything was ever written to it, or to its log. Making it
+    /// begins with an empty file, and so does what is left of one that was cut to nothing.
+    pub fn has_content(folder: &Path, role: Role) -> bool {
+        [role.file_name.to_owned(), format!("{}-wal", role.file_name)]
+            .iter()
+            .any(|name| std::fs::metadata(folder.join(name)).is_ok_and(|file| file.len() > 0))
+    }
+
     /// Whether the file's header says that it is this one of a library's two. False where it cannot
     /// be read.
     pub fn is_marked(folder: &Path, role: Role) -> bool {

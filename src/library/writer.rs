@@ -76,11 +76,11 @@ impl Writer {
 
     /// As [`Writer::open`], for whoever holds the folder's lock.
     pub(super) fn open_locked(folder: &Path, lock: File) -> Result<Self> {
-        let has = |name: &str| folder.join(name).exists();
-        let (has_record, has_features) = (has(RECORD.file_name), has(FEATURES.file_name));
+        let has_record = Database::has_content(folder, RECORD);
+        let has_features = Database::has_content(folder, FEATURES);
         if has_record && !has_features {
             return Err(Error::corrupt(format!(
-                "{} is missing: restore it, or let `cinelex library rebuild` go on without it",
+                "{} is missing or empty: restore it, or let `cinelex library rebuild` go on without it",
                 folder.join(FEATURES.file_name).display()
             )));
         }
@@ -92,7 +92,7 @@ impl Writer {
         let orphans = "SELECT count(*) FROM features";
         if !has_record && features.run(|sql| rows::one::<u64>(sql, orphans, []))? > 0 {
             return Err(Error::corrupt(format!(
-                "{} is missing, but there are features: restore it, or index into a new folder",
+                "{} is missing or empty, but there are features: restore it, or index into a new folder",
                 folder.join(RECORD.file_name).display()
             )));
         }

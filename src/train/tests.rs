@@ -1,19 +1,19 @@
 //! Trainings of a small network on pictures made up here.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ndarray::Array2;
 
 use super::batch::{Batch, Row};
 use super::checkpoint;
 use super::config::{self, Config, Inputs, Length};
-use super::material::{Material, Sources};
+use super::material::Material;
 use super::network::Model;
 use super::optimizer::Optimizer;
 use super::run::train;
 use super::trainer::Trainer;
 use crate::error::{Error, Kind};
-use crate::evaluate::photos::{Collection, Photo};
+use crate::evaluate::photos::Photo;
 use crate::evaluate::pictures::{Pictures, Visuals};
 use crate::model::Models;
 use crate::onnx::transformer::Precision;
@@ -219,32 +219,6 @@ fn a_stopped_training_goes_on_and_ends_with_its_files() {
 fn burn_and_onnx_runtime_give_the_same_probabilities() {
     let config = small();
     the_same_probabilities(&config, &material(6), 10);
-}
-
-/// Needs `cinelex setup`, with the encoder.
-#[test]
-fn burn_and_onnx_runtime_give_the_same_probabilities_for_photos() {
-    let Some(data) = std::env::var_os("CINELEX_DATA").map(PathBuf::from) else {
-        eprintln!("skipped: CINELEX_DATA does not name the folder of evaluation data");
-        return;
-    };
-    let all = Collection::read(&data.join("flickr8k")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(data.join("flickr8k/images"), folder.path().join("images")).unwrap();
-    let mut captions = "image\tsplit\tcaption\n".to_owned();
-    for photo in &all.of_split("dev").unwrap()[..4] {
-        for caption in &photo.captions {
-            captions += &format!("{}\ttrain\t{caption}\n", photo.image);
-        }
-    }
-    std::fs::write(folder.path().join("captions.tsv"), captions).unwrap();
-    let text = include_str!("../../training/default.toml");
-    let mut config = Config::read("default.toml", text).unwrap();
-    config.inputs = Inputs { tokens: true, features: true, cells: true };
-    let sources = Sources { collections: vec![folder.path().to_owned()], texts: Vec::new() };
-    let models = Models::open().unwrap();
-    let material = Material::load(&models, &config, &sources, 1, &mut |_| Ok(())).unwrap();
-    the_same_probabilities(&config, &material, 3);
 }
 
 fn the_same_probabilities(config: &Config, material: &Material, steps: usize) {

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cinelex::{Ran, command, finish, index, index_with, info, run, search, show};
+use crate::cinelex::{Ran, command, index, index_with, info, run, search, show};
 use crate::media::ffmpeg;
 use crate::stopping::{clips_of, hosts_of};
 

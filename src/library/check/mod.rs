@@ -161,8 +161,16 @@ pub fn check(folder: &Path, watch: Watch<'_>) -> Result<Vec<Finding>> {
 pub(super) fn check_locked(folder: &Path, watch: Watch<'_>) -> Result<Vec<Finding>> {
     let mut findings = Findings { list: Vec::new(), watch };
     folder::look(folder, &mut findings)?;
-    let record = findings.open(folder, RECORD)?;
     let features = findings.open(folder, FEATURES)?;
+    if !Database::has_content(folder, RECORD)
+        && let Some(features) = &features
+        && features.read(|sql| super::rows::one::<u64>(sql, "SELECT count(*) FROM features", []))?
+            == 0
+    {
+        findings.add(Fault::Unfinished, RECORD.file_name, 1, "making the library was cut off");
+        return Ok(findings.list);
+    }
+    let record = findings.open(folder, RECORD)?;
     if let Some(record) = &record {
         if record.version()? != SCHEMA_VERSION {
             return Err(Error::unsupported(format!(
@@ -235,8 +243,8 @@ impl Findings<'_> {
 
     /// Opens a file; one that is not there or no database is a finding.
     fn open(&mut self, folder: &Path, role: Role) -> Result<Option<Database>> {
-        if !folder.join(role.file_name).exists() {
-            self.add(Fault::MissingFile, role.file_name, 1, "is not there");
+        if !Database::has_content(folder, role) {
+            self.add(Fault::MissingFile, role.file_name, 1, "is not there, or empty");
             return Ok(None);
         }
         match Database::open_to_read(folder, role) {
