@@ -166,6 +166,29 @@ impl Writer {
         index.keep_only(&kept)
     }
 
+    /// Whether search uses the index for all that is worth it, as far as its headers tell.
+    pub fn index_is_complete(&self) -> Result<bool> {
+        let index = Index::of(&self.folder);
+        self.record.read(|sql| {
+            for kind in [RecipeKind::Clip, RecipeKind::Segment] {
+                let Some(recipe) = rows::current_recipe(sql, kind)? else { continue };
+                let Some(origin) = origin(sql, &recipe)? else { continue };
+                let (parts, damage) = index.open_parts(sql, kind, &origin)?;
+                let after = parts.last().map_or(0, |part| part.range.through);
+                let find = format!(
+                    "SELECT count(*) FROM (SELECT 1 FROM {} WHERE recipe = ?1 AND key > ?2 \
+                     AND embedding IS NOT NULL LIMIT {LEAST_ROWS})",
+                    table(kind)
+                );
+                let newer: u64 = rows::one(sql, &find, [recipe.key, after])?;
+                if damage.is_some() || newer >= LEAST_ROWS as u64 {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+
     /// Makes the index of embeddings anew.
     pub fn rebuild_index(&mut self) -> Result<()> {
         self.delete_index()?;

@@ -136,6 +136,18 @@ impl Writer {
         Ok(changed)
     }
 
+    /// Notes that a recipe was known elsewhere before it was known here.
+    pub(super) fn date_recipe(&mut self, id: &RecipeId, added_us: i64) -> Result<()> {
+        let hash = id.to_string();
+        self.record.write(|sql| {
+            let set = "UPDATE recipes SET added_us = ?2 WHERE hash = ?1 AND added_us > ?2";
+            if sql.execute(set, params![hash, added_us])? == 0 {
+                return Ok(());
+            }
+            RECIPES.seal(sql, "hash = ?1", [&hash])
+        })
+    }
+
     /// After sources have gone: lets the newest recipes that waited for nothing else take over.
     pub(super) fn settle_recipes(&mut self) -> Result<()> {
         let ready = self.record.read(|sql| {
@@ -148,6 +160,12 @@ impl Writer {
                 let of = segments.recipe.description.get("clips").and_then(|hash| hash.as_str());
                 let clips = all.iter().find(|row| Some(row.recipe.id.to_string().as_str()) == of);
                 let Some(clips) = clips.filter(|_| is_built) else { continue };
+                // One that a merge brought may be older than what is searched.
+                let newer = "SELECT added_us > coalesce((SELECT max(added_us) FROM recipes \
+                     WHERE kind = 'segment' AND state = 'current'), -1) FROM recipes WHERE key = ?1";
+                if !rows::one::<bool>(sql, newer, [segments.key])? {
+                    continue;
+                }
                 if matches!(clips.state.as_str(), "current" | "building")
                     && waiting(sql, clips)?.is_empty()
                     && waiting(sql, segments)?.is_empty()

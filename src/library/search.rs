@@ -18,7 +18,7 @@ use super::rows;
 use super::spans::SegmentSpans;
 use super::types::{Location, RecipeKind};
 use super::vectors::VectorSet;
-use super::words::{self, CueRow, Matches};
+use super::words::{self, COMMON, CueRow, Matches};
 use crate::error::{Error, Kind, Result};
 use crate::media::{Channel, CueKind};
 use crate::time::{Span, Timestamp};
@@ -246,7 +246,8 @@ impl Memory {
         };
         let by_words = || -> Result<Vec<List>> {
             let Some(words) = &query.words else { return Ok(Vec::new()) };
-            let matches = Matches::find(sql, words)?;
+            let most = if filter.is_any() { usize::MAX } else { COMMON };
+            let matches = Matches::find(sql, words, most)?;
             let mut lists = Vec::new();
             let channels = [Channel::Speech, Channel::Screen];
             for channel in channels.into_iter().filter(asked) {
@@ -515,6 +516,10 @@ impl Filter {
             None
         };
         Ok(Filter { sources, within: query.within, wall })
+    }
+
+    fn is_any(&self) -> bool {
+        self.sources.is_some() || self.within.is_some() || self.wall.is_some()
     }
 
     fn keeps(&self, source: i64, span: Span) -> bool {

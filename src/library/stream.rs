@@ -1,6 +1,6 @@
 //! All rows of a source one after the other, with their vectors, however many there are.
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row};
 
 use super::ids::SourceId;
 use super::reader::Reader;
@@ -35,11 +35,16 @@ pub(super) fn segment(row: &Row<'_>) -> rusqlite::Result<SegmentRecord> {
     })
 }
 
+/// Whether the chunk of a clip is one of which only a part was saved.
+const IS_PARTIAL: &str = "SELECT EXISTS (SELECT 1 FROM chunks WHERE source = ?1 AND recipe = ?2 \
+     AND start_us <= ?3 AND end_us > ?3 AND partial)";
+
 impl Reader {
     /// Calls `each` with every clip that the current recipe has made of a source, in order of
-    /// start, until it gives an error.
+    /// start, until it gives an error. A clip whose features were lost, in a chunk that is to be read
+    /// again, has none.
     ///
-    /// Errors: `NotFound` for no such source; `Corrupt` for a clip without features.
+    /// Errors: `NotFound` for no such source; `Corrupt` for any other clip without features.
     pub fn each_clip(
         &self,
         id: SourceId,
@@ -61,12 +66,17 @@ impl Reader {
                 while let Some(row) = found.next()? {
                     let mut clip = indexed_clip(row)?;
                     let Timestamp(start) = clip.head.span.start;
-                    let at = params![source, recipe.key, start];
+                    let at = [source, recipe.key, start];
                     let halves = find_features.query_row(at, |row| rows::halves(row, 0));
-                    clip.features = halves.optional()?.ok_or_else(|| {
-                        Error::corrupt(format!("a clip of {id} has no features"))
-                            .at(clip.head.span.start)
-                    })?;
+                    clip.features = match halves.optional()? {
+                        Some(features) => features,
+                        // A rebuild has lost them; the chunk is to be read again.
+                        None if rows::one(sql, IS_PARTIAL, at)? => Vec::new(),
+                        None => {
+                            let error = Error::corrupt(format!("a clip of {id} has no features"));
+                            return Err(error.at(clip.head.span.start));
+                        }
+                    };
                     each(clip)?;
                 }
                 Ok(())

@@ -14,7 +14,7 @@ use crate::time::Span;
 
 /// A term in more cues than this is common. Not all of its cues are read: it is looked for in those
 /// that hold a rarer term, or where there is none, beside the other common ones.
-const COMMON: usize = 2_000;
+pub(super) const COMMON: usize = 2_000;
 
 /// Terms of a query that are used; a mask has as many bits.
 const MOST_TERMS: usize = 64;
@@ -46,7 +46,9 @@ pub(super) struct Matches {
 }
 
 impl Matches {
-    pub fn find(sql: &Connection, query: &str) -> Result<Self> {
+    /// `most`: of a term that more cues hold, only some are looked at. [`COMMON`] where any hit will
+    /// do; `usize::MAX` where most of them may be filtered out.
+    pub fn find(sql: &Connection, query: &str, most: usize) -> Result<Self> {
         let cues: i64 = rows::one(sql, "SELECT coalesce(max(key), 0) FROM cues", [])?;
         let terms = terms(query);
         let mut weights = Vec::new();
@@ -54,9 +56,9 @@ impl Matches {
         let mut rare: Vec<&str> = Vec::new();
         let mut common: Vec<(usize, &str)> = Vec::new();
         for (bit, term) in terms.iter().enumerate() {
-            let found = holding(sql, term, COMMON + 1)?;
+            let found = holding(sql, term, most.saturating_add(1))?;
             let mut with = found.len() as i64;
-            if found.len() > COMMON {
+            if found.len() > most {
                 // Rows come in order of key, so the last one tells how far apart they lie.
                 let last = found.last().copied().unwrap_or(1).max(1);
                 with = (i128::from(with) * i128::from(cues) / i128::from(last)) as i64;
@@ -78,7 +80,7 @@ impl Matches {
             }
         } else if common.len() > 1 {
             let all: Vec<&str> = common.iter().map(|(_, term)| *term).collect();
-            for cue in holding(sql, &all.join(" AND "), COMMON)? {
+            for cue in holding(sql, &all.join(" AND "), most)? {
                 pairs.extend(common.iter().map(|(bit, _)| (cue, 1 << bit)));
             }
         }

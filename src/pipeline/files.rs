@@ -88,7 +88,11 @@ impl Files<'_> {
         });
         let (input, place) = match looked {
             Ok(looked) => looked,
-            Err(error) if error.kind() == Kind::NotFound && self.has_all_of(location)? => {
+            Err(error)
+                if error.kind() == Kind::NotFound
+                    && !shared.verify
+                    && self.has_all_of(location)? =>
+            {
                 return Ok(None);
             }
             Err(error) => {
@@ -149,7 +153,8 @@ impl Files<'_> {
         }
         if let Some(twin) = shared.being_read(id) {
             let notice = format!("the same bytes as {}, which is being indexed", twin.input.name());
-            shared.unchanged(id, location, None, false, vec![notice]);
+            // There may be subtitles beside this copy.
+            self.unchanged(id, location, false, vec![notice])?;
             return Ok(None);
         }
         let texts =
@@ -258,7 +263,11 @@ impl Files<'_> {
             rendition: self.shared.rendition,
             targets: self.targets(job),
             // The last one has the other readers' processors, which have nothing left to do.
-            threads: if self.shared.jobs.is_empty() { self.shared.workers } else { 1 },
+            threads: if self.shared.jobs.is_empty() {
+                self.shared.workers.min(MOST_THREADS)
+            } else {
+                1
+            },
         };
         let end = match self.frames(job, &request, out) {
             Ok(Some(end)) => Ok(end),
@@ -383,6 +392,9 @@ fn wall_clock(info: &MediaInfo) -> Option<WallClock> {
     plausible.then(|| WallClock { start_us: stated.as_microsecond(), origin: WallOrigin::File })
 }
 
+/// Threads of the last decoder: more take memory that a host may not use, and hold back more frames
+/// than its plan follows.
+const MOST_THREADS: u16 = 8;
 /// A length that is believed whatever the size: four hours.
 const LONGEST_UNPROVEN: Micros = Micros::from_millis(4 * 3_600_000);
 /// No length beyond is believed: a thousand hours.

@@ -446,13 +446,17 @@ pub fn index(
     }
     report.waiting = waiting.len();
     report.waiting_gone = waiting.iter().filter(|source| source.is_gone).count();
-    // Nothing was done, so nothing is written.
-    let is_nothing_new = report.count(SourceState::Unchanged) == report.sources.len();
-    if is_nothing_new && report.segments == 0 && report.left_behind == 0 {
-        return Ok(report);
-    }
-    if let Err(error) = library.refresh_index() {
+    let is_new = report.count(SourceState::Unchanged) < report.sources.len()
+        || report.segments > 0
+        || report.left_behind > 0;
+    // The run that made the rows may have been cut off before it came to this.
+    if (is_new || !library.index_is_complete()?)
+        && let Err(error) = library.refresh_index()
+    {
         tracing::warn!("{error}: search takes longer until the index is made anew");
+    }
+    if !is_new {
+        return Ok(report);
     }
     // Thousands of unchanged sources would make every day's report as long as the first.
     let mut kept = report.clone();

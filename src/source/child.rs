@@ -170,6 +170,11 @@ impl Process {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
+    /// How long the host may be silent from now on.
+    pub fn be_patient(&mut self, silence: Duration) {
+        self.stream.get_mut().silence = silence;
+    }
+
     pub fn clear_log(&self) {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }

@@ -156,6 +156,9 @@ impl Host {
                 }
             };
             process.clear_log();
+            // A group of pictures is read whole before one comes out, as slowly as the net is.
+            let patience = if input.file().is_some() { 1 } else { 10 };
+            process.be_patient(self.limits.silence * patience);
             let descriptor = input.file().map(AsFd::as_fd);
             match process.send(&request, descriptor) {
                 Ok(()) => return Ok(()),

@@ -403,7 +403,7 @@ fn full_at_any_write(step_kib: usize) {
 
 #[test]
 fn a_full_disk_costs_nothing_that_was_there() {
-    full_at_any_write(192);
+    full_at_any_write(96);
 }
 
 #[test]

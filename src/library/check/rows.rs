@@ -61,6 +61,9 @@ pub(super) fn pairs(
     let mut vectors = vectors.query([])?;
     let (mut lost, mut alone, mut left, mut odd) = (0, 0, 0, 0);
     let mut lengths: HashMap<i64, usize> = HashMap::new();
+    // Rows of these are on their way out, the features last.
+    let retired: Vec<i64> =
+        rows::all(sql, "SELECT key FROM recipes WHERE state = 'retired'", [], |row| row.get(0))?;
     let mut done = 0;
     let place =
         |row: &rusqlite::Row<'_>| -> Result<Place> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
@@ -93,6 +96,7 @@ pub(super) fn pairs(
             }
         } else if let Some(vector) = vector {
             match chunk_at(sql, place(vector)?)? {
+                _ if retired.contains(&place(vector)?.1) => left += 1,
                 Some(false) => alone += 1,
                 _ if belongs_nowhere(sql, place(vector)?)? => alone += 1,
                 _ => left += 1,

@@ -110,6 +110,7 @@ impl Writer {
         recipes.sort_by_key(|row| row.state != "current");
         for row in &recipes {
             self.add_recipe(&row.recipe)?;
+            self.date_recipe(&row.recipe.id, from.recipe_added(row.key)?)?;
         }
         let is_empty = self.record.read(|sql| {
             let find = "SELECT NOT EXISTS (SELECT 1 FROM sources)";

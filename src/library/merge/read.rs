@@ -1,5 +1,7 @@
 //! What another library has, each row held against its digest where it has one.
 
+use std::fs::File;
+
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
@@ -8,6 +10,7 @@ use crate::library::digest::{
     CHUNKS, CLIPS, CONTENTS, CUES, GAPS, LOCATIONS, SEGMENTS, SOURCES, TAGS, Table,
     features_digest, is_whole,
 };
+use crate::library::lock::lock_to_look;
 use crate::library::reader::Reader;
 use crate::library::rows::{self, RecipeRow};
 use crate::library::stream::{CLIP, SEGMENT, indexed_clip, segment};
@@ -23,6 +26,8 @@ const DIGESTS_SINCE: i32 = 2;
 pub(super) struct There<'a> {
     reader: &'a Reader,
     has_digests: bool,
+    /// Nobody writes there meanwhile: what it says is done must be what was read.
+    _lock: Option<File>,
 }
 
 /// A source there, and what stands beside its row.
@@ -42,11 +47,19 @@ pub(super) struct Theirs {
 
 impl<'a> There<'a> {
     pub fn new(reader: &'a Reader) -> Result<Self> {
-        Ok(There { reader, has_digests: reader.record.version()? >= DIGESTS_SINCE })
+        let lock = lock_to_look(reader.folder())?;
+        let has_digests = reader.record.version()? >= DIGESTS_SINCE;
+        Ok(There { reader, has_digests, _lock: lock })
     }
 
     pub fn recipes(&self) -> Result<Vec<RecipeRow>> {
         self.reader.record.read(|sql| rows::recipes(sql))
+    }
+
+    /// When a recipe was made known there, microseconds since 1970.
+    pub fn recipe_added(&self, key: i64) -> Result<i64> {
+        let find = "SELECT added_us FROM recipes WHERE key = ?1";
+        self.reader.record.read(|sql| rows::one(sql, find, [key]))
     }
 
     /// The keys of all sources.

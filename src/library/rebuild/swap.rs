@@ -18,6 +18,8 @@ pub(in crate::library) const REBUILT: &str = ".rebuilt-";
 /// What follows when the successor has taken its place.
 pub(in crate::library) const DAMAGED: &str = ".damaged-";
 
+const FEATURES_NAME: &str = FEATURES.file_name;
+
 /// Whether a rebuild was interrupted when its new files were whole.
 pub(in crate::library) fn is_unfinished(folder: &Path) -> Result<bool> {
     Ok(!rebuilt_files(folder)?.is_empty())
@@ -33,6 +35,10 @@ pub(super) fn take_places(folder: &Path, features_too: bool) -> Result<Vec<Strin
         let new = folder.join(format!("{}{NEW}", role.file_name));
         let synced = File::open(&new).and_then(|file| file.sync_all());
         synced.map_err(|cause| Error::io(&new, "write", cause))?;
+    }
+    // Both are whole before the first is renamed, so `finish_swaps` may take either as a sign for both.
+    for role in roles {
+        let new = folder.join(format!("{}{NEW}", role.file_name));
         rename(&new, &folder.join(format!("{}{REBUILT}{date}", role.file_name)))?;
         sync(folder)?;
         commit_point::reached("rebuild-ready");
@@ -44,6 +50,14 @@ pub(super) fn take_places(folder: &Path, features_too: bool) -> Result<Vec<Strin
 /// damaged files are kept.
 pub(in crate::library) fn finish_swaps(folder: &Path) -> Result<Vec<String>> {
     let mut kept = Vec::new();
+    if let [(FEATURES_NAME, date)] = &rebuilt_files(folder)?[..] {
+        // The features are never written anew without the record.
+        let new = folder.join(format!("{}{NEW}", RECORD.file_name));
+        if new.exists() {
+            rename(&new, &folder.join(format!("{}{REBUILT}{date}", RECORD.file_name)))?;
+            sync(folder)?;
+        }
+    }
     for (file_name, date) in rebuilt_files(folder)? {
         let path = folder.join(file_name);
         let damaged = folder.join(format!("{file_name}{DAMAGED}{date}"));

@@ -305,11 +305,14 @@ impl Lookahead {
     /// What there is of the group goes on without a plan.
     fn pass(&mut self) {
         let skipping = self.skipping();
+        let has_layers = self.group.iter().any(|coded| coded.layer > 1);
         let fate = |coded: &Coded| match coded.shown {
             // What leads a keyframe may need what was left out before it.
             _ if coded.is_leading => Fate::Drop,
             // Frames are counted to know their times.
             None => Fate::Decode(Discard::Default),
+            // Those of a higher layer may be predicted from it.
+            Some(_) if has_layers && !coded.is_reference => Fate::Decode(Discard::Default),
             Some(_) => Fate::Decode(skipping),
         };
         let fates = self.group.drain(..).map(|coded| fate(&coded));
@@ -368,8 +371,11 @@ impl<F: Fn(&Coded) -> bool> Group<'_, F> {
     /// them would be shown too late after it came.
     fn needed(&self, may_show: impl Fn(usize) -> bool) -> Option<Vec<bool>> {
         let (key, end) = match self.following {
-            Following::Anew(Some(key)) => (Some(key), key),
-            Following::Anew(None) => return None,
+            Following::Anew(Some(key)) if self.shown.last().is_none_or(|(last, _)| *last < key) => {
+                (Some(key), key)
+            }
+            // What is shown at or behind the keyframe (edit lists, damage) is not understood.
+            Following::Anew(_) => return None,
             Following::Joined | Following::End => (None, Timestamp::MAX),
         };
         let mut is_needed = vec![false; self.group.len()];

@@ -31,8 +31,8 @@ pub struct Reader {
     broke: Option<ffmpeg::Error>,
     /// Whether frames are left out that no target needs.
     pub skips: bool,
-    /// Whether the frames after the last one were left out.
-    has_dropped: bool,
+    /// How many packets in a row were left out last.
+    dropped: i64,
     /// Where the packets of the track end (pts on the continuous clock).
     packets_end: i64,
     /// Until when empty packets repeat the last frame.
@@ -71,7 +71,7 @@ impl Reader {
             is_drained: false,
             broke: None,
             skips: targets.is_some(),
-            has_dropped: false,
+            dropped: 0,
             packets_end: i64::MIN,
             repeated_until: None,
             lacks_pts: false,
@@ -107,7 +107,7 @@ impl Reader {
 
     fn restart(&mut self, first: Option<Packet>) {
         self.lookahead.restart(first, &self.source, &self.track);
-        self.has_dropped = false;
+        self.dropped = 0;
         self.is_drained = false;
         self.broke = None;
         self.delay = None;
@@ -220,7 +220,7 @@ impl Reader {
                 .map(|pts| pts.saturating_add(packet.duration().max(self.usual_duration())));
             return Ok(());
         }
-        self.has_dropped = fate == Fate::Drop;
+        self.dropped = if fate == Fate::Drop { self.dropped + 1 } else { 0 };
         self.decoder.skip_frame(match fate {
             Fate::Decode(skipping) => skipping,
             Fate::Follow => Discard::Bidirectional,
@@ -301,10 +301,10 @@ impl Reader {
             return end;
         }
         let packets_end = self.source.time_of(&self.track, self.packets_end);
-        if self.has_dropped {
-            return end.max(packets_end);
-        }
-        end.max(packets_end.min(last.pts + LONGEST_HOLD))
+        // No packet's own time is believed beyond what the packets left out last for.
+        let left_out = length_of(&self.track, self.usual_duration()).0.saturating_mul(self.dropped);
+        let longest = Micros(LONGEST_HOLD.0.saturating_add(left_out));
+        end.max(packets_end.min(last.pts + longest))
     }
 
     pub fn why_ended(&self, last: Option<Shown>) -> String {
