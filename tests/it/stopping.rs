@@ -369,6 +369,7 @@ fn a_run_that_dies_at_a_commit_point_is_completed_by_the_next_one() {
         "forget-features-deleted",
         "forget-rows-deleted",
         "forget-log-emptied",
+        "forget-finished",
     ];
     let shorter = |library: &Path| {
         // The same inode.
