@@ -249,6 +249,9 @@ impl Machine {
 
     fn above_mark(&mut self, reader: &Reader<'_>) -> Result<Vec<Value>> {
         let mark = self.marks.pop().ok_or_else(|| reader.wrong("a mark is missing"))?;
+        if mark > self.stack.len() {
+            return Err(reader.wrong("a mark lies above its stack"));
+        }
         Ok(self.stack.split_off(mark))
     }
 
