@@ -96,11 +96,8 @@ fn keep(sql: &Connection, row: FoundRow, finds: &mut Finds) -> Result<bool> {
     if !row.is_listed {
         return Ok(false);
     }
-    match (&row.key, &row.values[..]) {
-        (None, [Value::Text(name), Value::Integer(key)]) => {
-            finds.keys.entry(name.clone()).or_default().insert(*key);
-        }
-        _ => {}
+    if let (None, [Value::Text(name), Value::Integer(key)]) = (&row.key, &row.values[..]) {
+        finds.keys.entry(name.clone()).or_default().insert(*key);
     }
     if let (None, [Value::Text(name), value]) = (&row.key, &row.values[..]) {
         finds.meta.entry(name.clone()).or_insert_with(|| value.clone());

@@ -1,6 +1,7 @@
 //! A salvaged record made whole: what names nothing goes, counts and states say what is there, and
 //! what was lost is read again by the next `index`.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rusqlite::types::Null;
@@ -397,15 +398,17 @@ fn entry<'a>(
     lost: &'a mut BTreeMap<i64, ToRead>,
     source: i64,
 ) -> Result<&'a mut ToRead> {
-    if !lost.contains_key(&source) {
-        let find = "SELECT id, name FROM sources WHERE key = ?1";
-        let to_read = sql.query_row(find, [source], |row| {
-            let (source, name) = (rows::text(row, 0)?, row.get(1)?);
-            Ok(ToRead { source, name, chunks: 0, clips: 0, cues: 0 })
-        })?;
-        lost.insert(source, to_read);
+    match lost.entry(source) {
+        Entry::Occupied(there) => Ok(there.into_mut()),
+        Entry::Vacant(place) => {
+            let find = "SELECT id, name FROM sources WHERE key = ?1";
+            let to_read = sql.query_row(find, [source], |row| {
+                let (source, name) = (rows::text(row, 0)?, row.get(1)?);
+                Ok(ToRead { source, name, chunks: 0, clips: 0, cues: 0 })
+            })?;
+            Ok(place.insert(to_read))
+        }
     }
-    Ok(lost.get_mut(&source).expect("was put there just now"))
 }
 
 /// Whether all clips of a chunk have the features that they had.
