@@ -30,7 +30,7 @@ pub struct Segment<'a> {
 pub struct Packed {
     /// How many segments.
     pub rows: usize,
-    /// Tokens of a row that are words, [CLS] and [>] included.
+    /// Tokens of a row that are words, `[CLS]` and `[>]` included.
     pub words: usize,
     /// Tokens of a row that are visual; 1 at least, so that no tensor is empty.
     pub visual: usize,
