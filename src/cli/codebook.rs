@@ -256,20 +256,6 @@ fn collect(inputs: &[PathBuf], args: &EncodeArgs) -> Result<Samples, Failure> {
     samples
 }
 
-/// A codebook by the id or path of its manifest, or by its file.
-pub(super) fn load(models: &Models, name: &str) -> Result<Codebook> {
-    if name.ends_with(".safetensors") {
-        return Codebook::load(Path::new(name));
-    }
-    let manifest = models.manifest(name)?;
-    let file = manifest
-        .files_here()
-        .next()
-        .ok_or_else(|| Error::invalid_input(format!("codebook {name} has no file")))?;
-    Codebook::from_bytes(&models.bytes(&manifest, &file.name)?)
-        .map_err(|error| error.in_source(format!("codebook {name}")))
-}
-
 /// A library opened with the codebook that its clips' words are of.
 struct Opened {
     reader: Reader,
@@ -303,7 +289,7 @@ fn open(library: &Path, codebook: Option<&str>) -> Result<Opened, Failure> {
         None => built_in.map(|known| known.id.as_str()).collect(),
     };
     for name in &names {
-        let codebook = load(&models, name).map_err(Failure::cannot_open)?;
+        let codebook = Codebook::named_or_file(&models, name).map_err(Failure::cannot_open)?;
         if codebook.id().to_hex().as_str() == used {
             let name = (*name).to_owned();
             return Ok(Opened { reader, recipe, codebook, name });
@@ -467,7 +453,7 @@ fn stats(args: &StatsArgs) -> CommandResult {
         return library_stats(Path::new(&args.of), args);
     }
     let models = Models::open().map_err(Failure::cannot_open)?;
-    let codebook = load(&models, &args.of).map_err(Failure::cannot_open)?;
+    let codebook = Codebook::named_or_file(&models, &args.of).map_err(Failure::cannot_open)?;
     describe(&codebook, &args.of, args.json)?;
     if args.on.is_empty() {
         return Ok(Outcome::Done);

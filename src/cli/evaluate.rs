@@ -126,7 +126,7 @@ fn run_captions(args: &CaptionsArgs) -> CommandResult {
     collection.of_split(&args.split).map_err(Failure::usage)?;
     let codebook = match trained.fitting.codebook {
         Some(_) => {
-            Some(super::codebook::load(&models, &args.codebook).map_err(Failure::cannot_open)?)
+            Some(Codebook::named_or_file(&models, &args.codebook).map_err(Failure::cannot_open)?)
         }
         None => None,
     };

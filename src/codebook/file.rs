@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Codebook, Level, MAX_DIMS, MAX_INPUT_DIMS, Origin, Shape};
 use crate::error::{Error, Result};
+use crate::model::Models;
 
 const FORMAT: u32 = 1;
 const METADATA: &str = "cinelex.codebook";
@@ -40,6 +41,26 @@ impl Codebook {
         }
         let bytes = std::fs::read(path).map_err(|cause| Error::io(path, "read", cause))?;
         Self::from_bytes(&bytes).map_err(|error| error.in_source(path.display()))
+    }
+
+    /// The codebook of a manifest, by its id or path.
+    pub fn named(models: &Models, reference: &str) -> Result<Self> {
+        let manifest = models.manifest(reference)?;
+        let file = manifest
+            .files_here()
+            .next()
+            .ok_or_else(|| Error::invalid_input(format!("codebook {reference} has no file")))?;
+        Self::from_bytes(&models.bytes(&manifest, &file.name)?)
+            .map_err(|error| error.in_source(format!("codebook {reference}")))
+    }
+
+    /// As [`Codebook::named`], or by the codebook's own file.
+    pub fn named_or_file(models: &Models, name: &str) -> Result<Self> {
+        if name.ends_with(".safetensors") {
+            Self::load(Path::new(name))
+        } else {
+            Self::named(models, name)
+        }
     }
 
     /// Reads what [`Codebook::to_bytes`] wrote. The bytes are not trusted: Corrupt, with the reason,

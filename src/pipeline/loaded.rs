@@ -142,7 +142,7 @@ fn fitting_codebook(
     encoder_manifest: &Manifest,
     encoder: &Encoder,
 ) -> Result<Codebook> {
-    let codebook = load_codebook(models, reference)?;
+    let codebook = Codebook::named(models, reference)?;
     if codebook.input_dims() != encoder.dim() {
         return Err(Error::invalid_input(format!(
             "{}: codebook {reference} was fitted on {} features of {} dimensions; encoder {} gives {}",
@@ -164,17 +164,6 @@ fn fitting_codebook(
         );
     }
     Ok(codebook)
-}
-
-pub(super) fn load_codebook(models: &Models, reference: &str) -> Result<Codebook> {
-    let manifest = models.manifest(reference)?;
-    let file = manifest
-        .files_here()
-        .next()
-        .ok_or_else(|| Error::invalid_input(format!("codebook {reference} has no file")))?;
-    let name = file.name.clone();
-    Codebook::from_bytes(&models.bytes(&manifest, &name)?)
-        .map_err(|error| error.in_source(format!("codebook {reference}")))
 }
 
 /// A recipe is named by the hash of its description, which `serde_json` writes with sorted keys.

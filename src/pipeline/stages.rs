@@ -289,8 +289,7 @@ mod tests {
     fn quantizing_keeps_the_graphs_rules() {
         let models = Models::open().unwrap();
         let pipeline = Pipeline::load("default", &models).unwrap();
-        let codebook =
-            crate::pipeline::loaded::load_codebook(&models, &pipeline.codebook.unwrap()).unwrap();
+        let codebook = Codebook::named(&models, &pipeline.codebook.unwrap()).unwrap();
         let encoder = models.manifest(&pipeline.encoder).unwrap();
         let text = models.manifest(&pipeline.text).unwrap();
         let space = JointSpace::open(&models, &encoder, &text, 1).unwrap();

@@ -1,6 +1,6 @@
 //! Everything that a training reads, loaded before it begins.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ndarray::Array2;
 
@@ -90,7 +90,7 @@ impl Material {
             );
         }
         let codebook = match config.inputs.tokens {
-            true => Some(codebook(models, &config.codebook)?),
+            true => Some(Codebook::named_or_file(models, &config.codebook)?),
             false => None,
         };
         let captions: Vec<&str> = train
@@ -128,20 +128,6 @@ impl Material {
         field(&format!("{:?}", self.fitting));
         hash.finalize()
     }
-}
-
-/// A codebook by the id or path of its manifest, or by its file.
-fn codebook(models: &Models, name: &str) -> Result<Codebook> {
-    if name.ends_with(".safetensors") {
-        return Codebook::load(Path::new(name));
-    }
-    let manifest = models.manifest(name)?;
-    let file = manifest
-        .files_here()
-        .next()
-        .ok_or_else(|| Error::invalid_input(format!("codebook {name} has no file")))?;
-    Codebook::from_bytes(&models.bytes(&manifest, &file.name)?)
-        .map_err(|error| error.in_source(format!("codebook {name}")))
 }
 
 /// The captions' embeddings and their space, from the cache folder where they have been made before.
