@@ -187,7 +187,9 @@ impl Source {
                     }
                     return Next::Packet(packet);
                 }
-                Err(ffmpeg::Error::Eof) => return Next::End,
+                Err(ffmpeg::Error::Eof) => {
+                    return ffi::read_error(&self.input).map_or(Next::End, Next::Broken);
+                }
                 // The demuxer finds its way again.
                 Err(ffmpeg::Error::InvalidData) => {}
                 Err(ffmpeg::Error::Other { errno: ffmpeg::error::EAGAIN }) => {}

@@ -92,6 +92,13 @@ pub fn metadata(input: &Input, track: Option<usize>, key: &CStr) -> Option<Strin
     }
 }
 
+/// What reading the bytes themselves broke off with; demuxers often take it for the end.
+pub fn read_error(input: &Input) -> Option<ffmpeg::Error> {
+    // SAFETY: a demuxer's reader is null or lives as long as the demuxer.
+    let error = unsafe { (*input.as_ptr()).pb.as_ref() }.map_or(0, |reader| reader.error);
+    Some(ffmpeg::Error::from(error)).filter(|found| error < 0 && *found != ffmpeg::Error::Eof)
+}
+
 /// A track's codec and the bytes that its container keeps for the decoder.
 pub fn codec(input: &Input, track: usize) -> (ffmpeg::codec::Id, Vec<u8>) {
     const MOST: c_int = 1 << 20;
