@@ -55,6 +55,8 @@ pub enum Task {
         /// The id of the encoder whose features it was fitted on.
         encoder: String,
     },
+    /// A trained transformer that writes captions.
+    Captioner(CaptionerSpec),
 }
 
 impl Task {
@@ -65,8 +67,39 @@ impl Task {
             Task::Runtime => "runtime",
             Task::Classes => "classes",
             Task::Codebook { .. } => "codebook",
+            Task::Captioner(_) => "captioner",
         }
     }
+}
+
+/// A trained transformer: what it was trained with, by the ids of their manifests, and how captions are
+/// written with it. Its file says the rest, with the hashes of what it was trained with.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct CaptionerSpec {
+    // The weights' own hashes name these in a recipe.
+    #[serde(skip)]
+    pub encoder: String,
+    /// `None` where it sees no visual words.
+    #[serde(skip)]
+    pub codebook: Option<String>,
+    /// The sentence encoder in whose space its embeddings lie.
+    #[serde(skip)]
+    pub text: String,
+    /// Whether it sees the nine parts of a picture beside the whole.
+    pub cells: bool,
+    /// Whether captions are written of what was said, too, or of the picture alone.
+    pub words: bool,
+    /// The most clips of a segment that it sees, spread evenly: 1 for a network that was trained on
+    /// photos.
+    pub clips: usize,
+    /// Beginnings of a caption that are followed at a time.
+    pub beams: usize,
+    /// Word pieces of a caption at most.
+    pub longest: usize,
+    /// A caption's log-probability is divided by its length to this power.
+    pub length_power: f64,
+    /// A caption of less confidence, 0 to 1, is none.
+    pub confidence: f64,
 }
 
 /// A CNN that makes features of pictures: its input and its outputs.
@@ -232,6 +265,13 @@ impl Manifest {
         }
     }
 
+    pub fn captioner(&self) -> Result<&CaptionerSpec> {
+        match &self.task {
+            Task::Captioner(spec) => Ok(spec),
+            _ => Err(self.wrong_task("captioner")),
+        }
+    }
+
     pub(super) fn wrong_task(&self, wanted: &str) -> Error {
         Error::invalid_input(format!(
             "model {} has task = \"{}\", but one with task = \"{wanted}\" is needed here",
@@ -321,12 +361,14 @@ fn manifest(root: &Table<'_>, folder: Option<PathBuf>) -> Manifest {
         ("runtime", "runtime"),
         ("classes", "classes"),
         ("codebook", "codebook"),
+        ("captioner", "captioner"),
     ];
     let task = match root.required_choice("task", &tasks) {
         "encoder" => Task::Encoder(root.required_table("encoder", encoder)),
         "text" => Task::Text(root.required_table("text", |table| text(table, &files))),
         "runtime" => Task::Runtime,
         "classes" => Task::Classes,
+        "captioner" => Task::Captioner(root.required_table("captioner", captioner)),
         _ => root.required_table("codebook", |table| Task::Codebook {
             encoder: table.required_str("encoder").to_owned(),
         }),
@@ -499,6 +541,23 @@ fn text(table: &Table<'_>, files: &[ModelFile]) -> TextSpec {
     }
 }
 
+fn captioner(table: &Table<'_>) -> CaptionerSpec {
+    let count = |key, most| table.required_int(key, 1..=most).unsigned_abs() as usize;
+    let codebook = table.required_str("codebook");
+    CaptionerSpec {
+        encoder: table.required_str("encoder").to_owned(),
+        codebook: (codebook != "none").then(|| codebook.to_owned()),
+        text: table.required_str("text").to_owned(),
+        cells: table.required_choice("cells", &[("3x3", true), ("none", false)]),
+        words: table.required_choice("from", &[("picture", false), ("picture and words", true)]),
+        clips: count("clips", 256),
+        beams: count("beams", 16),
+        longest: count("longest", 256),
+        length_power: table.required_float("length_power", 0.0..=4.0),
+        confidence: table.required_float("confidence", 0.0..=1.0),
+    }
+}
+
 fn conversion(table: &Table<'_>, files: &[ModelFile]) -> Conversion {
     let checkpoint = file_name(table, "checkpoint", files);
     match table.required_choice("from", &[("efficientnet-lite", true), ("sentence-bert", false)]) {
@@ -512,5 +571,56 @@ fn conversion(table: &Table<'_>, files: &[ModelFile]) -> Conversion {
             checkpoint,
             heads: table.required_int("heads", 1..=64).unsigned_abs() as usize,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CAPTIONER: &str = r#"
+        schema = 1
+        id = "captioner-mine"
+        version = "1"
+        task = "captioner"
+        about = "Captions of my films"
+        licence = "MIT"
+        commercial = true
+
+        [[files]]
+        name = "captioner-mine.safetensors"
+        path = "captioner-mine.safetensors"
+        sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+        bytes = 1
+
+        [captioner]
+        encoder = "efficientnet-lite0"
+        codebook = "none"
+        text = "minilm"
+        cells = "3x3"
+        from = "picture"
+        clips = 1
+        beams = 3
+        longest = 24
+        length_power = 1.0
+        confidence = 0.2
+
+        [made]
+        command = "cinelex train mine --out mine"
+        data = "My films"
+        scores = "none"
+    "#;
+
+    #[test]
+    fn a_captioners_manifest_says_what_it_was_trained_with_and_how_it_writes() {
+        let read = |text: &str| Manifest::read("mine.toml", text, Some("/mine".into()));
+        let manifest = read(CAPTIONER).unwrap();
+        let spec = manifest.captioner().unwrap();
+        assert_eq!((spec.codebook.as_deref(), spec.cells, spec.words), (None, true, false));
+        assert_eq!((spec.clips, spec.beams, spec.confidence), (1, 3, 0.2));
+        assert!(manifest.encoder().unwrap_err().to_string().contains("task = \"captioner\""));
+        let wrong = CAPTIONER.replace("beams = 3", "beams = 99").replace("cells = \"3x3\"", "");
+        let mistakes = toml_check::as_error(&read(&wrong).unwrap_err()).to_string();
+        assert!(mistakes.contains("beams") && mistakes.contains("cells"), "{mistakes}");
     }
 }

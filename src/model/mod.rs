@@ -17,8 +17,8 @@ mod store;
 pub use classes::ClassName;
 pub use fetch::Progress;
 pub use manifest::{
-    ClassesSpec, Commercial, Conversion, EncoderSpec, Made, Manifest, ModelFile, Origin,
-    OutputSpec, Package, Pooling, Task, TextSpec, Variant,
+    CaptionerSpec, ClassesSpec, Commercial, Conversion, EncoderSpec, Made, Manifest, ModelFile,
+    Origin, OutputSpec, Package, Pooling, Task, TextSpec, Variant,
 };
 pub use session::{Device, Session, Tensor};
 pub use store::FileState;

@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::model::{Manifest, Models};
 use crate::onnx::transformer::{Network, Tensors, Weights};
 use crate::text::WordPieces;
 
@@ -53,6 +54,20 @@ impl Fitting {
         }
         Ok(())
     }
+
+    /// Whether embeddings of this space may be compared with the network's.
+    ///
+    /// # Errors
+    /// `InvalidInput`, with both spaces.
+    pub fn check_space(&self, space: &str) -> Result<()> {
+        if self.space == space {
+            return Ok(());
+        }
+        Err(Error::invalid_input(format!(
+            "the network was trained into the space {}, not {space}",
+            self.space
+        )))
+    }
 }
 
 /// A network with all that it needs to run.
@@ -79,30 +94,42 @@ impl Trained {
     /// # Errors
     /// `NotFound`; `Corrupt` or `InvalidInput`, naming what is not as it should be.
     pub fn load(path: &Path) -> Result<Trained> {
-        let (head, tensors) = read_tensors(path, METADATA)?;
-        let read = || {
-            let head: Head = serde_json::from_str(&head).map_err(|cause| {
+        Self::from_bytes(&file_bytes(path)?).map_err(|error| error.in_source(path.display()))
+    }
+
+    /// The network of a captioner's manifest.
+    ///
+    /// # Errors
+    /// As [`Models::bytes`] and [`Trained::load`].
+    pub fn named(models: &Models, manifest: &Manifest) -> Result<Trained> {
+        let file = manifest.files_here().next().ok_or_else(|| {
+            Error::invalid_input(format!("captioner {} has no file", manifest.id))
+        })?;
+        Self::from_bytes(&models.bytes(manifest, &file.name)?)
+            .map_err(|error| error.in_source(format!("captioner {}", manifest.id)))
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Trained> {
+        let (head, tensors) = tensors_of(bytes, METADATA)?;
+        let Head { format, network, fitting, pieces } =
+            serde_json::from_str(&head).map_err(|cause| {
                 Error::corrupt(format!("the entry {METADATA} is damaged")).caused_by(cause)
             })?;
-            if head.format != FORMAT {
-                return Err(Error::unsupported(format!(
-                    "the network has format {}, this program reads format {FORMAT}",
-                    head.format
-                )));
-            }
-            let pieces = WordPieces::from_lines(&head.pieces)?;
-            if pieces.count() != head.network.vocabulary {
-                return Err(Error::corrupt(format!(
-                    "{} word pieces do not fit a network of {}",
-                    pieces.count(),
-                    head.network.vocabulary
-                )));
-            }
-            head.network.check()?;
-            head.network.check_tensors(&tensors)?;
-            Ok((head.network, pieces, head.fitting))
-        };
-        let (network, pieces, fitting) = read().map_err(|error| error.in_source(path.display()))?;
+        if format != FORMAT {
+            return Err(Error::unsupported(format!(
+                "the network has format {format}, this program reads format {FORMAT}"
+            )));
+        }
+        let pieces = WordPieces::from_lines(&pieces)?;
+        if pieces.count() != network.vocabulary {
+            return Err(Error::corrupt(format!(
+                "{} word pieces do not fit a network of {}",
+                pieces.count(),
+                network.vocabulary
+            )));
+        }
+        network.check()?;
+        network.check_tensors(&tensors)?;
         Ok(Trained { network, pieces, fitting, tensors })
     }
 
@@ -125,23 +152,30 @@ impl Trained {
 /// # Errors
 /// `NotFound`; `Corrupt` where the file is cut short, or is none.
 pub fn read_tensors(path: &Path, entry: &str) -> Result<(String, Tensors)> {
+    tensors_of(&file_bytes(path)?, entry).map_err(|error| error.in_source(path.display()))
+}
+
+fn file_bytes(path: &Path) -> Result<Vec<u8>> {
     let reading = |cause| Error::io(path, "read", cause);
-    let corrupt = |why: &str| Error::corrupt(why).in_source(path.display());
     let bytes = std::fs::metadata(path).map_err(reading)?.len();
     if bytes > MAX_FILE_BYTES {
-        return Err(corrupt(&format!("{bytes} bytes are too many for a network")));
+        let error = Error::corrupt(format!("{bytes} bytes are too many for a network"));
+        return Err(error.in_source(path.display()));
     }
-    let bytes = std::fs::read(path).map_err(reading)?;
-    let unusable = || corrupt("no usable safetensors file, or one cut short");
+    std::fs::read(path).map_err(reading)
+}
+
+fn tensors_of(bytes: &[u8], entry: &str) -> Result<(String, Tensors)> {
+    let unusable = || Error::corrupt("no usable safetensors file, or one cut short");
     let (_, metadata) =
-        SafeTensors::read_metadata(&bytes).map_err(|cause| unusable().caused_by(cause))?;
+        SafeTensors::read_metadata(bytes).map_err(|cause| unusable().caused_by(cause))?;
     let head = metadata
         .metadata()
         .as_ref()
         .and_then(|entries| entries.get(entry))
-        .ok_or_else(|| corrupt(&format!("the entry {entry} is missing")))?
+        .ok_or_else(|| Error::corrupt(format!("the entry {entry} is missing")))?
         .clone();
-    let file = SafeTensors::deserialize(&bytes).map_err(|cause| unusable().caused_by(cause))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|cause| unusable().caused_by(cause))?;
     let mut tensors = BTreeMap::new();
     for (name, view) in file.iter() {
         let values = match view.dtype() {
@@ -152,7 +186,9 @@ pub fn read_tensors(path: &Path, entry: &str) -> Result<(String, Tensors)> {
                 view.data().as_chunks().0.iter().map(|x| f16::from_le_bytes(*x).to_f32()).collect()
             }
             other => {
-                return Err(corrupt(&format!("the tensor {name} is {other:?}, not F32 or F16")));
+                return Err(Error::corrupt(format!(
+                    "the tensor {name} is {other:?}, not F32 or F16"
+                )));
             }
         };
         tensors.insert(name.to_owned(), Weights { shape: view.shape().to_vec(), values });
@@ -206,6 +242,8 @@ mod tests {
         assert!(refused.contains("the encoder a 1, not b 1"), "{refused}");
         let refused = fitting.check("a 1", None).unwrap_err().to_string();
         assert!(refused.contains("another codebook (12) than none"), "{refused}");
+        let refused = fitting.check_space("y").unwrap_err().to_string();
+        assert!(refused.contains("the space x, not y"), "{refused}");
         assert!(Fitting { codebook: None, ..fitting }.check("a 1", None).is_ok());
     }
 
