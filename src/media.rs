@@ -77,8 +77,102 @@ pub struct IndexedClip {
     /// The whole picture's word (cell 0), then one for each cell.
     pub words: Vec<VisualWord>,
     pub features: Vec<f16>,
+    /// The features of the cells; none where the pipeline asks for none.
+    pub cells: CellFeatures,
     /// Unit vector in the pipeline's space; empty where the encoder cannot be mapped into one.
     pub embedding: Vec<f16>,
+}
+
+/// The features of a picture's cells in the form in which they are kept: 4 bits each, and those that
+/// are 0, as most are behind a ReLU, one bit.
+///
+/// For each cell: least and greatest of its values but 0, as halves; a bit for each value, 1 where
+/// it is not 0; then 4 bits for each of those, from least to greatest. All little-endian, the lowest
+/// bit first, and what is left of a byte is 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CellFeatures(Vec<u8>);
+
+/// The greatest number that 4 bits hold.
+const MOST_LEVEL: f32 = 15.0;
+
+impl CellFeatures {
+    /// Rounds the features of cells, one after the other, of `dim` values each. What is not finite
+    /// counts as 0.
+    pub fn new(values: &[f32], dim: usize) -> Self {
+        let mut bytes = Vec::new();
+        for cell in values.chunks_exact(dim.max(1)) {
+            let kept = || cell.iter().copied().filter(|x| *x != 0.0 && x.is_finite());
+            let limit = |x: f32| f16::from_f32(x.clamp(-f16::MAX.to_f32(), f16::MAX.to_f32()));
+            let least = limit(kept().fold(f32::INFINITY, f32::min).min(f32::MAX));
+            let most = limit(kept().fold(f32::NEG_INFINITY, f32::max).max(f32::MIN));
+            bytes.extend(least.to_le_bytes());
+            bytes.extend(most.to_le_bytes());
+            let step = (most.to_f32() - least.to_f32()) / MOST_LEVEL;
+            let is_kept = |x: &f32| *x != 0.0 && x.is_finite();
+            bytes.extend(cell.chunks(8).map(|eight| {
+                let bits = eight.iter().enumerate();
+                bits.fold(0, |byte, (bit, x)| byte | u8::from(is_kept(x)) << bit)
+            }));
+            let levels: Vec<u8> = kept()
+                .map(|x| if step > 0.0 { (x - least.to_f32()) / step } else { 0.0 })
+                .map(|level| level.round().clamp(0.0, MOST_LEVEL) as u8)
+                .collect();
+            bytes.extend(levels.chunks(2).map(|two| two[0] | two.get(1).unwrap_or(&0) << 4));
+        }
+        CellFeatures(bytes)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// As they are kept.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// From bytes as they are kept; `None` where they are not cells of `dim` values.
+    pub fn from_bytes(bytes: &[u8], dim: usize) -> Option<Self> {
+        let cells = CellFeatures(bytes.to_vec());
+        cells.values(dim).map(|_| cells)
+    }
+
+    /// The values of all cells, one after the other; `None` where these are not cells of `dim` values.
+    pub fn values(&self, dim: usize) -> Option<Vec<f32>> {
+        let mut values = Vec::new();
+        let mut rest = &self.0[..];
+        while !rest.is_empty() {
+            let (ends, after) = rest.split_first_chunk::<4>()?;
+            let [least, most] = [[ends[0], ends[1]], [ends[2], ends[3]]]
+                .map(|bytes| f16::from_le_bytes(bytes).to_f32());
+            let (bits, after) = after.split_at_checked(dim.div_ceil(8))?;
+            let is_kept = |at: usize| bits[at / 8] >> (at % 8) & 1 == 1;
+            let kept = (0..dim).filter(|at| is_kept(*at)).count();
+            let (levels, after) = after.split_at_checked(kept.div_ceil(2))?;
+            if !(least.is_finite() && most.is_finite()) {
+                return None;
+            }
+            let mut place = 0;
+            values.extend((0..dim).map(|at| {
+                if !is_kept(at) {
+                    return 0.0;
+                }
+                let level = levels[place / 2] >> (4 * (place % 2)) & 15;
+                place += 1;
+                least + (most - least) * f32::from(level) / MOST_LEVEL
+            }));
+            rest = after;
+        }
+        Some(values)
+    }
+}
+
+/// A sentence that the transformer wrote.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Caption {
+    pub text: String,
+    /// The geometric mean of its pieces' probabilities, 0 to 1.
+    pub confidence: f32,
 }
 
 /// A leaf of the codebook's tree: the path from the root, read as a number in base `branching`.
@@ -207,7 +301,38 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn cells_take_a_bit_for_what_is_zero_and_four_for_the_rest() {
+        let values = [0.0, 0.5, 0.0, 6.0, 3.25, 0.0, 0.0, 0.0, 1.0];
+        let cells = CellFeatures::new(&values, 9);
+        assert_eq!(cells.as_bytes().len(), 4 + 2 + 2);
+        let read = cells.values(9).unwrap();
+        assert_eq!((read[0], read[1], read[3]), (0.0, 0.5, 6.0));
+        assert!((read[4] - 3.25).abs() < 5.6 / 30.0, "{read:?}");
+        assert_eq!(CellFeatures::new(&[0.0; 16], 8).values(8).unwrap(), [0.0; 16]);
+        assert!(CellFeatures::from_bytes(&cells.as_bytes()[..7], 9).is_none());
+    }
+
     proptest! {
+        #[test]
+        fn cells_come_back_within_half_a_step(
+            values in prop::collection::vec(prop_oneof![Just(0.0f32), -60.0f32..60.0], 20),
+        ) {
+            let cells = CellFeatures::new(&values, 10);
+            let read = cells.values(10).unwrap();
+            for (value, read) in values.iter().zip(read) {
+                // Half a step, and what halves lose of the ends.
+                prop_assert!((value - read).abs() <= 120.0 / 30.0 + 0.1);
+                prop_assert_eq!(*value == 0.0 && read != 0.0, false);
+            }
+            prop_assert_eq!(CellFeatures::from_bytes(cells.as_bytes(), 10), Some(cells));
+        }
+
+        #[test]
+        fn no_bytes_are_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..60), dim in 0usize..40) {
+            let _ = CellFeatures::from_bytes(&bytes, dim);
+        }
+
         #[test]
         fn a_word_is_the_number_its_path_spells(word in 0u32..20_736) {
             let path = VisualWord(word).path(12, 4);

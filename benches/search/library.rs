@@ -6,7 +6,7 @@ use cinelex::library::{
     ChunkRecord, Location, NewSource, Origin, Place, Recipe, RecipeKind, SegmentRecord, Space,
     State, Tree, Writer,
 };
-use cinelex::media::{ClipHead, Cue, CueKind, IndexedClip, VisualWord};
+use cinelex::media::{CellFeatures, ClipHead, Cue, CueKind, IndexedClip, VisualWord};
 use cinelex::time::{Micros, Span, Timestamp};
 use half::f16;
 use rand::Rng;
@@ -85,6 +85,7 @@ pub fn fill(
                         shot_start: None,
                     },
                     words: (0..10).map(|_| VisualWord(random.random_range(0..1_728))).collect(),
+                    cells: CellFeatures::default(),
                     features: (0..size.features).map(|_| f16::from_f32(random.random())).collect(),
                     embedding: material.picture(first + place, random),
                 })
@@ -109,7 +110,8 @@ pub fn fill(
                 words: Vec::new(),
                 speaker: None,
             });
-            segments.push(SegmentRecord { span, text, language: Some("en".into()), embedding });
+            let language = Some("en".into());
+            segments.push(SegmentRecord { span, text, language, embedding, reading: None });
         }
         writer.replace_cues(source.id, "sidecar:", &cues)?;
         writer.commit_segments(source.id, &ids[1], &segments)?;

@@ -8,7 +8,7 @@ use super::progress::IndexProgress;
 use super::{CommandResult, Failure, Outcome, counted, interrupt, note, print_json, print_line};
 use crate::error::{Error, Result};
 use crate::library::{Place, Reader, Writer};
-use crate::model::{Device, Models};
+use crate::model::{Commercial, Device, Models};
 use crate::pipeline::{
     self, Loaded, Options, Pipeline, Progress, RunReport, SourceReport, SourceState,
     commercial_only,
@@ -27,6 +27,9 @@ pub struct Args {
     /// What to compute: a built-in pipeline (see `cinelex pipeline list`) or a file
     #[arg(long, default_value = "default", value_name = "NAME|FILE")]
     pipeline: String,
+    /// What writes captions, in place of what the pipeline names: a model's id or a manifest; none
+    #[arg(long, value_name = "ID|FILE")]
+    captioner: Option<String>,
     /// Decoders side by side; as many as there are processors unless told otherwise
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
@@ -73,6 +76,9 @@ pub fn run(args: Args) -> CommandResult {
             crate::error::Kind::InvalidInput => Failure::usage(error),
             _ => Failure::cannot_open(error),
         })?;
+    if let Some(captioner) = &args.captioner {
+        pipeline.set_captioner(captioner, &models).map_err(Failure::usage)?;
+    }
     let mut left_out = Vec::new();
     if pipeline.is_commercial || args.require_licence == Some(Use::Commercial) {
         left_out = commercial_only(&mut pipeline, &models).map_err(Failure::usage)?;
@@ -89,25 +95,15 @@ pub fn run(args: Args) -> CommandResult {
     if found.is_empty() {
         return Err(Failure::usage(Error::invalid_input("the list of sources is empty")));
     }
-    let mut locations = Vec::new();
-    let mut missing = Vec::new();
-    let mut seen = HashSet::new();
-    for location in found {
-        match location {
-            Ok(location) if !seen.insert(location.clone()) => {}
-            Ok(location) => locations.push(location),
-            Err(error) => {
-                let source = error.source_name().unwrap_or("?").to_owned();
-                missing.push(SourceReport::failed(source, &error));
-            }
-        }
-    }
+    let (locations, missing) = distinct(found);
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let loaded =
         Loaded::load(pipeline, &models, args.device, cores.get()).map_err(Failure::cannot_open)?;
     let is_new = !args.library.exists();
     let library = Writer::open(&args.library).map_err(Failure::cannot_open)?;
     let reader = Reader::open(&args.library).map_err(Failure::cannot_open)?;
+
+    tell_licence(&models, &loaded, &reader)?;
 
     let bars = (!args.json).then(|| IndexProgress::new(locations.len() + missing.len()));
     let show = |progress: &Progress<'_>| match (&bars, progress) {
@@ -150,6 +146,38 @@ pub fn run(args: Args) -> CommandResult {
     } else {
         Outcome::Done
     })
+}
+
+/// Each source once, and reports of those that are not there.
+pub(super) fn distinct(found: Vec<Result<Location>>) -> (Vec<Location>, Vec<SourceReport>) {
+    let mut locations = Vec::new();
+    let mut missing = Vec::new();
+    let mut seen = HashSet::new();
+    for location in found {
+        match location {
+            Ok(location) if !seen.insert(location.clone()) => {}
+            Ok(location) => locations.push(location),
+            Err(error) => {
+                let source = error.source_name().unwrap_or("?").to_owned();
+                missing.push(SourceReport::failed(source, &error));
+            }
+        }
+    }
+    (locations, missing)
+}
+
+/// Says, the first time that a captioner is used for a library, that it is not for every use.
+fn tell_licence(models: &Models, loaded: &Loaded, reader: &Reader) -> Result<(), Failure> {
+    let Some(captioner) = &loaded.pipeline.captioner else { return Ok(()) };
+    let manifest = models.manifest(captioner).map_err(Failure::cannot_open)?;
+    if manifest.commercial != Commercial::Yes && !reader.knows(&loaded.segment_recipe.id)? {
+        note(&format!(
+            "Captions are written by {}, which is not for commercial use (licence: {}). \
+             `--captioner none` switches them off; `cinelex train` makes a captioner of your own.",
+            manifest.id, manifest.licence
+        ));
+    }
+    Ok(())
 }
 
 /// Where the sources of a library were last seen: at the first place that is there, or else the

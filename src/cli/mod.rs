@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 
 use crate::error::{Error, Kind};
+use crate::media::Caption;
 
 /// How a command that could do its work ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +102,12 @@ pub fn print_line(line: &str) -> Result<(), Error> {
 /// A line on standard error, for people. Where nobody reads it, the work goes on.
 pub fn note(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// `a dog runs through the snow (0.42; fits the words 0.90)`: with the confidence.
+fn caption_line(caption: &Caption, alignment: Option<f32>) -> String {
+    let fits = alignment.map_or_else(String::new, |fits| format!("; fits the words {fits:.2}"));
+    format!("{} ({:.2}{fits})", one_line(&caption.text), caption.confidence)
 }
 
 /// Text that a file's name or a subtitle brought, on one line and unable to move the cursor.

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::export::{self, Exported};
-use super::{CommandResult, Failure, Outcome, note, one_line, print_json, print_line};
+use super::{
+    CommandResult, Failure, Outcome, caption_line, note, one_line, print_json, print_line,
+};
 use crate::error::{Error, Result};
 use crate::library::{ClipId, Hit, Query, Reader, RecipeKind, Space};
 use crate::media::Channel;
@@ -57,6 +59,9 @@ pub struct Args {
     /// The pipeline that the library was indexed with, for --image
     #[arg(long, default_value = "default", value_name = "NAME|FILE")]
     pipeline: String,
+    /// The captioner that the library was indexed with, for --image, where it is not the pipeline's
+    #[arg(long, value_name = "ID|FILE")]
+    captioner: Option<String>,
     /// The sentence encoder's manifest, where the library was indexed with one that is not built in
     #[arg(long, value_name = "FILE")]
     text: Option<String>,
@@ -106,9 +111,11 @@ pub fn run(args: Args) -> CommandResult {
         query.sources.push(reader.source(source).map_err(Failure::usage)?.id);
     }
     if let Some(image) = &args.image {
-        query.vectors.push((Channel::Picture, image_vector(&reader, image, &args.pipeline)?));
+        query.vectors.push((Channel::Picture, image_vector(&reader, image, &args)?));
     } else if let Some(clip) = args.like {
-        query.vectors.push((Channel::Picture, reader.embedding(clip).map_err(Failure::usage)?));
+        query
+            .vectors
+            .push((Channel::Picture, reader.picture_embedding(clip).map_err(Failure::usage)?));
     } else if let Some(words) = &args.words {
         query.words = Some(words.clone());
         if let Some(vector) = text_vector(&reader, words, args.text.as_deref())? {
@@ -188,11 +195,28 @@ fn same_space(library: &Space, query: &str) -> Result<(), Failure> {
     ))))
 }
 
-fn image_vector(reader: &Reader, image: &Path, pipeline: &str) -> Result<Vec<f32>, Failure> {
+fn image_vector(reader: &Reader, image: &Path, args: &Args) -> Result<Vec<f32>, Failure> {
     let models = Models::open().map_err(Failure::cannot_open)?;
-    let mut pipeline = Pipeline::load(pipeline, &models).map_err(Failure::usage)?;
-    // Pictures are compared without visual words.
-    pipeline.codebook = None;
+    let mut pipeline = Pipeline::load(&args.pipeline, &models).map_err(Failure::usage)?;
+    if let Some(captioner) = &args.captioner {
+        pipeline.set_captioner(captioner, &models).map_err(Failure::usage)?;
+    }
+    let segments = reader.current(RecipeKind::Segment)?;
+    let wanted = segments.and_then(|recipe| {
+        Some(recipe.description.get("captioner")?.get("id")?.as_str()?.to_owned())
+    });
+    if wanted.is_none() {
+        // Then pictures are compared without visual words, too.
+        (pipeline.captioner, pipeline.codebook) = (None, None);
+    }
+    let named = pipeline.captioner.as_deref().map(|captioner| models.manifest(captioner));
+    let named = named.transpose().map_err(Failure::usage)?.map(|manifest| manifest.identity());
+    if named != wanted {
+        return Err(Failure::usage(Error::invalid_input(format!(
+            "the library's pictures were read by the captioner {}; name its manifest with --captioner",
+            wanted.unwrap_or_default()
+        ))));
+    }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut loaded =
         Loaded::load(pipeline, &models, Device::Cpu, threads).map_err(Failure::cannot_open)?;
@@ -273,6 +297,9 @@ fn print_hit(hit: &Hit) -> Result<()> {
     ))?;
     if !hit.words.is_empty() {
         print_line(&format!("       “{}”", shortened(&hit.words, 100)))?;
+    }
+    if let Some(caption) = &hit.caption {
+        print_line(&format!("       {}", caption_line(caption, hit.alignment)))?;
     }
     if let Some(clip) = hit.clip {
         print_line(&format!("       clip {clip}"))?;

@@ -11,10 +11,11 @@ use super::pictures::{Eye, Pictures, Seen, Visuals};
 use super::retrieval::Progress;
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
+use crate::media::Caption;
 use crate::model::{Device, Manifest, Models};
 use crate::onnx::transformer::Precision;
 use crate::text::caption_words;
-use crate::transformer::{Caption, Captioner, Segment, Trained, Writing};
+use crate::transformer::{Captioner, Segment, Trained, Writing};
 
 /// Photos that are read at a time.
 const AT_A_TIME: usize = 8;

@@ -102,6 +102,10 @@ pub(super) fn columns(what: What) -> &'static [Column] {
                     column("words", Of::Text),
                     optional("language", Of::Text),
                     optional("embedding", Of::Reals),
+                    optional("caption", Of::Text),
+                    optional("confidence", Of::Real),
+                    optional("alignment", Of::Real),
+                    optional("picture_embedding", Of::Reals),
                 ]
             }
         }
@@ -178,6 +182,9 @@ pub(super) fn each(
             ])
         }),
         What::Segments => reader.each_segment(id, |segment| {
+            let reading = segment.reading.unwrap_or_default();
+            let (caption, confidence) =
+                reading.caption.map(|caption| (caption.text, caption.confidence)).unzip();
             add(vec![
                 Cell::Text(id.to_string()),
                 Cell::Int(segment.span.start.0),
@@ -185,6 +192,10 @@ pub(super) fn each(
                 Cell::Text(segment.text),
                 maybe(segment.language, Cell::Text),
                 vector(&segment.embedding),
+                maybe(caption, Cell::Text),
+                maybe(confidence, |confidence| Cell::Real(f64::from(confidence))),
+                maybe(reading.alignment, |alignment| Cell::Real(f64::from(alignment))),
+                vector(&reading.embedding),
             ])
         }),
         What::Cues => reader.cues(id).and_then(|cues| {

@@ -16,7 +16,7 @@ pub struct Compacted {
 }
 
 impl Writer {
-    /// Brings the index of words into as few pieces as it can have, gives free pages back to the
+    /// Brings the indexes of words into as few pieces as they can have, gives free pages back to the
     /// file system, and cuts the logs to nothing. Rows of recipes that others have taken over from
     /// went when the library was opened. The files are not copied, so no room is needed beside
     /// them.
@@ -26,6 +26,7 @@ impl Writer {
         let before_bytes = folder_bytes(&self.folder)?;
         self.record.write(|sql| {
             sql.execute("INSERT INTO spoken (spoken) VALUES ('optimize')", [])?;
+            sql.execute("INSERT INTO written (written) VALUES ('optimize')", [])?;
             Ok(())
         })?;
         commit_point::reached("compact-words-joined");

@@ -55,6 +55,8 @@ tables! {
         "confidence" "words" "speaker";
     SEGMENTS = "segments" true: "source" "recipe" "start_us" "end_us" "text" "language"
         "embedding";
+    READINGS = "readings" true: "source" "recipe" "start_us" "end_us" "caption" "confidence"
+        "alignment" "embedding";
     RUNS = "runs" true: "ended_us" "report";
 }
 

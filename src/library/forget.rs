@@ -30,8 +30,8 @@ pub struct Forgotten {
 
 impl Writer {
     /// Removes a source with all that was made of it, of every recipe, and the reports of runs
-    /// that name it. Deleted rows are overwritten (`secure_delete`), the index of words is made
-    /// anew, since its inner nodes keep beginnings of words, and the logs are cut to nothing. The
+    /// that name it. Deleted rows are overwritten (`secure_delete`), the indexes of words are made
+    /// anew, since their inner nodes keep beginnings of words, and the logs are cut to nothing. The
     /// rows of the record go in one step; what an interruption leaves of the rest, the next writer
     /// removes.
     ///
@@ -68,6 +68,7 @@ impl Writer {
                 runs: delete_runs(sql, &source)?,
                 damaged_files: 0,
             };
+            let captions = delete(sql, "readings", key)?;
             for table in ["chunks", "progress", "tags", "locations"] {
                 delete(sql, table, key)?;
             }
@@ -75,6 +76,9 @@ impl Writer {
             sql.execute("DELETE FROM sources WHERE key = ?1", [key])?;
             if forgotten.cues > 0 {
                 sql.execute("INSERT INTO spoken (spoken) VALUES ('rebuild')", [])?;
+            }
+            if captions > 0 {
+                sql.execute("INSERT INTO written (written) VALUES ('rebuild')", [])?;
             }
             sql.execute("INSERT INTO forgotten VALUES (?1)", [key])?;
             count_up(sql, RecipeKind::Clip)?;

@@ -34,27 +34,53 @@ pub(super) struct Index {
     damaged: Stamp,
 }
 
-/// The table that a kind of recipe makes.
-pub(super) fn table(kind: RecipeKind) -> &'static str {
-    match kind {
-        RecipeKind::Clip => "clips",
-        RecipeKind::Segment => "segments",
+/// A table that has embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Embedded {
+    Clips,
+    Segments,
+    Readings,
+}
+
+impl Embedded {
+    const ALL: [Embedded; 3] = [Embedded::Clips, Embedded::Segments, Embedded::Readings];
+
+    pub fn table(self) -> &'static str {
+        match self {
+            Embedded::Clips => "clips",
+            Embedded::Segments => "segments",
+            Embedded::Readings => "readings",
+        }
+    }
+
+    /// What makes its rows.
+    fn recipe(self) -> RecipeKind {
+        match self {
+            Embedded::Clips => RecipeKind::Clip,
+            Embedded::Segments | Embedded::Readings => RecipeKind::Segment,
+        }
+    }
+
+    /// What of `meta` counts up when rows of it go. Readings go with their segments.
+    fn generation(self) -> &'static str {
+        match self {
+            Embedded::Clips => "clips_generation",
+            Embedded::Segments | Embedded::Readings => "segments_generation",
+        }
     }
 }
 
 /// What parts for the rows of `recipe` are made of, `None` where it makes no embeddings.
-pub(super) fn origin(sql: &Connection, recipe: &RecipeRow) -> Result<Option<Origin>> {
+pub(super) fn origin(sql: &Connection, of: Embedded, recipe: &RecipeRow) -> Result<Option<Origin>> {
     let Some(space) = &recipe.recipe.space else { return Ok(None) };
-    let table = table(recipe.recipe.kind);
     let library: String = rows::one(sql, "SELECT value FROM meta WHERE name = 'library_id'", [])?;
-    let counter = format!("{table}_generation");
     let mut identity = blake3::Hasher::new();
-    for field in [&library, table, &recipe.recipe.id.to_string()] {
+    for field in [&library, of.table(), &recipe.recipe.id.to_string()] {
         identity.update(&(field.len() as u64).to_le_bytes()).update(field.as_bytes());
     }
     Ok(Some(Origin {
         identity: identity.finalize(),
-        generation: rows::one(sql, "SELECT value FROM meta WHERE name = ?1", [counter])?,
+        generation: rows::one(sql, "SELECT value FROM meta WHERE name = ?1", [of.generation()])?,
         dimension: space.dimension,
     }))
 }
@@ -85,11 +111,11 @@ impl Index {
 
     /// The parts that fit what `sql` sees, in order of key. What is damaged is left out with a
     /// warning.
-    pub fn parts(&self, sql: &Connection, kind: RecipeKind, origin: &Origin) -> Result<Vec<Part>> {
+    pub fn parts(&self, sql: &Connection, of: Embedded, origin: &Origin) -> Result<Vec<Part>> {
         if self.stamp().is_none() {
             return Ok(Vec::new());
         }
-        let (parts, damage) = self.open_parts(sql, kind, origin)?;
+        let (parts, damage) = self.open_parts(sql, of, origin)?;
         if let Some(error) = damage {
             tracing::warn!(
                 "{error}: it is searched without; `cinelex library rebuild`, or the next `index`, \
@@ -103,21 +129,21 @@ impl Index {
     fn open_parts(
         &self,
         sql: &Connection,
-        kind: RecipeKind,
+        of: Embedded,
         origin: &Origin,
     ) -> Result<(Vec<Part>, Option<Error>)> {
         // A part may be newer than what `sql` sees.
-        let last = format!("SELECT coalesce(max(key), 0) FROM {}", table(kind));
+        let last = format!("SELECT coalesce(max(key), 0) FROM {}", of.table());
         let last: i64 = rows::one(sql, &last, [])?;
         let mut parts: Vec<Part> = Vec::new();
         let mut damage = None;
         loop {
             let after = parts.last().map_or(0, |part| part.range.through);
-            match Part::open(&self.path(kind, after), origin) {
+            match Part::open(&self.path(of, after), origin) {
                 Ok(part) if part.range.after != after || part.range.through <= after => {
                     damage = Some(
                         Error::corrupt("is not what its name says")
-                            .in_source(self.path(kind, after).display()),
+                            .in_source(self.path(of, after).display()),
                     );
                 }
                 Ok(part) if part.range.through <= last => {
@@ -132,8 +158,8 @@ impl Index {
         }
     }
 
-    fn path(&self, kind: RecipeKind, after: i64) -> PathBuf {
-        self.folder.join(format!("{}-{after:012}.part", table(kind)))
+    fn path(&self, of: Embedded, after: i64) -> PathBuf {
+        self.folder.join(format!("{}-{after:012}.part", of.table()))
     }
 
     /// Deletes every file but the parts that are named.
@@ -160,8 +186,8 @@ impl Writer {
     pub fn refresh_index(&mut self) -> Result<()> {
         let index = Index::of(&self.folder);
         let mut kept = Vec::new();
-        for kind in [RecipeKind::Clip, RecipeKind::Segment] {
-            kept.extend(self.refresh_parts(&index, kind)?);
+        for of in Embedded::ALL {
+            kept.extend(self.refresh_parts(&index, of)?);
         }
         index.keep_only(&kept)
     }
@@ -170,15 +196,15 @@ impl Writer {
     pub fn index_is_complete(&self) -> Result<bool> {
         let index = Index::of(&self.folder);
         self.record.read(|sql| {
-            for kind in [RecipeKind::Clip, RecipeKind::Segment] {
-                let Some(recipe) = rows::current_recipe(sql, kind)? else { continue };
-                let Some(origin) = origin(sql, &recipe)? else { continue };
-                let (parts, damage) = index.open_parts(sql, kind, &origin)?;
+            for of in Embedded::ALL {
+                let Some(recipe) = rows::current_recipe(sql, of.recipe())? else { continue };
+                let Some(origin) = origin(sql, of, &recipe)? else { continue };
+                let (parts, damage) = index.open_parts(sql, of, &origin)?;
                 let after = parts.last().map_or(0, |part| part.range.through);
                 let find = format!(
                     "SELECT count(*) FROM (SELECT 1 FROM {} WHERE recipe = ?1 AND key > ?2 \
                      AND embedding IS NOT NULL LIMIT {LEAST_ROWS})",
-                    table(kind)
+                    of.table()
                 );
                 let newer: u64 = rows::one(sql, &find, [recipe.key, after])?;
                 if damage.is_some() || newer >= LEAST_ROWS as u64 {
@@ -200,12 +226,14 @@ impl Writer {
     }
 
     /// The paths of the parts that are there now.
-    fn refresh_parts(&self, index: &Index, kind: RecipeKind) -> Result<Vec<PathBuf>> {
+    fn refresh_parts(&self, index: &Index, of: Embedded) -> Result<Vec<PathBuf>> {
         self.record.read(|sql| {
-            let Some(recipe) = rows::current_recipe(sql, kind)? else { return Ok(Vec::new()) };
-            let Some(origin) = origin(sql, &recipe)? else { return Ok(Vec::new()) };
+            let Some(recipe) = rows::current_recipe(sql, of.recipe())? else {
+                return Ok(Vec::new());
+            };
+            let Some(origin) = origin(sql, of, &recipe)? else { return Ok(Vec::new()) };
             let full = part::full(origin.dimension);
-            let (mut parts, damage) = index.open_parts(sql, kind, &origin)?;
+            let (mut parts, damage) = index.open_parts(sql, of, &origin)?;
             if let Some(error) = damage {
                 tracing::warn!("{error}: it is made anew");
             }
@@ -222,18 +250,18 @@ impl Writer {
                 after: parts.last().map_or(0, |part| part.range.through),
             };
             let mut columns = Columns::default();
-            read_rows(sql, kind, &rows_after, LEAST_ROWS, &mut columns)?;
+            read_rows(sql, of, &rows_after, LEAST_ROWS, &mut columns)?;
             if columns.rows.len() == LEAST_ROWS
                 && let Some(short) = parts.pop_if(|part| part.rows.len() < full)
             {
                 rows_after.after = short.range.after;
             }
             let mut kept: Vec<PathBuf> =
-                parts.iter().map(|part| index.path(kind, part.range.after)).collect();
+                parts.iter().map(|part| index.path(of, part.range.after)).collect();
             while columns.rows.len() == LEAST_ROWS {
                 columns = Columns::default();
-                let through = read_rows(sql, kind, &rows_after, full, &mut columns)?;
-                let path = index.path(kind, rows_after.after);
+                let through = read_rows(sql, of, &rows_after, full, &mut columns)?;
+                let path = index.path(of, rows_after.after);
                 let range = KeyRange { after: rows_after.after, through };
                 std::fs::create_dir_all(&index.folder)
                     .map_err(|cause| Error::io(&index.folder, "make the folder", cause))?;
@@ -241,7 +269,7 @@ impl Writer {
                 kept.push(path);
                 rows_after.after = through;
                 columns = Columns::default();
-                read_rows(sql, kind, &rows_after, LEAST_ROWS, &mut columns)?;
+                read_rows(sql, of, &rows_after, LEAST_ROWS, &mut columns)?;
             }
             Ok(kept)
         })
@@ -254,10 +282,10 @@ impl Reader {
         let index = Index::of(self.folder());
         self.record.read(|sql| {
             let mut findings = Vec::new();
-            for kind in [RecipeKind::Clip, RecipeKind::Segment] {
-                let Some(recipe) = rows::current_recipe(sql, kind)? else { continue };
-                let Some(origin) = origin(sql, &recipe)? else { continue };
-                let (parts, damage) = index.open_parts(sql, kind, &origin)?;
+            for of in Embedded::ALL {
+                let Some(recipe) = rows::current_recipe(sql, of.recipe())? else { continue };
+                let Some(origin) = origin(sql, of, &recipe)? else { continue };
+                let (parts, damage) = index.open_parts(sql, of, &origin)?;
                 findings.extend(damage);
                 for part in parts {
                     if let Err(error) = part.verify() {
@@ -270,9 +298,9 @@ impl Reader {
                         after: part.range.after,
                     };
                     let mut columns = Columns::default();
-                    let through = read_rows(sql, kind, &rows_after, part.rows.len(), &mut columns)?;
+                    let through = read_rows(sql, of, &rows_after, part.rows.len(), &mut columns)?;
                     if through != part.range.through || !part.holds(&columns) {
-                        let path = index.path(kind, part.range.after);
+                        let path = index.path(of, part.range.after);
                         findings.push(
                             Error::corrupt("holds other rows than the record")
                                 .in_source(path.display()),

@@ -5,20 +5,24 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::commit_point;
-use super::digest::{CLIPS, CONTENTS, TABLES, Table, features_digest};
-use super::schema::{Database, RECORD, SCHEMA_VERSION, sign};
+use super::digest::{CLIPS, CONTENTS, READINGS, TABLES, Table, features_digest};
+use super::schema::{Database, RECORD, SCHEMA_VERSION, SINCE_3, sign};
 use crate::error::Result;
 
-/// Brings the record to [`SCHEMA_VERSION`]. It needs as much free space on the disk as the record
-/// takes. The features have one schema only.
+/// Brings the record to [`SCHEMA_VERSION`]. From schema 1, it needs as much free space on the disk as
+/// the record takes. The features have one schema only.
 pub(super) fn to_newest(record: &mut Database, features: &Database) -> Result<()> {
-    if record.version()? == SCHEMA_VERSION {
+    let version = record.version()?;
+    if version == SCHEMA_VERSION {
         return Ok(());
     }
     // Tables are made anew under their names; rows that refer to each other are copied as they are.
     record.run(|sql| Ok(sql.pragma_update(None, "foreign_keys", false)?))?;
     let migrated = record.write(|sql| {
-        from_1_to_2(sql, features)?;
+        match version {
+            1 => from_1(sql, features)?,
+            _ => sql.execute_batch(SINCE_3)?,
+        }
         sign(sql, SCHEMA_VERSION)?;
         commit_point::reached("migrate-copied");
         Ok(())
@@ -30,15 +34,15 @@ pub(super) fn to_newest(record: &mut Database, features: &Database) -> Result<()
     Ok(())
 }
 
-/// Schema 2: rows carry digests; sources count their cues, progress its rows, and a chunk may be
-/// partial.
-fn from_1_to_2(sql: &Transaction<'_>, features: &Database) -> Result<()> {
+/// Since schema 2, rows carry digests; sources count their cues, progress its rows, and a chunk may
+/// be partial.
+fn from_1(sql: &Transaction<'_>, features: &Database) -> Result<()> {
     sql.execute_batch(
         "DROP TRIGGER cue_added; DROP TRIGGER cue_removed; DROP TABLE spoken;
          DROP INDEX one_current_recipe; DROP INDEX locations_of_source; DROP INDEX cues_of_source;",
     )?;
-    // Schema 1 had no contents.
-    let old = || TABLES.iter().filter(|table| **table != CONTENTS);
+    // Schema 1 had neither contents nor readings.
+    let old = || TABLES.iter().filter(|table| ![CONTENTS, READINGS].contains(table));
     for table in old() {
         sql.execute_batch(&format!("ALTER TABLE {0} RENAME TO old_{0}", table.name))?;
     }

@@ -44,13 +44,13 @@ pub use contents::Alike;
 pub use forget::Forgotten;
 pub use ids::{ClipId, RecipeId, SourceId};
 pub use merge::{Conflict, Damage, Merged};
-pub use reader::{ClipRow, Info, Reader, RecipeInfo, SegmentRow, Shown, TagInfo};
+pub use reader::{ClipRow, Info, Reader, RecipeInfo, SeenClip, SegmentRow, Shown, TagInfo};
 pub use rebuild::{Rebuilt, ToRead, rebuild};
 pub use recipes::Waiting;
 pub use schema::SCHEMA_VERSION;
 pub use search::{By, Found, Hit, HitSpan, Query};
 pub use types::{
-    ChunkRecord, Location, NewSource, Origin, Place, Recipe, RecipeKind, SegmentRecord, Source,
-    Space, State, Tree, WallClock, WallOrigin,
+    ChunkRecord, Location, NewSource, Origin, Place, Recipe, RecipeKind, SegmentReading,
+    SegmentRecord, Source, Space, State, Tree, WallClock, WallOrigin,
 };
 pub use writer::{Added, Writer};

@@ -12,10 +12,11 @@ use super::rebuild::is_unfinished;
 use super::rows::{self, RecipeRow};
 use super::schema::{Database, FEATURES, RECORD};
 use super::search::Memory;
+use super::stream::{WHOLE_SEGMENT, whole_segment};
 use super::types::{Place, Recipe, RecipeKind, Source, State, Tree};
 use super::writer::check_pair;
 use crate::error::{Error, Result};
-use crate::media::{ClipHead, Cue, Gap, VisualWord};
+use crate::media::{Caption, CellFeatures, ClipHead, Cue, Gap, VisualWord};
 use crate::time::{Micros, Span, Timestamp};
 
 /// Looks into a library; never writes.
@@ -76,12 +77,26 @@ pub struct ClipRow {
     pub words: Vec<VisualWord>,
 }
 
-/// A segment as it is kept, without its vector.
+/// What is kept of a clip for a transformer to see.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeenClip {
+    /// The whole picture's word, then the cells'; none where the recipe makes none.
+    pub words: Vec<VisualWord>,
+    /// None where a rebuild has lost them.
+    pub features: Vec<f16>,
+    pub cells: CellFeatures,
+}
+
+/// A segment as it is kept, without its vectors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SegmentRow {
     pub span: Span,
     pub text: String,
     pub language: Option<String>,
+    /// What the transformer wrote about it.
+    pub caption: Option<Caption>,
+    /// How well words and picture fit, 0 to 1.
+    pub alignment: Option<f32>,
 }
 
 /// Everything that is known of one source.
@@ -217,12 +232,20 @@ impl Reader {
                 tree: clip_recipe.as_ref().and_then(|row| row.recipe.tree),
                 segments: rows::all(
                     sql,
-                    "SELECT start_us, end_us, text, language FROM segments \
-                     WHERE source = ?1 AND recipe = ?2 ORDER BY start_us",
+                    &format!(
+                        "{WHOLE_SEGMENT} WHERE s.source = ?1 AND s.recipe = ?2 ORDER BY s.start_us"
+                    ),
                     by_segment_recipe,
                     |row| {
-                        let (text, language) = (row.get(2)?, row.get(3)?);
-                        Ok(SegmentRow { span: rows::span(row, 0)?, text, language })
+                        let segment = whole_segment(row)?;
+                        let reading = segment.reading.unwrap_or_default();
+                        Ok(SegmentRow {
+                            span: segment.span,
+                            text: segment.text,
+                            language: segment.language,
+                            caption: reading.caption,
+                            alignment: reading.alignment,
+                        })
                     },
                 )?,
                 clips: rows::all(
@@ -272,6 +295,45 @@ impl Reader {
         })
     }
 
+    /// What there is to see of the clips that `recipe` has made of a source, by where they start.
+    ///
+    /// Errors: `NotFound` for no such source or recipe.
+    pub fn seen_clips(
+        &self,
+        id: SourceId,
+        recipe: &RecipeId,
+        starts: &[Timestamp],
+    ) -> Result<Vec<SeenClip>> {
+        self.record.read(|sql| {
+            let (source, recipe) = (rows::source_key(sql, id)?, rows::recipe_row(sql, recipe)?.key);
+            let mut find = sql.prepare_cached(
+                "SELECT words FROM clips WHERE source = ?1 AND recipe = ?2 AND start_us = ?3",
+            )?;
+            self.features.read(|features| {
+                let mut find_features = features.prepare_cached(
+                    "SELECT features FROM features \
+                     WHERE source = ?1 AND recipe = ?2 AND start_us = ?3",
+                )?;
+                let mut seen = Vec::with_capacity(starts.len());
+                for start in starts {
+                    let at = [source, recipe, start.0];
+                    let words = find.query_row(at, |row| rows::visual_words(row, 0)).optional()?;
+                    let Some(words) = words else { continue };
+                    let found = find_features.query_row(at, |row| rows::features(row, 0));
+                    let (features, cells) = found.optional()?.unwrap_or_default();
+                    seen.push(SeenClip { words, features, cells });
+                }
+                Ok(seen)
+            })
+        })
+    }
+
+    /// Whether this recipe was ever used here.
+    pub fn knows(&self, recipe: &RecipeId) -> Result<bool> {
+        let find = "SELECT EXISTS (SELECT 1 FROM recipes WHERE hash = ?1)";
+        self.record.read(|sql| rows::one(sql, find, [recipe.to_string()]))
+    }
+
     /// A clip of the current recipe.
     pub fn clip(&self, id: ClipId) -> Result<ClipRow> {
         self.record.read(|sql| {
@@ -308,6 +370,26 @@ impl Reader {
         Ok(halves.into_iter().map(f16::to_f32).collect())
     }
 
+    /// Where a clip's picture lies in the space that pictures are searched in: what the transformer
+    /// made of its segment, or else the clip's own embedding.
+    ///
+    /// Errors: as [`Reader::embedding`].
+    pub fn picture_embedding(&self, id: ClipId) -> Result<Vec<f32>> {
+        let at = self.clip(id)?.head.span.midpoint();
+        let halves = self.record.read(|sql| {
+            let find = "SELECT embedding FROM readings WHERE source = ?1 AND start_us <= ?2 \
+                 AND end_us > ?2 AND recipe = \
+                 (SELECT key FROM recipes WHERE kind = 'segment' AND state = 'current')";
+            let at = params![rows::source_key(sql, id.source)?, at.0];
+            let found = sql.prepare_cached(find)?.query_row(at, |row| rows::halves(row, 0));
+            Ok(found.optional()?.unwrap_or_default())
+        })?;
+        if halves.is_empty() {
+            return self.embedding(id);
+        }
+        Ok(halves.into_iter().map(f16::to_f32).collect())
+    }
+
     /// A clip's features as the CNN gave them.
     pub fn features(&self, id: ClipId) -> Result<Vec<f16>> {
         let at = self.record.read(|sql| {
@@ -319,9 +401,11 @@ impl Reader {
                 "SELECT features FROM features WHERE source = ?1 AND recipe = ?2 AND start_us = ?3";
             let mut find = sql.prepare_cached(find)?;
             let features = find
-                .query_row(params![at.0, at.1, id.start.0], |row| rows::halves(row, 0))
+                .query_row(params![at.0, at.1, id.start.0], |row| rows::features(row, 0))
                 .optional()?;
-            features.ok_or_else(|| Error::not_found(format!("clip {id} has no features")))
+            features
+                .map(|(features, _)| features)
+                .ok_or_else(|| Error::not_found(format!("clip {id} has no features")))
         })
     }
 
@@ -348,7 +432,7 @@ impl Reader {
                 let mut found = find.query(params![key, recipe])?;
                 while let Some(row) = found.next()? {
                     let start = Timestamp(row.get(0)?);
-                    each(ClipId { source, start }, rows::halves(row, 1)?)?;
+                    each(ClipId { source, start }, rows::features(row, 1)?.0)?;
                 }
                 Ok(())
             })?;

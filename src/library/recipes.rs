@@ -186,10 +186,10 @@ impl Writer {
         let retired: Vec<i64> =
             self.record.run(|sql| rows::all(sql, find, [], |row| row.get(0)))?;
         for recipe in retired {
-            for table in ["clips", "segments", "gaps", "chunks", "progress"] {
+            for table in ["clips", "segments", "readings", "gaps", "chunks", "progress"] {
                 // Tables without rowids are small and go at once.
                 let statement = match table {
-                    "clips" | "segments" => format!(
+                    "clips" | "segments" | "readings" => format!(
                         "DELETE FROM {table} WHERE key IN \
                          (SELECT key FROM {table} WHERE recipe = ?1 LIMIT {SWEEP_ROWS})"
                     ),

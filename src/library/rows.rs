@@ -9,10 +9,11 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::ids::{RecipeId, SourceId};
 use super::types::{
-    Location, Origin, Place, Recipe, RecipeKind, Source, Space, State, Tree, WallClock,
+    Location, Origin, Place, Recipe, RecipeKind, SegmentReading, Source, Space, State, Tree,
+    WallClock,
 };
 use crate::error::{Error, Result};
-use crate::media::{ClipHead, Cue, Gap, TimedWord, VisualWord};
+use crate::media::{Caption, CellFeatures, ClipHead, Cue, Gap, TimedWord, VisualWord};
 use crate::time::{Micros, Span, Timestamp};
 
 /// More dimensions than any encoder or tower has.
@@ -80,6 +81,49 @@ pub(super) fn halves(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<f16>>
     }
 }
 
+/// What features that are followed by those of cells begin with: as a half, it is no number.
+const WITH_CELLS: [u8; 2] = [0xff, 0x7f];
+
+/// A clip's features as they are stored: as halves; where there are cells, [`WITH_CELLS`], the number
+/// of features in two bytes, the features, the cells.
+pub(super) fn features_to_bytes(features: &[f16], cells: &CellFeatures) -> Vec<u8> {
+    let halves = halves_to_bytes(features);
+    if cells.is_empty() {
+        return halves;
+    }
+    // No more than that are written.
+    let count = u16::try_from(features.len()).unwrap_or(u16::MAX).to_le_bytes();
+    [&WITH_CELLS[..], &count, &halves, cells.as_bytes()].concat()
+}
+
+/// How many features there are in what [`features_to_bytes`] gave, and the two parts of it.
+fn split_features(bytes: &[u8]) -> Option<(usize, &[u8], &[u8])> {
+    let Some(rest) = bytes.strip_prefix(&WITH_CELLS) else {
+        return Some((bytes.len() / 2, bytes, &[]));
+    };
+    let (count, rest) = rest.split_first_chunk()?;
+    let count = usize::from(u16::from_le_bytes(*count));
+    let (halves, cells) = rest.split_at_checked(2 * count)?;
+    Some((count, halves, cells))
+}
+
+/// How many features a clip has, by what is stored.
+pub(super) fn features_count(bytes: &[u8]) -> Option<usize> {
+    split_features(bytes).map(|(count, ..)| count)
+}
+
+/// A column of features, and of those of the cells.
+pub(super) fn features(row: &Row<'_>, column: usize) -> rusqlite::Result<(Vec<f16>, CellFeatures)> {
+    let bytes = row.get_ref(column)?.as_blob()?;
+    let read = || {
+        let (count, halves, cells) = split_features(bytes)?;
+        let mut values = Vec::new();
+        let is_whole = count <= MOST_DIMENSIONS && append_halves(halves, count, &mut values);
+        is_whole.then_some((values, CellFeatures::from_bytes(cells, count)?))
+    };
+    read().ok_or_else(|| unreadable(column, Type::Blob, "not the features of a clip"))
+}
+
 pub(super) fn visual_words_to_bytes(words: &[VisualWord]) -> Vec<u8> {
     words.iter().flat_map(|word| word.0.to_le_bytes()).collect()
 }
@@ -123,6 +167,19 @@ pub(super) fn cue(row: &Row<'_>) -> rusqlite::Result<Cue> {
         confidence: row.get(6)?,
         words,
         speaker: row.get(8)?,
+    })
+}
+
+/// The columns of [`reading`].
+pub(super) const READING: &str = "caption, confidence, alignment, embedding";
+
+pub(super) fn reading(row: &Row<'_>, column: usize) -> rusqlite::Result<SegmentReading> {
+    let text: Option<String> = row.get(column)?;
+    let confidence: Option<f32> = row.get(column + 1)?;
+    Ok(SegmentReading {
+        caption: text.zip(confidence).map(|(text, confidence)| Caption { text, confidence }),
+        alignment: row.get(column + 2)?,
+        embedding: halves(row, column + 3)?,
     })
 }
 

@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 
 /// The version of the record's tables, in its `PRAGMA user_version`. Those of the features have not
 /// changed since the first.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
 /// The oldest version that can be read, and brought to the newest by a writer.
 const OLDEST_VERSION: i32 = 1;
@@ -25,6 +25,16 @@ const LONGEST_VALUE_BYTES: i32 = 64 << 20;
 
 /// How long a statement waits for another connection's lock.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// What schema 3 has beside schema 2.
+pub(super) const SINCE_3: &str = include_str!("readings.sql");
+
+/// For reading a record of an older schema: that nothing was read by a transformer there.
+const BEFORE_3: &str = "
+    CREATE TEMP VIEW readings AS SELECT key, source, recipe, start_us, end_us, NULL AS caption,
+        NULL AS confidence, NULL AS alignment, NULL AS embedding, NULL AS digest
+        FROM segments WHERE false;
+    CREATE VIRTUAL TABLE temp.written USING fts5 (caption);";
 
 const META: &str = include_str!("meta.sql");
 
@@ -43,7 +53,7 @@ pub(super) const RECORD: Role = Role {
     application_id: 0x436e_6c78, // "Cnlx"
     version: SCHEMA_VERSION,
     page_bytes: 4_096,
-    tables: include_str!("record.sql"),
+    tables: concat!(include_str!("record.sql"), include_str!("readings.sql")),
 };
 
 pub(super) const FEATURES: Role = Role {
@@ -140,7 +150,11 @@ impl Database {
                     folder.display()
                 )));
             }
-            check_identity(sql, role)
+            check_identity(sql, role)?;
+            if role.file_name == RECORD.file_name && pragma(sql, "user_version")? < 3 {
+                sql.execute_batch(BEFORE_3)?;
+            }
+            Ok(())
         })?;
         Ok(self)
     }

@@ -12,15 +12,15 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::ids::{ClipId, SourceId};
-use super::index::Index;
+use super::index::{Embedded, Index};
 use super::reader::Reader;
 use super::rows;
 use super::spans::SegmentSpans;
-use super::types::{Location, RecipeKind};
+use super::types::{Location, RecipeKind, SegmentReading};
 use super::vectors::VectorSet;
-use super::words::{self, COMMON, CueRow, Matches};
+use super::words::{COMMON, Matches, TextRow, WordIndex};
 use crate::error::{Error, Kind, Result};
-use crate::media::{Channel, CueKind};
+use crate::media::{Caption, Channel};
 use crate::time::{Span, Timestamp};
 
 /// The constant of reciprocal rank fusion, as its authors found it.
@@ -42,8 +42,8 @@ fn floor(channel: Channel, by: By) -> f32 {
     }
 }
 
-/// Cues that are looked at together for those that pass the filters.
-const CUES: usize = 400;
+/// Texts that are looked at together for those that pass the filters.
+const TEXTS: usize = 400;
 
 /// What is searched for, and where.
 #[derive(Debug, Clone, Default)]
@@ -92,6 +92,9 @@ pub struct Hit {
     pub clip: Option<ClipId>,
     /// What is said or read in the segment; the cue's text where there is no segment.
     pub words: String,
+    /// What the transformer wrote about the segment, and how well words and picture fit, 0 to 1.
+    pub caption: Option<Caption>,
+    pub alignment: Option<f32>,
     /// When the hit begins on the wall clock, in microseconds since 1970, where known.
     pub wall_clock_us: Option<i64>,
 }
@@ -163,6 +166,7 @@ pub(super) struct Memory {
     index: Index,
     clips: VectorSet,
     segments: VectorSet,
+    readings: VectorSet,
     spans: SegmentSpans,
 }
 
@@ -170,8 +174,9 @@ impl Memory {
     pub fn of(library: &Path) -> Self {
         Memory {
             index: Index::of(library),
-            clips: VectorSet::new(RecipeKind::Clip),
-            segments: VectorSet::new(RecipeKind::Segment),
+            clips: VectorSet::new(Embedded::Clips),
+            segments: VectorSet::new(Embedded::Segments),
+            readings: VectorSet::new(Embedded::Readings),
             spans: SegmentSpans::default(),
         }
     }
@@ -223,6 +228,7 @@ impl Memory {
         let clip_recipe = rows::current_recipe(sql, RecipeKind::Clip)?;
         self.clips.refresh(sql, clip_recipe.as_ref(), &self.index)?;
         self.segments.refresh(sql, segment_recipe.as_ref(), &self.index)?;
+        self.readings.refresh(sql, segment_recipe.as_ref(), &self.index)?;
         self.spans.refresh(sql, segment_recipe.as_ref())
     }
 
@@ -234,9 +240,11 @@ impl Memory {
             let mut lists = Vec::new();
             for (channel, vector) in query.vectors.iter().filter(|(channel, _)| asked(channel)) {
                 let vectors = match channel {
+                    // What was trained on pictures and captions knows better than class names.
+                    Channel::Picture if !self.readings.is_empty() => &self.readings,
                     Channel::Picture => &self.clips,
                     Channel::Speech => &self.segments,
-                    // Nothing makes embeddings of these yet.
+                    // Found by their words.
                     Channel::Screen | Channel::Caption => continue,
                 };
                 let list = self.by_meaning(vectors, vector, filter, length)?;
@@ -247,12 +255,16 @@ impl Memory {
         let by_words = || -> Result<Vec<List>> {
             let Some(words) = &query.words else { return Ok(Vec::new()) };
             let most = if filter.is_any() { usize::MAX } else { COMMON };
-            let matches = Matches::find(sql, words, most)?;
             let mut lists = Vec::new();
-            let channels = [Channel::Speech, Channel::Screen];
-            for channel in channels.into_iter().filter(asked) {
-                let list = self.by_words(sql, &matches, channel, filter, length)?;
-                lists.push((channel, By::Words, list));
+            for (index, channels) in [
+                (WordIndex::CUES, &[Channel::Speech, Channel::Screen][..]),
+                (WordIndex::CAPTIONS, &[Channel::Caption][..]),
+            ] {
+                let matches = Matches::find(sql, index, words, most)?;
+                for channel in channels.iter().copied().filter(asked) {
+                    let list = self.by_words(sql, &matches, channel, filter, length)?;
+                    lists.push((channel, By::Words, list));
+                }
             }
             Ok(lists)
         };
@@ -308,7 +320,7 @@ impl Memory {
         }
     }
 
-    /// Each segment by the terms that its cues hold together.
+    /// Each segment by the terms that its cues, or its caption, hold together.
     fn by_words(
         &self,
         sql: &Connection,
@@ -323,19 +335,20 @@ impl Memory {
             span: Span,
         }
         let mut groups: BTreeMap<Unit, Group> = BTreeMap::new();
-        for batch in matches.cues.chunks(CUES) {
+        let recipe = self.segments.recipe().unwrap_or(0);
+        for batch in matches.texts.chunks(TEXTS) {
             for found in batch {
-                let cue = words::cue_row(sql, found.cue)?;
-                if spoken_on(cue.kind) != channel || !filter.keeps(cue.source, cue.span) {
+                let Some(text) = matches.row(sql, *found, recipe)? else { continue };
+                if text.channel != channel || !filter.keeps(text.source, text.span) {
                     continue;
                 }
-                let unit = self.unit_of_cue(sql, &cue)?;
-                let rank = (matches.score(found.terms), -cue.length);
+                let unit = self.unit_of_text(sql, &text)?;
+                let rank = (matches.score(found.terms), -text.length);
                 let group =
-                    groups.entry(unit).or_insert(Group { terms: 0, best: rank, span: cue.span });
+                    groups.entry(unit).or_insert(Group { terms: 0, best: rank, span: text.span });
                 group.terms |= found.terms;
                 if rank > group.best {
-                    (group.best, group.span) = (rank, cue.span);
+                    (group.best, group.span) = (rank, text.span);
                 }
             }
             if groups.len() >= length {
@@ -367,22 +380,15 @@ impl Memory {
     }
 
     /// A cue in no segment goes with the clip that shows it.
-    fn unit_of_cue(&self, sql: &Connection, cue: &CueRow) -> Result<Unit> {
-        let unit = self.unit(cue.source, cue.span);
+    fn unit_of_text(&self, sql: &Connection, text: &TextRow) -> Result<Unit> {
+        let unit = self.unit(text.source, text.span);
         if matches!(unit.span, UnitSpan::Alone { .. })
             && let Some(recipe) = self.clips.recipe()
-            && let Some(clip) = clip_at(sql, cue.source, recipe, cue.span.midpoint())?
+            && let Some(clip) = clip_at(sql, text.source, recipe, text.span.midpoint())?
         {
             return Ok(Unit { span: UnitSpan::Alone { start: clip.0 }, ..unit });
         }
         Ok(unit)
-    }
-}
-
-fn spoken_on(kind: CueKind) -> Channel {
-    match kind {
-        CueKind::Subtitle | CueKind::Speech => Channel::Speech,
-        CueKind::Screen => Channel::Screen,
     }
 }
 
@@ -434,11 +440,13 @@ fn hit(sql: &Connection, rank: usize, fused: Fused, clip_recipe: Option<i64>) ->
         rows::LOCATION
     );
     let location = sql.prepare_cached(&find)?.query_row([key], rows::location).optional()?;
+    let mut reading = SegmentReading::default();
     let (segment, words) = match fused.unit.span {
         UnitSpan::Segment { start, end } => {
             let text = "SELECT text FROM segments WHERE source = ?1 AND start_us = ?2 AND recipe = \
                  (SELECT key FROM recipes WHERE kind = 'segment' AND state = 'current')";
             let text = rows::one(sql, text, params![key, start])?;
+            reading = reading_at(sql, key, start)?;
             (Some(Span::new(Timestamp(start), Timestamp(end))), text)
         }
         UnitSpan::Alone { .. } => (None, words_in(sql, key, fused.span)?),
@@ -459,8 +467,22 @@ fn hit(sql: &Connection, rank: usize, fused: Fused, clip_recipe: Option<i64>) ->
         fused: fused.fused,
         clip: clip.map(|start| ClipId { source: source.id, start }),
         words,
+        caption: reading.caption,
+        alignment: reading.alignment,
         wall_clock_us: source.wall.map(|wall| wall.start_us.saturating_add(fused.span.start.0)),
     })
+}
+
+/// What the transformer made of the segment that starts there.
+fn reading_at(sql: &Connection, source: i64, start: i64) -> Result<SegmentReading> {
+    let find = format!(
+        "SELECT {} FROM readings WHERE source = ?1 AND start_us = ?2 AND recipe = \
+         (SELECT key FROM recipes WHERE kind = 'segment' AND state = 'current')",
+        rows::READING
+    );
+    let mut find = sql.prepare_cached(&find)?;
+    let found = find.query_row([source, start], |row| rows::reading(row, 0)).optional()?;
+    Ok(found.unwrap_or_default())
 }
 
 /// Where the clip that holds this instant starts.

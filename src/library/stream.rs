@@ -7,7 +7,7 @@ use super::reader::Reader;
 use super::rows;
 use super::types::{RecipeKind, SegmentRecord};
 use crate::error::{Error, Result};
-use crate::media::IndexedClip;
+use crate::media::{CellFeatures, IndexedClip};
 use crate::time::Timestamp;
 
 /// The columns of [`indexed_clip`].
@@ -19,6 +19,7 @@ pub(super) fn indexed_clip(row: &Row<'_>) -> rusqlite::Result<IndexedClip> {
         head: rows::clip_head(row, 0)?,
         words: rows::visual_words(row, 5)?,
         features: Vec::new(),
+        cells: CellFeatures::default(),
         embedding: rows::halves(row, 6)?,
     })
 }
@@ -32,7 +33,21 @@ pub(super) fn segment(row: &Row<'_>) -> rusqlite::Result<SegmentRecord> {
         text: row.get(2)?,
         language: row.get(3)?,
         embedding: rows::halves(row, 4)?,
+        reading: None,
     })
+}
+
+/// The start of [`whole_segment`]'s statement.
+pub(super) const WHOLE_SEGMENT: &str = "SELECT s.start_us, s.end_us, s.text, s.language, \
+     s.embedding, r.caption, r.confidence, r.alignment, r.embedding, r.key FROM segments s \
+     LEFT JOIN readings r ON r.source = s.source AND r.recipe = s.recipe \
+     AND r.start_us = s.start_us";
+
+/// A segment with what the transformer made of it.
+pub(super) fn whole_segment(row: &Row<'_>) -> rusqlite::Result<SegmentRecord> {
+    let has_reading = row.get::<_, Option<i64>>(9)?.is_some();
+    let reading = has_reading.then(|| rows::reading(row, 5)).transpose()?;
+    Ok(SegmentRecord { reading, ..segment(row)? })
 }
 
 /// Whether the chunk of a clip is one of which only a part was saved.
@@ -67,11 +82,11 @@ impl Reader {
                     let mut clip = indexed_clip(row)?;
                     let Timestamp(start) = clip.head.span.start;
                     let at = [source, recipe.key, start];
-                    let halves = find_features.query_row(at, |row| rows::halves(row, 0));
-                    clip.features = match halves.optional()? {
+                    let found = find_features.query_row(at, |row| rows::features(row, 0));
+                    (clip.features, clip.cells) = match found.optional()? {
                         Some(features) => features,
                         // A rebuild has lost them; the chunk is to be read again.
-                        None if rows::one(sql, IS_PARTIAL, at)? => Vec::new(),
+                        None if rows::one(sql, IS_PARTIAL, at)? => Default::default(),
                         None => {
                             let error = Error::corrupt(format!("a clip of {id} has no features"));
                             return Err(error.at(clip.head.span.start));
@@ -98,11 +113,11 @@ impl Reader {
             let recipe = rows::current_recipe(sql, RecipeKind::Segment)?;
             let Some(recipe) = recipe else { return Ok(()) };
             let mut find = sql.prepare_cached(&format!(
-                "SELECT {SEGMENT} FROM segments WHERE source = ?1 AND recipe = ?2 ORDER BY start_us"
+                "{WHOLE_SEGMENT} WHERE s.source = ?1 AND s.recipe = ?2 ORDER BY s.start_us"
             ))?;
             let mut found = find.query([source, recipe.key])?;
             while let Some(row) = found.next()? {
-                each(segment(row)?)?;
+                each(whole_segment(row)?)?;
             }
             Ok(())
         })

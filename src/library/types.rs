@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::ids::{RecipeId, SourceId};
 use crate::error::Error;
-use crate::media::{Gap, IndexedClip};
+use crate::media::{Caption, Gap, IndexedClip};
 use crate::time::{Micros, Span};
 
 /// Which half of the work a recipe describes.
@@ -228,6 +228,19 @@ pub struct SegmentRecord {
     pub language: Option<String>,
     /// Unit vector of the text in the recipe's space; empty where there is no text or the tower
     /// does not know its language.
+    pub embedding: Vec<f16>,
+    /// Where the recipe has a transformer.
+    pub reading: Option<SegmentReading>,
+}
+
+/// What the transformer made of a segment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SegmentReading {
+    /// None where there is no picture, or it was not sure enough.
+    pub caption: Option<Caption>,
+    /// How well words and picture fit, 0 to 1, where there are both.
+    pub alignment: Option<f32>,
+    /// Unit vector of the picture in the recipe's space; empty where there is no picture.
     pub embedding: Vec<f16>,
 }
 

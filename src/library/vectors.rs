@@ -9,10 +9,9 @@ use rusqlite::{Connection, params};
 
 use super::codes::{CodedQuery, Rotation};
 use super::dot::dot;
-use super::index::{self, Index};
+use super::index::{self, Embedded, Index};
 use super::part::{Columns, Part, Scratch};
 use super::rows::{self, RecipeRow};
-use super::types::RecipeKind;
 use crate::error::{Error, Result};
 use crate::time::Span;
 
@@ -37,7 +36,7 @@ pub(super) struct Row {
 /// [`refresh`]: VectorSet::refresh
 #[derive(Debug)]
 pub(super) struct VectorSet {
-    kind: RecipeKind,
+    of: Embedded,
     state: State,
     rotation: Rotation,
     parts: Vec<Part>,
@@ -57,9 +56,9 @@ struct State {
 }
 
 impl VectorSet {
-    pub fn new(kind: RecipeKind) -> Self {
+    pub fn new(of: Embedded) -> Self {
         VectorSet {
-            kind,
+            of,
             state: State::default(),
             rotation: Rotation::new(0),
             parts: Vec::new(),
@@ -75,7 +74,7 @@ impl VectorSet {
         recipe: Option<&RecipeRow>,
         index: &Index,
     ) -> Result<()> {
-        let origin = recipe.map(|row| index::origin(sql, row)).transpose()?.flatten();
+        let origin = recipe.map(|row| index::origin(sql, self.of, row)).transpose()?.flatten();
         let now = State {
             recipe: recipe.map_or(0, |row| row.key),
             generation: origin.map_or(0, |origin| origin.generation),
@@ -86,20 +85,20 @@ impl VectorSet {
         if now != self.state {
             let state = State { last_key: 0, ..now };
             let rotation = Rotation::new(now.dimension);
-            *self = VectorSet { state, rotation, ..VectorSet::new(self.kind) };
+            *self = VectorSet { state, rotation, ..VectorSet::new(self.of) };
             if let Some(origin) = &origin {
-                self.parts = index.parts(sql, self.kind, origin)?;
+                self.parts = index.parts(sql, self.of, origin)?;
                 self.state.last_key = self.parts.last().map_or(0, |part| part.range.through);
             }
         }
         if self.state.dimension == 0 {
             return Ok(());
         }
-        let read = read_rows(sql, self.kind, &self.state_rows(), usize::MAX, &mut self.newest);
+        let read = read_rows(sql, self.of, &self.state_rows(), usize::MAX, &mut self.newest);
         match read {
             Ok(last_key) => self.state.last_key = last_key,
             Err(error) => {
-                *self = VectorSet::new(self.kind);
+                *self = VectorSet::new(self.of);
                 return Err(error);
             }
         }
@@ -109,6 +108,11 @@ impl VectorSet {
     fn state_rows(&self) -> RowsAfter {
         let State { recipe, dimension, last_key, .. } = self.state;
         RowsAfter { recipe, dimension, after: last_key }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty() && self.newest.rows.is_empty()
     }
 
     /// The key of the recipe whose rows these are.
@@ -129,7 +133,7 @@ impl VectorSet {
         keeps: impl Fn(&Row) -> bool + Sync,
     ) -> Result<Vec<(Row, f32)>> {
         let dimension = self.state.dimension;
-        if self.parts.is_empty() && self.newest.rows.is_empty() {
+        if self.is_empty() {
             return Ok(Vec::new());
         }
         if query.len() != dimension || !query.iter().all(|value| value.is_finite()) {
@@ -243,12 +247,12 @@ pub(super) struct RowsAfter {
 /// where there is none.
 pub(super) fn read_rows(
     sql: &Connection,
-    kind: RecipeKind,
+    of: Embedded,
     which: &RowsAfter,
     most: usize,
     columns: &mut Columns,
 ) -> Result<i64> {
-    let table = index::table(kind);
+    let table = of.table();
     let mut last_key = which.after;
     let mut find = sql.prepare_cached(&format!(
         "SELECT key, source, start_us, end_us, embedding FROM {table} \

@@ -1,100 +1,127 @@
-//! Search by words in the cues.
+//! Search by words: in the cues, and in the captions.
 //!
-//! Any of the query's terms matches. A cue's score is the share of the query's terms that it
+//! Any of the query's terms matches. A text's score is the share of the query's terms that it
 //! holds, each weighed by its inverse document frequency (Robertson and Spärck Jones): 1 where it
 //! holds them all. Unlike BM25's, the score means the same for every query, so it can be shown and
-//! cut off; among cues of the same score the shorter comes first, which is what BM25 would do.
+//! cut off; among texts of the same score the shorter comes first, which is what BM25 would do.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows;
 use crate::error::Result;
-use crate::media::CueKind;
+use crate::media::{Channel, CueKind};
 use crate::time::Span;
 
-/// A term in more cues than this is common. Not all of its cues are read: it is looked for in those
+/// A term in more texts than this is common. Not all of them are read: it is looked for in those
 /// that hold a rarer term, or where there is none, beside the other common ones.
 pub(super) const COMMON: usize = 2_000;
 
 /// Terms of a query that are used; a mask has as many bits.
 const MOST_TERMS: usize = 64;
 
-/// A cue that holds some of the query's terms.
+/// An index of words, and the texts that it is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WordIndex {
+    /// The FTS5 table.
+    pub name: &'static str,
+    pub table: &'static str,
+    /// Of both tables.
+    pub column: &'static str,
+}
+
+impl WordIndex {
+    pub const CUES: WordIndex = WordIndex { name: "spoken", table: "cues", column: "text" };
+    pub const CAPTIONS: WordIndex =
+        WordIndex { name: "written", table: "readings", column: "caption" };
+    pub const ALL: [WordIndex; 2] = [Self::CUES, Self::CAPTIONS];
+
+    /// The keys of the first `most` rows that an FTS5 expression matches.
+    fn holding(&self, sql: &Connection, expression: &str, most: usize) -> Result<Vec<i64>> {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let find = format!("SELECT rowid FROM {0} WHERE {0} MATCH ?1 LIMIT ?2", self.name);
+        rows::all(sql, &find, params![expression, most], |row| row.get(0))
+    }
+}
+
+/// A text that holds some of the query's terms.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Match {
-    pub cue: i64,
+    /// Of the row that it stands in.
+    pub key: i64,
     /// The terms that it holds, a bit for each.
     pub terms: u64,
 }
 
-/// A cue without its text.
+/// A cue or a caption, without its text.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct CueRow {
+pub(super) struct TextRow {
     pub source: i64,
     pub span: Span,
-    pub kind: CueKind,
+    pub channel: Channel,
     /// Characters of its text.
     pub length: i64,
 }
 
-/// The cues that hold terms of a query.
+/// The texts that hold terms of a query.
 #[derive(Debug)]
 pub(super) struct Matches {
+    pub index: WordIndex,
     /// In order of score, best first.
-    pub cues: Vec<Match>,
+    pub texts: Vec<Match>,
     weights: Vec<f32>,
 }
 
 impl Matches {
-    /// `most`: of a term that more cues hold, only some are looked at. [`COMMON`] where any hit will
+    /// `most`: of a term that more texts hold, only some are looked at. [`COMMON`] where any hit will
     /// do; `usize::MAX` where most of them may be filtered out.
-    pub fn find(sql: &Connection, query: &str, most: usize) -> Result<Self> {
-        let cues: i64 = rows::one(sql, "SELECT coalesce(max(key), 0) FROM cues", [])?;
+    pub fn find(sql: &Connection, index: WordIndex, query: &str, most: usize) -> Result<Self> {
+        let last = format!("SELECT coalesce(max(key), 0) FROM {}", index.table);
+        let texts: i64 = rows::one(sql, &last, [])?;
         let terms = terms(query);
         let mut weights = Vec::new();
         let mut pairs: Vec<(i64, u64)> = Vec::new();
         let mut rare: Vec<&str> = Vec::new();
         let mut common: Vec<(usize, &str)> = Vec::new();
         for (bit, term) in terms.iter().enumerate() {
-            let found = holding(sql, term, most.saturating_add(1))?;
+            let found = index.holding(sql, term, most.saturating_add(1))?;
             let mut with = found.len() as i64;
             if found.len() > most {
                 // Rows come in order of key, so the last one tells how far apart they lie.
                 let last = found.last().copied().unwrap_or(1).max(1);
-                with = (i128::from(with) * i128::from(cues) / i128::from(last)) as i64;
+                with = (i128::from(with) * i128::from(texts) / i128::from(last)) as i64;
                 common.push((bit, term));
             } else if !found.is_empty() {
                 rare.push(term);
             }
-            weights.push(weight(cues, with));
-            pairs.extend(found.into_iter().map(|cue| (cue, 1 << bit)));
+            weights.push(weight(texts, with));
+            pairs.extend(found.into_iter().map(|key| (key, 1 << bit)));
         }
         if !rare.is_empty() {
-            // A cue with common terms only is not looked for.
+            // A text with common terms only is not looked for.
             let bits = common.iter().fold(0, |bits, (bit, _)| bits | 1 << bit);
             pairs.retain(|(_, bit)| bit & bits == 0);
             let rare = rare.join(" OR ");
             for (bit, term) in common {
-                let found = holding(sql, &format!("{term} AND ({rare})"), usize::MAX)?;
-                pairs.extend(found.into_iter().map(|cue| (cue, 1 << bit)));
+                let found = index.holding(sql, &format!("{term} AND ({rare})"), usize::MAX)?;
+                pairs.extend(found.into_iter().map(|key| (key, 1 << bit)));
             }
         } else if common.len() > 1 {
             let all: Vec<&str> = common.iter().map(|(_, term)| *term).collect();
-            for cue in holding(sql, &all.join(" AND "), most)? {
-                pairs.extend(common.iter().map(|(bit, _)| (cue, 1 << bit)));
+            for key in index.holding(sql, &all.join(" AND "), most)? {
+                pairs.extend(common.iter().map(|(bit, _)| (key, 1 << bit)));
             }
         }
         pairs.sort_unstable();
-        let mut matches = Matches { cues: Vec::new(), weights };
-        for (cue, bit) in pairs {
-            match matches.cues.last_mut() {
-                Some(last) if last.cue == cue => last.terms |= bit,
-                _ => matches.cues.push(Match { cue, terms: bit }),
+        let mut matches = Matches { index, texts: Vec::new(), weights };
+        for (key, bit) in pairs {
+            match matches.texts.last_mut() {
+                Some(last) if last.key == key => last.terms |= bit,
+                _ => matches.texts.push(Match { key, terms: bit }),
             }
         }
         let weights = &matches.weights;
-        matches.cues.sort_by(|a, b| {
-            score(weights, b.terms).total_cmp(&score(weights, a.terms)).then(a.cue.cmp(&b.cue))
+        matches.texts.sort_by(|a, b| {
+            score(weights, b.terms).total_cmp(&score(weights, a.terms)).then(a.key.cmp(&b.key))
         });
         Ok(matches)
     }
@@ -103,17 +130,15 @@ impl Matches {
     pub fn score(&self, terms: u64) -> f32 {
         score(&self.weights, terms)
     }
-}
 
-/// The keys of the first `most` cues that an FTS5 expression matches.
-fn holding(sql: &Connection, expression: &str, most: usize) -> Result<Vec<i64>> {
-    let most = i64::try_from(most).unwrap_or(i64::MAX);
-    rows::all(
-        sql,
-        "SELECT rowid FROM spoken WHERE spoken MATCH ?1 LIMIT ?2",
-        params![expression, most],
-        |row| row.get(0),
-    )
+    /// The row of a match; none where `recipe` has not made it.
+    pub fn row(&self, sql: &Connection, found: Match, recipe: i64) -> Result<Option<TextRow>> {
+        if self.index == WordIndex::CUES {
+            cue_row(sql, found.key).map(Some)
+        } else {
+            caption_row(sql, found.key, recipe)
+        }
+    }
 }
 
 fn score(weights: &[f32], terms: u64) -> f32 {
@@ -124,9 +149,9 @@ fn score(weights: &[f32], terms: u64) -> f32 {
 }
 
 /// Inverse document frequency, never negative: `ln(1 + (N - n + 0.5) / (n + 0.5))`.
-fn weight(cues: i64, with: i64) -> f32 {
-    let (cues, with) = (cues as f64, with as f64);
-    ((cues - with + 0.5).max(0.0) / (with + 0.5)).ln_1p() as f32
+fn weight(texts: i64, with: i64) -> f32 {
+    let (texts, with) = (texts as f64, with as f64);
+    ((texts - with + 0.5).max(0.0) / (with + 0.5)).ln_1p() as f32
 }
 
 /// The query's terms as FTS5 strings: words, and what stands in quotation marks as phrases. All is
@@ -149,18 +174,30 @@ fn terms(query: &str) -> Vec<String> {
     terms
 }
 
-pub(super) fn cue_row(sql: &Connection, key: i64) -> Result<CueRow> {
+fn cue_row(sql: &Connection, key: i64) -> Result<TextRow> {
     let mut find = sql.prepare_cached(
         "SELECT source, start_us, end_us, kind, length(text) FROM cues WHERE key = ?1",
     )?;
     Ok(find.query_row([key], |row| {
-        Ok(CueRow {
-            source: row.get(0)?,
-            span: rows::span(row, 1)?,
-            kind: rows::text(row, 3)?,
-            length: row.get(4)?,
-        })
+        let channel = match rows::text(row, 3)? {
+            CueKind::Subtitle | CueKind::Speech => Channel::Speech,
+            CueKind::Screen => Channel::Screen,
+        };
+        let (source, span) = (row.get(0)?, rows::span(row, 1)?);
+        Ok(TextRow { source, span, channel, length: row.get(4)? })
     })?)
+}
+
+fn caption_row(sql: &Connection, key: i64, recipe: i64) -> Result<Option<TextRow>> {
+    let mut find = sql.prepare_cached(
+        "SELECT source, start_us, end_us, coalesce(length(caption), 0) FROM readings \
+         WHERE key = ?1 AND recipe = ?2",
+    )?;
+    let found = find.query_row([key, recipe], |row| {
+        let (source, span) = (row.get(0)?, rows::span(row, 1)?);
+        Ok(TextRow { source, span, channel: Channel::Caption, length: row.get(3)? })
+    });
+    Ok(found.optional()?)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::commit_point;
 use super::digest::{
-    CHUNKS, CLIPS, GAPS, PROGRESS, RUNS, SEGMENTS, SOURCES, TAGS, features_digest,
+    CHUNKS, CLIPS, GAPS, PROGRESS, READINGS, RUNS, SEGMENTS, SOURCES, TAGS, features_digest,
 };
 use super::ids::{RecipeId, SourceId};
 use super::insert;
@@ -326,7 +326,7 @@ impl Writer {
             let mut insert = sql.prepare_cached("INSERT INTO features VALUES (?1, ?2, ?3, ?4)")?;
             for clip in &chunk.clips {
                 let start = clip.head.span.start.0;
-                let features = rows::halves_to_bytes(&clip.features);
+                let features = rows::features_to_bytes(&clip.features, &clip.cells);
                 insert.execute(params![source, recipe.key, start, features])?;
             }
             Ok(())
@@ -401,7 +401,7 @@ impl Writer {
         Ok(true)
     }
 
-    /// Replaces all segments of the source that were made by this recipe.
+    /// Replaces all segments of the source that were made by this recipe, and their readings.
     pub fn commit_segments(
         &mut self,
         source: SourceId,
@@ -412,12 +412,17 @@ impl Writer {
         let dimension = recipe.recipe.space.as_ref().map(|space| space.dimension);
         for segment in segments {
             check_embedding(&segment.embedding, dimension)?;
+            if let Some(reading) = &segment.reading {
+                check_embedding(&reading.embedding, dimension)?;
+            }
         }
         self.record.write(|sql| {
             let replaced = sql.execute(
                 "DELETE FROM segments WHERE source = ?1 AND recipe = ?2",
                 params![source, recipe.key],
             )?;
+            let of = params![source, recipe.key];
+            sql.execute("DELETE FROM readings WHERE source = ?1 AND recipe = ?2", of)?;
             if replaced > 0 {
                 count_up(sql, RecipeKind::Segment)?;
             }
@@ -433,8 +438,10 @@ impl Writer {
                     embedding_to_bytes(&segment.embedding)
                 ])?;
             }
+            insert_readings(sql, source, recipe.key, segments)?;
             let count = "UPDATE progress SET rows = ?3 WHERE source = ?1 AND recipe = ?2";
-            sql.execute(count, params![source, recipe.key, segments.len()])?;
+            let rows = rows_made(sql, source, &recipe)?;
+            sql.execute(count, params![source, recipe.key, rows])?;
             PROGRESS.seal(sql, "source = ?1 AND recipe = ?2", params![source, recipe.key])
         })?;
         commit_point::reached("segments-committed");
@@ -592,7 +599,31 @@ fn insert_clips(sql: &Connection, source: i64, recipe: i64, chunk: &ChunkRecord)
             clip.head.shot_start.map(|at| at.0),
             rows::visual_words_to_bytes(&clip.words),
             embedding_to_bytes(&clip.embedding),
-            features_digest(&rows::halves_to_bytes(&clip.features))
+            features_digest(&rows::features_to_bytes(&clip.features, &clip.cells))
+        ])?;
+    }
+    Ok(())
+}
+
+fn insert_readings(
+    sql: &Connection,
+    source: i64,
+    recipe: i64,
+    segments: &[SegmentRecord],
+) -> Result<()> {
+    let mut insert = sql.prepare_cached(&READINGS.insert())?;
+    for segment in segments {
+        let Some(reading) = &segment.reading else { continue };
+        insert.execute(params![
+            source,
+            recipe,
+            segment.span.start.0,
+            segment.span.end.0,
+            reading.caption.as_ref().map(|caption| &caption.text),
+            // SQLite keeps no negative zero.
+            reading.caption.as_ref().map(|caption| caption.confidence + 0.0),
+            reading.alignment.map(|alignment| alignment + 0.0),
+            embedding_to_bytes(&reading.embedding)
         ])?;
     }
     Ok(())
@@ -615,14 +646,18 @@ fn insert_gaps(sql: &Connection, source: i64, recipe: i64, chunk: &ChunkRecord) 
     Ok(())
 }
 
-/// How many chunks of a source a clip recipe has made, or segments a segment recipe.
+/// How many chunks of a source a clip recipe has made, or segments and readings a segment recipe.
 fn rows_made(sql: &Connection, source: i64, recipe: &rows::RecipeRow) -> Result<u64> {
-    let table = match recipe.recipe.kind {
-        RecipeKind::Clip => "chunks",
-        RecipeKind::Segment => "segments",
+    let tables = match recipe.recipe.kind {
+        RecipeKind::Clip => &["chunks"][..],
+        RecipeKind::Segment => &["segments", "readings"],
     };
-    let count = format!("SELECT count(*) FROM {table} WHERE source = ?1 AND recipe = ?2");
-    rows::one(sql, &count, params![source, recipe.key])
+    let mut made = 0;
+    for table in tables {
+        let count = format!("SELECT count(*) FROM {table} WHERE source = ?1 AND recipe = ?2");
+        made += rows::one::<u64>(sql, &count, params![source, recipe.key])?;
+    }
+    Ok(made)
 }
 
 fn embedding_to_bytes(embedding: &[f16]) -> Option<Vec<u8>> {
@@ -642,6 +677,9 @@ fn check_chunk(chunk: &ChunkRecord, dimension: Option<usize>) -> Result<()> {
         let finite = clip.features.iter().all(|value| value.is_finite());
         if clip.features.len() != length || length >= rows::MOST_DIMENSIONS || !finite {
             return Err(Error::internal("features of changing length or not finite").at(start));
+        }
+        if clip.cells.values(length).is_none() {
+            return Err(Error::internal("cells of another length than the features").at(start));
         }
         check_embedding(&clip.embedding, dimension).map_err(|error| error.at(start))?;
     }

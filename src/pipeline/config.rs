@@ -18,6 +18,9 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("videobert", include_str!("../../pipelines/videobert.toml")),
 ];
 
+/// The captioner of pipelines that name none and that it fits.
+const DEFAULT_CAPTIONER: &str = "captioner-default";
+
 /// The longest pipeline file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -31,10 +34,12 @@ pub struct Pipeline {
     pub fit: Fit,
     /// A model's id or a manifest's path.
     pub encoder: String,
-    /// Whether the nine cells of the picture get words of their own.
+    /// Whether the features of the nine cells of the picture are kept, and they get words of their own.
     pub cells: bool,
     /// A model's id or a manifest's path; without one, clips get no visual words.
     pub codebook: Option<String>,
+    /// A model's id or a manifest's path; without one, segments get no captions.
+    pub captioner: Option<String>,
     /// Only models that may be used commercially: see [`super::commercial_only`].
     pub is_commercial: bool,
     /// The sentence encoder whose space words and pictures meet in.
@@ -83,6 +88,32 @@ impl Pipeline {
         BUILT_IN.iter().map(listed).collect()
     }
 
+    /// Lets another captioner describe segments, or none where `reference` is `none`.
+    ///
+    /// # Errors
+    /// As [`Models::manifest`]; `InvalidInput` for a model that is no captioner.
+    pub fn set_captioner(&mut self, reference: &str, models: &Models) -> Result<()> {
+        self.captioner = match reference {
+            "none" => None,
+            _ => {
+                models.manifest(reference)?.captioner()?;
+                Some(reference.to_owned())
+            }
+        };
+        Ok(())
+    }
+
+    /// The built-in captioner, where there is one for what this pipeline computes.
+    fn default_captioner(&self, models: &Models) -> Option<String> {
+        let manifest = models.built_in().iter().find(|known| known.id == DEFAULT_CAPTIONER)?;
+        let spec = manifest.captioner().ok()?;
+        let fits = spec.encoder == self.encoder
+            && spec.text == self.text
+            && (!spec.cells || self.cells)
+            && (spec.codebook.is_none() || spec.codebook == self.codebook);
+        fits.then(|| manifest.id.clone())
+    }
+
     fn read(name: &str, text: &str, models: &Models) -> Result<Pipeline, Vec<Mistake>> {
         toml_check::read(name, text, |root| pipeline(name, root, models))
     }
@@ -124,20 +155,26 @@ fn pipeline(name: &str, root: &Table<'_>, models: &Models) -> Pipeline {
         // The range above is far inside usize.
         SegmentRules { max_clips: max_clips as usize, ..SegmentRules::default() }
     });
-    Pipeline {
+    let named = root.optional_table("caption", |table| match table.required_str("captioner") {
+        "none" => None,
+        _ => Some(model(table, "captioner", "captioner", models, base)),
+    });
+    let mut pipeline = Pipeline {
         name: name.to_owned(),
         about,
         clip,
         fit,
         encoder,
-        // Only visual words are made of cells.
-        cells: cells && codebook.is_some(),
+        cells,
         codebook,
+        captioner: None,
         is_commercial,
         text,
         sentence: SentenceRules::default(),
         segment,
-    }
+    };
+    pipeline.captioner = named.unwrap_or_else(|| pipeline.default_captioner(models));
+    pipeline
 }
 
 fn sample(table: &Table<'_>) -> (ClipRules, Fit) {

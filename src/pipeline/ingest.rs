@@ -346,7 +346,16 @@ pub fn index(
 ) -> Result<RunReport> {
     let started = Instant::now();
     let used_before = process_processor_time();
-    let Loaded { pipeline, encoder, codebook, space, tower, clip_recipe, segment_recipe } = loaded;
+    let Loaded {
+        pipeline,
+        encoder,
+        codebook,
+        space,
+        tower,
+        describer,
+        clip_recipe,
+        segment_recipe,
+    } = loaded;
     let library = Mutex::new(library);
     {
         let mut library = lock(&library);
@@ -381,6 +390,8 @@ pub fn index(
     let quantize = Quantize { codebook: codebook.as_ref(), space: space.as_ref() };
     let mut recorder = Recorder { shared: &shared, streams: HashMap::new() };
     let understood = StageStats::new("segment");
+    let described = StageStats::new("caption");
+    let has_captions = describer.is_some();
     let mut understand = Understand {
         library: &library,
         reader,
@@ -389,15 +400,18 @@ pub fn index(
         segment: pipeline.segment,
         clip_recipe: &clip_recipe.id,
         recipe: &segment_recipe.id,
+        describer,
+        codebook: codebook.as_ref(),
         stats: &understood,
+        describing: &described,
+        cancel: &options.cancel,
     };
 
     let mut stored = Micros::ZERO;
     let (stages, segments) = std::thread::scope(|scope| {
-        let cancel = &options.cancel;
         let understand = &mut understand;
         // The receiver goes with the thread, so that nobody waits for one that has failed.
-        let understanding = scope.spawn(move || understand.all(&receiver, cancel));
+        let understanding = scope.spawn(move || understand.all(&receiver));
         // Told even if a stage panics, since the scope waits for the thread.
         let over = NoMore(&shared.understand);
         let grid = |stream| {
@@ -419,6 +433,7 @@ pub fn index(
     });
     let mut stages = stages?;
     stages.push(understood.report());
+    stages.extend(has_captions.then(|| described.report()));
     let processor_time = process_processor_time().saturating_sub(used_before);
     let mut report = RunReport {
         interrupted: options.cancel.is_cancelled(),

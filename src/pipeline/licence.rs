@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 use crate::model::{Commercial, Manifest, Models};
 
 /// Makes a pipeline one whose models may all be used commercially. What it can do without is left
-/// out, and said, a sentence each: that is the codebook, since search needs no visual words.
+/// out, and said, a sentence each: that is the codebook, since search needs no visual words, and the
+/// captioner.
 ///
 /// # Errors
 /// `InvalidInput` with every model that is needed and may not be used commercially, or of which
@@ -43,7 +44,24 @@ pub fn commercial_only(pipeline: &mut Pipeline, models: &Models) -> Result<Vec<S
                 terms(&manifest)
             ));
             pipeline.codebook = None;
-            pipeline.cells = false;
+        }
+    }
+    if let Some(captioner) = &pipeline.captioner {
+        let manifest = models.manifest(captioner)?;
+        let needs_codebook = manifest.captioner()?.codebook.is_some();
+        if manifest.commercial != Commercial::Yes {
+            left_out.push(format!(
+                "captions, since the captioner {}; for captions of your own: `cinelex train` on data \
+                 of yours, and its manifest with --captioner or as `captioner` in a pipeline",
+                terms(&manifest)
+            ));
+            pipeline.captioner = None;
+        } else if needs_codebook && pipeline.codebook.is_none() {
+            left_out.push(format!(
+                "captions, since the captioner {} sees visual words, which are left out",
+                manifest.id
+            ));
+            pipeline.captioner = None;
         }
     }
     pipeline.is_commercial = true;
@@ -65,16 +83,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_pipeline_loses_its_visual_words_and_nothing_else() {
+    fn the_default_pipeline_loses_its_visual_words_and_captions_and_nothing_else() {
         let models = Models::at("/nowhere").unwrap();
         let mut pipeline = Pipeline::load("default", &models).unwrap();
         let before = pipeline.clone();
         let left_out = commercial_only(&mut pipeline, &models).unwrap();
-        let [told] = &left_out[..] else { panic!("{left_out:?}") };
+        let told = &left_out[0];
+        assert_eq!(left_out.len(), 1 + usize::from(before.captioner.is_some()), "{left_out:?}");
         assert!(told.contains("codebook-default") && told.contains("codebook fit"), "{told}");
         assert_eq!(
             pipeline,
-            Pipeline { codebook: None, cells: false, is_commercial: true, ..before }
+            Pipeline { codebook: None, captioner: None, is_commercial: true, ..before }
         );
         assert_eq!(commercial_only(&mut pipeline, &models).unwrap(), Vec::<String>::new());
     }

@@ -3,11 +3,14 @@
 use serde_json::json;
 
 use super::Pipeline;
+use super::describe::Describer;
+use super::stages::{halves, words};
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
-use crate::library::{Recipe, RecipeKind, Space, Tree};
+use crate::library::{Recipe, RecipeKind, SeenClip, Space, Tree};
+use crate::media::CellFeatures;
 use crate::model::{Device, Manifest, Models};
-use crate::picture::Encoder;
+use crate::picture::{Encoder, FrameFeatures};
 use crate::source::{Host, Input, PictureEvent, PictureRequest, Rendition, Targets};
 use crate::text::{JointSpace, TextTower};
 use crate::time::Micros;
@@ -27,6 +30,8 @@ pub struct Loaded {
     /// `None` where the encoder tells no classes apart.
     pub space: Option<JointSpace>,
     pub tower: TextTower,
+    /// `None` where segments get no captions.
+    pub describer: Option<Describer>,
     pub clip_recipe: Recipe,
     pub segment_recipe: Recipe,
 }
@@ -80,7 +85,8 @@ impl Loaded {
                 "shot_change": pipeline.clip.shot_change,
                 "fit": pipeline.fit,
                 "encoder": encoder_manifest.identity(),
-                "cells": pipeline.cells,
+                // Once, only their words were kept.
+                "cells": if pipeline.cells { json!("kept") } else { json!(false) },
                 "codebook": codebook.as_ref().map(|codebook| codebook.id().to_hex().to_string()),
                 "space": space.as_ref().map(|space| space.id().to_hex().to_string()),
             }),
@@ -89,33 +95,57 @@ impl Loaded {
                 .as_ref()
                 .map(|codebook| Tree { branching: codebook.branching(), depth: codebook.depth() }),
         )?;
-        let segment_recipe = recipe(
-            RecipeKind::Segment,
-            json!({
-                "version": SEGMENTS_VERSION,
-                "sentence": pipeline.sentence,
-                "segment": pipeline.segment,
-                "text": text_manifest.identity(),
-                // Segments are made of clips.
-                "clips": clip_recipe.id,
-            }),
-            Some(row),
-            None,
-        )?;
-        Ok(Loaded { pipeline, encoder, codebook, space, tower, clip_recipe, segment_recipe })
+        let mut segments = json!({
+            "version": SEGMENTS_VERSION,
+            "sentence": pipeline.sentence,
+            "segment": pipeline.segment,
+            "text": text_manifest.identity(),
+            // Segments are made of clips.
+            "clips": clip_recipe.id,
+        });
+        let mut describer = None;
+        if let Some(reference) = &pipeline.captioner {
+            let manifest = models.manifest(reference)?;
+            let loaded = Describer::load(models, &manifest, 1)?;
+            fits(&loaded, &pipeline, &encoder_manifest, codebook.as_ref(), tower.space())
+                .map_err(|error| error.in_source(format!("captioner {}", manifest.id)))?;
+            segments["captioner"] = json!({ "id": manifest.identity(), "how": loaded.spec });
+            describer = Some(loaded);
+        }
+        let segment_recipe = recipe(RecipeKind::Segment, segments, Some(row), None)?;
+        Ok(Loaded {
+            pipeline,
+            encoder,
+            codebook,
+            space,
+            tower,
+            describer,
+            clip_recipe,
+            segment_recipe,
+        })
     }
 
-    /// Where a picture lies in the joint space, for searching by it.
+    /// How many beginnings of a caption are followed at a time, in place of what the captioner's
+    /// manifest says.
+    pub fn set_beams(&mut self, beams: usize) {
+        if let Some(describer) = &mut self.describer {
+            describer.spec.beams = beams;
+        }
+    }
+
+    /// Where a picture lies in the joint space, for searching by it: by the captioner's network, where
+    /// there is one.
     ///
     /// # Errors
-    /// `Unsupported` where the encoder has no classes; else the decoder's and the encoder's.
+    /// `Unsupported` where the encoder has no classes and there is no captioner; else the decoder's
+    /// and the encoder's.
     pub fn embed_picture(&mut self, host: &mut Host, picture: &Input) -> Result<Vec<f32>> {
-        let space = self.space.as_ref().ok_or_else(|| {
-            Error::unsupported(format!(
+        if self.space.is_none() && self.describer.is_none() {
+            return Err(Error::unsupported(format!(
                 "encoder {} maps pictures into no space that can be searched",
                 self.pipeline.encoder
-            ))
-        })?;
+            )));
+        }
         let (width_px, height_px) = self.encoder.input_px();
         let request = PictureRequest {
             track: None,
@@ -127,11 +157,47 @@ impl Loaded {
             if let PictureEvent::Frame(frame) = event? {
                 let features = self.encoder.encode(&[&frame.rgb])?.pop();
                 let features = features.ok_or_else(|| Error::internal("no features"))??;
-                return space.picture(&features.classes);
+                return self.embed_features(features);
             }
         }
         Err(Error::corrupt("there is no picture in it").in_source(picture.name()))
     }
+
+    fn embed_features(&mut self, frame: FrameFeatures) -> Result<Vec<f32>> {
+        let Loaded { codebook, space, describer, pipeline, .. } = self;
+        if let Some(describer) = describer {
+            let cells = if pipeline.cells { frame.cells } else { Vec::new() };
+            let words = codebook.as_ref().map(|codebook| words(codebook, &frame.features, &cells));
+            let clip = SeenClip {
+                words: words.transpose()?.unwrap_or_default(),
+                cells: CellFeatures::new(&cells, frame.features.len()),
+                features: halves(&frame.features),
+            };
+            let embedding = describer.embed(clip, codebook.as_ref())?;
+            return embedding.ok_or_else(|| Error::internal("a picture without features"));
+        }
+        let space = space.as_ref().ok_or_else(|| Error::internal("no space"))?;
+        space.picture(&frame.classes)
+    }
+}
+
+/// Whether the network was trained with what this pipeline computes.
+fn fits(
+    describer: &Describer,
+    pipeline: &Pipeline,
+    encoder: &Manifest,
+    codebook: Option<&Codebook>,
+    space: &str,
+) -> Result<()> {
+    describer.fitting.check(&encoder.identity(), codebook.map(Codebook::id))?;
+    describer.fitting.check_space(space)?;
+    if describer.spec.cells && !pipeline.cells {
+        return Err(Error::invalid_input(
+            "the network sees the parts of a picture, which this pipeline leaves out: \
+             `cells = \"3x3\"` keeps them",
+        ));
+    }
+    Ok(())
 }
 
 /// The codebook, if it is for features of this length.

@@ -3,6 +3,7 @@
 //! segments. This is the one place that knows every stage.
 
 mod config;
+mod describe;
 mod files;
 mod identity;
 mod ingest;

@@ -6,7 +6,7 @@ use ndarray::{Array2, ArrayView2};
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
 use crate::graph::{Item, Map};
-use crate::media::{Clip, EncodedClip, IndexedClip, VisualWord};
+use crate::media::{CellFeatures, Clip, EncodedClip, IndexedClip, VisualWord};
 use crate::picture::{Encoder, FrameFeatures};
 use crate::text::JointSpace;
 use crate::time::Timestamp;
@@ -179,29 +179,39 @@ impl Map for Quantize<'_> {
 impl Quantize<'_> {
     fn indexed(&self, clip: EncodedClip) -> Result<IndexedClip> {
         let words = match self.codebook {
-            Some(codebook) => words(codebook, &clip)?,
+            Some(codebook) => words(codebook, &clip.features, &clip.cells)
+                .map_err(|error| error.at(clip.head.span.start))?,
             None => Vec::new(),
         };
         let embedding = match self.space {
             Some(space) => halves(&space.picture(&clip.classes)?),
             None => Vec::new(),
         };
-        Ok(IndexedClip { head: clip.head, words, features: halves(&clip.features), embedding })
+        Ok(IndexedClip {
+            head: clip.head,
+            words,
+            features: halves(&clip.features),
+            cells: CellFeatures::new(&clip.cells, clip.features.len()),
+            embedding,
+        })
     }
 }
 
 /// The words of the whole picture and of each cell.
-fn words(codebook: &Codebook, clip: &EncodedClip) -> Result<Vec<VisualWord>> {
-    let dims = clip.features.len();
-    let mut rows = clip.features.clone();
-    rows.extend_from_slice(&clip.cells);
+pub(super) fn words(
+    codebook: &Codebook,
+    features: &[f32],
+    cells: &[f32],
+) -> Result<Vec<VisualWord>> {
+    let dims = features.len();
+    let rows = [features, cells].concat();
     let count = rows.len() / dims.max(1);
     let rows: Array2<f32> = Array2::from_shape_vec((count, dims), rows)
         .map_err(|cause| Error::internal("cells of another length").caused_by(cause))?;
-    codebook.quantize(ArrayView2::from(&rows)).map_err(|error| error.at(clip.head.span.start))
+    codebook.quantize(ArrayView2::from(&rows))
 }
 
-fn halves(values: &[f32]) -> Vec<f16> {
+pub(super) fn halves(values: &[f32]) -> Vec<f16> {
     values.iter().copied().map(f16::from_f32).collect()
 }
 
@@ -222,6 +232,7 @@ impl Item for IndexedClip {
 
     fn bytes(&self) -> usize {
         (self.features.len() + self.embedding.len()) * size_of::<f16>()
+            + self.cells.as_bytes().len()
             + self.words.len() * size_of::<u32>()
     }
 }

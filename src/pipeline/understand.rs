@@ -5,11 +5,14 @@ use std::sync::{Mutex, PoisonError};
 
 use half::f16;
 
+use super::describe::{AT_A_TIME, Described, Describer};
+use crate::codebook::Codebook;
 use crate::error::Result;
 use crate::graph::{Cancel, StageStats};
-use crate::library::{Reader, RecipeId, SegmentRecord, SourceId, State, Writer};
-use crate::media::Cue;
+use crate::library::{Reader, RecipeId, SegmentReading, SegmentRecord, SourceId, State, Writer};
+use crate::media::{ClipHead, Cue};
 use crate::text::TextTower;
+use crate::time::{Span, Timestamp};
 use crate::transcript::{
     SegmentPlan, SegmentRules, SentenceRules, chosen_track, segments, sentences,
 };
@@ -23,7 +26,12 @@ pub(super) struct Understand<'a> {
     pub segment: SegmentRules,
     pub clip_recipe: &'a RecipeId,
     pub recipe: &'a RecipeId,
+    /// What writes captions, and the codebook that its visual words are of.
+    pub describer: Option<Describer>,
+    pub codebook: Option<&'a Codebook>,
     pub stats: &'a StageStats,
+    pub describing: &'a StageStats,
+    pub cancel: &'a Cancel,
 }
 
 /// Texts in one run of the sentence encoder.
@@ -32,20 +40,18 @@ const TEXTS_A_RUN: usize = 32;
 impl Understand<'_> {
     /// Understands what earlier runs have left, then every source that `stored` names, until it
     /// says `None`. Returns how many segments were written.
-    pub fn all(
-        &mut self,
-        stored: &crossbeam_channel::Receiver<Option<SourceId>>,
-        cancel: &Cancel,
-    ) -> Result<u64> {
+    pub fn all(&mut self, stored: &crossbeam_channel::Receiver<Option<SourceId>>) -> Result<u64> {
         let stats = self.stats;
-        let _used = stats.on_thread();
         let mut written = 0;
         let left = self.library().left_to_understand(self.clip_recipe, self.recipe)?;
-        let named = std::iter::from_fn(|| stats.starved(|| stored.recv().ok().flatten()));
+        let describing = self.describing;
+        let next = || stored.recv().ok().flatten();
+        // While there is nothing to divide, there is nothing to describe.
+        let named = std::iter::from_fn(|| stats.starved(|| describing.starved(next)));
         for source in left.into_iter().chain(named) {
             // The sources that are passed over now are left to the next run.
-            if !cancel.is_cancelled() {
-                let segments = stats.busy(|| self.source(source))?;
+            if !self.cancel.is_cancelled() {
+                let segments = self.source(source)?;
                 stats.count_items(usize::try_from(segments).unwrap_or(0));
                 written += segments;
             }
@@ -59,39 +65,88 @@ impl Understand<'_> {
 
     fn source(&mut self, source: SourceId) -> Result<u64> {
         let clips = self.reader.clip_heads(source, self.clip_recipe)?;
+        let (stats, describing) = (self.stats, self.describing);
+        let (plans, embeddings) = worked(stats, || self.plans(source, &clips))?;
+        let readings = worked(describing, || self.describe(source, &clips, &plans))?;
+        // Captions of a long film take a while; without the rest, the next run makes all of them.
+        let Some(readings) = readings else { return Ok(0) };
+        worked(stats, || {
+            let records: Vec<SegmentRecord> = plans
+                .into_iter()
+                .zip(embeddings)
+                .zip(readings)
+                .map(|((plan, embedding), reading)| SegmentRecord {
+                    span: plan.span,
+                    text: plan.text,
+                    language: plan.language,
+                    embedding,
+                    reading,
+                })
+                .collect();
+            let mut library = self.library();
+            library.commit_segments(source, self.recipe, &records)?;
+            if library.progress(source, self.clip_recipe)? == State::Complete {
+                library.finish_source(source, self.recipe, State::Complete, None)?;
+            }
+            Ok(records.len() as u64)
+        })
+    }
+
+    /// The source's segments and the embeddings of their words.
+    fn plans(
+        &mut self,
+        source: SourceId,
+        clips: &[ClipHead],
+    ) -> Result<(Vec<SegmentPlan>, Vec<Vec<f16>>)> {
         let cues = self.reader.cues(source)?;
         // Of several languages, one that the sentence encoder reads.
         let languages: Vec<&str> = self.tower.languages().iter().map(String::as_str).collect();
         let track = chosen_track(&cues, &languages).map(str::to_owned);
         let chosen = |cue: &&Cue| Some(&cue.track) == track.as_ref();
         let sentences = sentences(cues.iter().filter(chosen), &self.sentence);
-        let plans = segments(&clips, &sentences, &self.segment);
+        let plans = segments(clips, &sentences, &self.segment);
         let embeddings = self.embed(&plans)?;
-        let records: Vec<SegmentRecord> = plans
-            .into_iter()
-            .zip(embeddings)
-            .map(|(plan, embedding)| SegmentRecord {
-                span: plan.span,
-                text: plan.text,
-                language: plan.language,
-                embedding,
-            })
-            .collect();
-        let mut library = self.library();
-        library.commit_segments(source, self.recipe, &records)?;
-        if library.progress(source, self.clip_recipe)? == State::Complete {
-            library.finish_source(source, self.recipe, State::Complete, None)?;
+        Ok((plans, embeddings))
+    }
+
+    /// What the transformer makes of each segment, where there is one; `None` where the run was
+    /// stopped before it was done.
+    fn describe(
+        &mut self,
+        source: SourceId,
+        clips: &[ClipHead],
+        plans: &[SegmentPlan],
+    ) -> Result<Option<Vec<Option<SegmentReading>>>> {
+        let Some(describer) = &mut self.describer else {
+            return Ok(Some(vec![None; plans.len()]));
+        };
+        let mut readings = Vec::with_capacity(plans.len());
+        for batch in plans.chunks(AT_A_TIME) {
+            if self.cancel.is_cancelled() {
+                return Ok(None);
+            }
+            let mut segments = Vec::with_capacity(batch.len());
+            for plan in batch {
+                let of_plan = clips_of(clips, plan.span);
+                let starts: Vec<Timestamp> = describer
+                    .chosen(of_plan.len())
+                    .map(|place| of_plan[place].span.start)
+                    .collect();
+                let clips = self.reader.seen_clips(source, self.clip_recipe, &starts)?;
+                let is_known = knows_words(&self.tower, plan);
+                segments.push(Described { text: if is_known { &plan.text } else { "" }, clips });
+            }
+            let described = describer.describe(&segments, self.codebook)?;
+            self.describing.count_items(described.len());
+            readings.extend(described.into_iter().map(Some));
         }
-        Ok(records.len() as u64)
+        Ok(Some(readings))
     }
 
     /// The embedding of each plan's words; empty where there are none, or in a language that the
     /// sentence encoder lacks: those are found by the words themselves.
     fn embed(&mut self, plans: &[SegmentPlan]) -> Result<Vec<Vec<f16>>> {
-        let is_known = |plan: &&SegmentPlan| {
-            !plan.text.is_empty()
-                && plan.language.as_deref().is_none_or(|tag| reads(self.tower.languages(), tag))
-        };
+        let is_known = |plan: &&SegmentPlan| knows_words(&self.tower, plan);
         let texts: Vec<&str> = plans.iter().filter(is_known).map(|p| p.text.as_str()).collect();
         let known: Vec<bool> = plans.iter().map(|plan| is_known(&plan)).collect();
         let mut rows = Vec::with_capacity(texts.len());
@@ -104,6 +159,25 @@ impl Understand<'_> {
         let row = |known: bool| if known { rows.next().unwrap_or_default() } else { Vec::new() };
         Ok(known.into_iter().map(row).collect())
     }
+}
+
+/// Times work and counts its processor time.
+fn worked<R>(stats: &StageStats, work: impl FnOnce() -> R) -> R {
+    let _used = stats.on_thread();
+    stats.busy(work)
+}
+
+/// The clips whose midpoint a span holds; they are in order of start.
+fn clips_of(clips: &[ClipHead], span: Span) -> &[ClipHead] {
+    let before = clips.partition_point(|clip| clip.span.midpoint() < span.start);
+    let through = clips.partition_point(|clip| clip.span.midpoint() < span.end);
+    &clips[before..through.max(before)]
+}
+
+/// Whether a segment has words in a language that the tower reads.
+fn knows_words(tower: &TextTower, plan: &SegmentPlan) -> bool {
+    !plan.text.is_empty()
+        && plan.language.as_deref().is_none_or(|tag| reads(tower.languages(), tag))
 }
 
 /// Whether a tower of these languages (none: unstated, so it may) reads text tagged `tag`: `en` reads

@@ -10,17 +10,10 @@ use super::beams::{self, Row};
 use super::packing::{Packed, Segment, pack};
 use super::weights::Trained;
 use crate::error::{Error, Result};
+use crate::media::Caption;
 use crate::model::{Models, Session, Tensor};
 use crate::onnx::transformer::{Network, Precision, UNSEEN, reading_graph, writing_graph};
 use crate::text::WordPieces;
-
-/// A caption and how sure the network is of it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Caption {
-    pub text: String,
-    /// The geometric mean of its pieces' probabilities, 0 to 1.
-    pub confidence: f32,
-}
 
 /// What reading gives.
 #[derive(Debug, Clone)]
@@ -65,6 +58,11 @@ impl Captioner {
             read: models.session_of(&read, threads)?,
             write: models.session_of(&write, threads)?,
         })
+    }
+
+    /// What texts are read and written in.
+    pub fn pieces(&self) -> &WordPieces {
+        &self.pieces
     }
 
     /// Reads segments, all at a time.

@@ -5,6 +5,6 @@ mod captioner;
 mod packing;
 mod weights;
 
-pub use captioner::{Caption, Captioner, Reading, Writing};
+pub use captioner::{Captioner, Reading, Writing};
 pub use packing::{Packed, Segment, VisualToken, pack};
 pub use weights::{Fitting, Trained, read_tensors, write_tensors};

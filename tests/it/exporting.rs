@@ -4,10 +4,12 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use cinelex::library::{
-    ChunkRecord, Location, NewSource, Origin, Place, Recipe, RecipeKind, SegmentRecord, SourceId,
-    Space, State, Tree, WallClock, WallOrigin, Writer,
+    ChunkRecord, Location, NewSource, Origin, Place, Recipe, RecipeKind, SegmentReading,
+    SegmentRecord, SourceId, Space, State, Tree, WallClock, WallOrigin, Writer,
 };
-use cinelex::media::{ClipHead, Cue, CueKind, IndexedClip, TimedWord, VisualWord};
+use cinelex::media::{
+    Caption, CellFeatures, ClipHead, Cue, CueKind, IndexedClip, TimedWord, VisualWord,
+};
 use cinelex::time::{Micros, Span, Timestamp};
 use half::f16;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -69,6 +71,7 @@ fn clip(place: i64) -> IndexedClip {
             vec![VisualWord(place as u32), VisualWord(0)]
         },
         features: (0..FEATURES).map(value).collect(),
+        cells: CellFeatures::default(),
         embedding: if place % 7 == 0 { Vec::new() } else { (0..4).map(value).collect() },
     }
 }
@@ -119,8 +122,14 @@ fn library() -> TempDir {
         text: text.into(),
         language: (!text.is_empty()).then(|| "en".into()),
         embedding,
+        reading: None,
     };
-    let read = [segment(0, "one", vec![f16::ONE; 4]), segment(1_500_000, "", Vec::new())];
+    let mut read = [segment(0, "one", vec![f16::ONE; 4]), segment(1_500_000, "", Vec::new())];
+    read[0].reading = Some(SegmentReading {
+        caption: Some(Caption { text: "a \"man\" runs".into(), confidence: 0.25 }),
+        alignment: Some(0.75),
+        embedding: vec![f16::NEG_ONE; 4],
+    });
     writer.commit_segments(long, &segments.id, &read).unwrap();
     writer.finish_source(long, &clips.id, State::Complete, None).unwrap();
     folder
@@ -213,6 +222,15 @@ fn both_formats_say_the_same_with_vectors_and_visual_words() {
             (said("cinelex.schema"), said("cinelex.kind")),
             (Some("1".into()), Some(kind.into()))
         );
+        if what == "segments" {
+            let row = &rows[0];
+            assert_eq!(
+                (&row["caption"], &row["confidence"]),
+                (&json!("a \"man\" runs"), &json!(0.25))
+            );
+            assert_eq!(exact(&row["picture_embedding"]), json!([-1.0, -1.0, -1.0, -1.0]));
+            assert_eq!((&row["alignment"], &rows[1]["caption"]), (&json!(0.75), &Value::Null));
+        }
         if what == "clips" {
             assert_eq!(metadata.num_row_groups(), 2);
             assert_eq!(said("cinelex.recipe").as_deref(), Some("c0ffee00"));

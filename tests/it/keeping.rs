@@ -9,7 +9,7 @@ use cinelex::library::{
     COMMIT_POINTS, ChunkRecord, Location, NewSource, Origin, Place, Reader, Recipe, RecipeId,
     RecipeKind, SegmentRecord, Space, State, Tree, Writer,
 };
-use cinelex::media::{ClipHead, Cue, CueKind, IndexedClip, VisualWord};
+use cinelex::media::{CellFeatures, ClipHead, Cue, CueKind, IndexedClip, VisualWord};
 use cinelex::time::{Micros, Span, Timestamp};
 use half::f16;
 use serde_json::{Value, json};
@@ -108,6 +108,7 @@ fn library() -> (TempDir, PathBuf) {
             },
             words: vec![VisualWord(7)],
             features: vector(name, at, 64),
+            cells: CellFeatures::default(),
             embedding: vector(name, at + 1_000, 8),
         };
         let chunk = ChunkRecord {
@@ -126,6 +127,7 @@ fn library() -> (TempDir, PathBuf) {
                 text: cue.text.clone(),
                 language: None,
                 embedding: vector(name, at as i64 + 2_000, 8),
+                reading: None,
             })
             .collect();
         writer.commit_segments(id, &segments, &all).unwrap();

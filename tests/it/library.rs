@@ -6,10 +6,12 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use cinelex::library::{
-    ChunkRecord, Location, NewSource, Origin, Place, Recipe, RecipeId, RecipeKind, SegmentRecord,
-    SourceId, Space, State, Tree, Writer,
+    ChunkRecord, Location, NewSource, Origin, Place, Recipe, RecipeId, RecipeKind, SegmentReading,
+    SegmentRecord, SourceId, Space, State, Tree, Writer,
 };
-use cinelex::media::{ClipHead, Cue, CueKind, Gap, IndexedClip, TrackKind, VisualWord};
+use cinelex::media::{
+    Caption, CellFeatures, ClipHead, Cue, CueKind, Gap, IndexedClip, TrackKind, VisualWord,
+};
 use cinelex::time::{Micros, Span, Timestamp};
 use half::f16;
 use serde_json::Value;
@@ -64,6 +66,7 @@ fn library() -> (TempDir, SourceId) {
         },
         words: vec![VisualWord(12 * 12 + 12 * 2 + 3), VisualWord(0)],
         features: vec![f16::ONE; 8],
+        cells: CellFeatures::default(),
         embedding: vec![f16::ONE; 4],
     };
     let chunk = ChunkRecord {
@@ -94,6 +97,11 @@ fn library() -> (TempDir, SourceId) {
         text: text.into(),
         language: Some("en".into()),
         embedding: Vec::new(),
+        reading: Some(SegmentReading {
+            caption: Some(Caption { text: "a boat in the water".into(), confidence: 0.5 }),
+            alignment: Some(0.25),
+            embedding: vec![f16::ONE; 4],
+        }),
     };
     writer.commit_segments(first, &segments, &[segment]).unwrap();
     writer.finish_source(first, &clips, State::Complete, None).unwrap();
@@ -144,7 +152,8 @@ fn show_prints_segments_with_their_clips_and_words() {
     let (folder, id) = library();
     let table = printed(folder.path(), &["library", "show", "lib", "harbour.mp4"]);
     for part in [
-        "0:00.000-0:03.000  boats leave the harbour\n     0:00.000  1.2.3 | 0.0.0\n",
+        "0:00.000-0:03.000  boats leave the harbour\n  a boat in the water (0.50; fits the words \
+         0.25)\n     0:00.000  1.2.3 | 0.0.0\n",
         "0:01.500  1.2.3 | 0.0.0  shot at 0:01.700",
         "clips in no segment\n     0:03.000  1.2.3",
         "gap  0:04.500-0:06.000  picture: no frame for 1.5 s",
@@ -156,6 +165,8 @@ fn show_prints_segments_with_their_clips_and_words() {
     assert_eq!(kinds, ["source", "segment", "clip", "clip", "clip", "cue", "gap"]);
     assert_eq!(lines[0]["id"], id.to_string());
     assert_eq!(lines[1]["words"], "boats leave the harbour");
+    assert_eq!(lines[1]["caption"], "a boat in the water");
+    assert_eq!((&lines[1]["confidence"], &lines[1]["alignment"]), (&0.5.into(), &0.25.into()));
     assert_eq!(lines[3]["id"], format!("{id}@1500000"));
     assert_eq!(lines[3]["shot_start_us"], 1_700_000);
     assert_eq!(lines[3]["visual_words"], serde_json::json!([[1, 2, 3], [0, 0, 0]]));

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::super::{CommandResult, Outcome, counted, one_line, print_json, print_line};
+use super::super::{
+    CommandResult, Outcome, caption_line, counted, one_line, print_json, print_line,
+};
 use super::open;
 use crate::error::Result;
 use crate::library::{ClipRow, Place, SegmentRow, Shown, Source, Tree};
@@ -64,6 +66,9 @@ fn print_shown(shown: &Shown) -> Result<()> {
         print_line("")?;
         let text = if segment.text.is_empty() { "(no words)" } else { &segment.text };
         print_line(&format!("{}  {}", segment.span, one_line(text)))?;
+        if let Some(caption) = &segment.caption {
+            print_line(&format!("  {}", caption_line(caption, segment.alignment)))?;
+        }
         for clip in shown.clips_of(segment) {
             print_clip(clip, shown.tree)?;
         }
@@ -127,6 +132,9 @@ struct SegmentLine<'a> {
     end_us: i64,
     words: &'a str,
     language: Option<&'a str>,
+    caption: Option<&'a str>,
+    confidence: Option<f32>,
+    alignment: Option<f32>,
     clips: usize,
 }
 
@@ -172,7 +180,7 @@ fn print_shown_json(shown: &Shown) -> Result<()> {
         },
     )?;
     for segment in &shown.segments {
-        let SegmentRow { span, text, language } = segment;
+        let SegmentRow { span, text, language, caption, alignment } = segment;
         print_json(
             "segment",
             &SegmentLine {
@@ -180,6 +188,9 @@ fn print_shown_json(shown: &Shown) -> Result<()> {
                 end_us: span.end.0,
                 words: text,
                 language: language.as_deref(),
+                caption: caption.as_ref().map(|caption| &caption.text[..]),
+                confidence: caption.as_ref().map(|caption| caption.confidence),
+                alignment: *alignment,
                 clips: shown.clips_of(segment).count(),
             },
         )?;

@@ -47,12 +47,22 @@ const MUST_NOT_BE: &[(Fault, &str, &str, &str)] = &[
     (
         Fault::Counts,
         "progress",
-        "sources with another number of chunks or segments than their progress says",
+        "sources with another number of chunks, or of segments and readings, than their progress \
+         says",
         "SELECT count(*) FROM progress p JOIN recipes ON recipes.key = recipe \
          WHERE p.state = 'complete' AND recipes.state <> 'retired' AND rows <> CASE kind \
          WHEN 'clip' THEN (SELECT count(*) FROM chunks WHERE source = p.source \
          AND recipe = p.recipe) \
-         ELSE (SELECT count(*) FROM segments WHERE source = p.source AND recipe = p.recipe) END",
+         ELSE (SELECT count(*) FROM segments WHERE source = p.source AND recipe = p.recipe) \
+         + (SELECT count(*) FROM readings WHERE source = p.source AND recipe = p.recipe) END",
+    ),
+    (
+        Fault::Counts,
+        "readings",
+        "readings of no segment",
+        "SELECT count(*) FROM readings r WHERE NOT EXISTS (SELECT 1 FROM segments WHERE \
+         source = r.source AND recipe = r.recipe AND start_us = r.start_us) \
+         AND recipe NOT IN (SELECT key FROM recipes WHERE state = 'retired')",
     ),
     (
         Fault::Spans,
@@ -105,6 +115,7 @@ const MUST_NOT_BE: &[(Fault, &str, &str, &str)] = &[
         "SELECT count(*) FROM recipes r WHERE state = 'swept' AND ( \
          EXISTS (SELECT 1 FROM clips WHERE recipe = r.key) \
          OR EXISTS (SELECT 1 FROM segments WHERE recipe = r.key) \
+         OR EXISTS (SELECT 1 FROM readings WHERE recipe = r.key) \
          OR EXISTS (SELECT 1 FROM chunks WHERE recipe = r.key))",
     ),
     (
@@ -120,6 +131,14 @@ const MUST_NOT_BE: &[(Fault, &str, &str, &str)] = &[
         "segments",
         "embeddings of another length than their space has",
         "SELECT count(*) FROM segments JOIN recipes ON recipes.key = recipe \
+         LEFT JOIN spaces ON spaces.key = space \
+         WHERE embedding IS NOT NULL AND length(embedding) IS NOT dimension * 2",
+    ),
+    (
+        Fault::Values,
+        "readings",
+        "embeddings of another length than their space has",
+        "SELECT count(*) FROM readings JOIN recipes ON recipes.key = recipe \
          LEFT JOIN spaces ON spaces.key = space \
          WHERE embedding IS NOT NULL AND length(embedding) IS NOT dimension * 2",
     ),

@@ -60,7 +60,7 @@ pub(super) fn pairs(
     )?;
     let mut vectors = vectors.query([])?;
     let (mut lost, mut alone, mut left, mut odd) = (0, 0, 0, 0);
-    let mut lengths: HashMap<i64, usize> = HashMap::new();
+    let mut counts: HashMap<i64, Option<usize>> = HashMap::new();
     // Rows of these are on their way out, the features last.
     let retired: Vec<i64> =
         rows::all(sql, "SELECT key FROM recipes WHERE state = 'retired'", [], |row| row.get(0))?;
@@ -87,8 +87,9 @@ pub(super) fn pairs(
                 *(if partial { &mut left } else { &mut lost }) += 1;
             }
             if let Some(bytes) = bytes {
-                let length = *lengths.entry(place(clip)?.1).or_insert(bytes.len());
-                odd += u64::from(length != bytes.len());
+                let count = rows::features_count(bytes);
+                let same = *counts.entry(place(clip)?.1).or_insert(count);
+                odd += u64::from(count.is_none() || same != count);
             }
             done += 1;
             if done % TELL_ROWS == 0 {
@@ -111,7 +112,12 @@ pub(super) fn pairs(
     }
     findings.add(Fault::FeaturesLost, "features", lost, "clips without their features");
     findings.add(Fault::FeaturesAlone, "features", alone, "features that belong to no clip");
-    findings.add(Fault::Values, "features", odd, "features of different lengths by one recipe");
+    findings.add(
+        Fault::Values,
+        "features",
+        odd,
+        "other numbers of features than others of the recipe have",
+    );
     findings.add(Fault::Unfinished, "features", left, "of chunks that are not read to the end");
     Ok(())
 }

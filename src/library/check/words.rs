@@ -1,4 +1,4 @@
-//! The index of words against the cues that it was made of.
+//! The indexes of words against the texts that they were made of.
 
 use rusqlite::{Connection, Transaction, params};
 
@@ -6,39 +6,52 @@ use super::{Fault, Findings};
 use crate::error::Result;
 use crate::library::rows;
 use crate::library::schema::RECORD;
+use crate::library::words::WordIndex;
 
-/// Cues whose words are indexed in memory at a time.
-const CUES: usize = 4_096;
+/// Texts whose words are indexed in memory at a time.
+const TEXTS: usize = 4_096;
 
-/// Compares the words of the index with those of the cues, by the sum of a hash of each word with
-/// its cue and place. SQLite's own comparison is a statement that writes.
+/// Compares the words of each index with those of the texts, by the sum of a hash of each word with
+/// its row and place. SQLite's own comparison is a statement that writes.
 pub(super) fn compare(sql: &Transaction<'_>, findings: &mut Findings<'_>) -> Result<()> {
+    WordIndex::ALL.iter().try_for_each(|index| compare_one(sql, index, findings))
+}
+
+fn compare_one(
+    sql: &Transaction<'_>,
+    index: &WordIndex,
+    findings: &mut Findings<'_>,
+) -> Result<()> {
+    let WordIndex { name, table, column } = index;
     // A table of the connection, in memory.
-    let list = "CREATE VIRTUAL TABLE temp.stored USING fts5vocab('main', 'spoken', 'instance')";
-    sql.execute_batch(list)?;
+    let list =
+        format!("CREATE VIRTUAL TABLE temp.stored USING fts5vocab('main', '{name}', 'instance')");
+    sql.execute_batch(&list)?;
     let stored = sum(sql, "temp.stored");
     sql.execute_batch("DROP TABLE temp.stored")?;
     let stored = stored?;
 
-    // The same index in memory, a few cues at a time.
+    // The same index in memory, a few texts at a time.
     let memory = Connection::open_in_memory()?;
     crate::library::digest::install(&memory)?;
     memory.execute_batch("CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY)")?;
     memory.execute_batch(RECORD.tables)?;
-    let list = "CREATE VIRTUAL TABLE temp.made USING fts5vocab('main', 'spoken', 'instance')";
-    memory.execute_batch(list)?;
-    let of: u64 = rows::one(sql, "SELECT count(*) FROM cues", [])?;
-    let mut cues = sql.prepare("SELECT key, text FROM cues ORDER BY key")?;
-    let mut cues = cues.query([])?;
+    let list =
+        format!("CREATE VIRTUAL TABLE temp.made USING fts5vocab('main', '{name}', 'instance')");
+    memory.execute_batch(&list)?;
+    let of: u64 = rows::one(sql, &format!("SELECT count(*) FROM {table}"), [])?;
+    let mut texts = sql.prepare(&format!("SELECT key, {column} FROM {table} ORDER BY key"))?;
+    let mut texts = texts.query([])?;
     let (mut made, mut held, mut done) = (Sum::default(), 0, 0);
-    let mut insert = memory.prepare("INSERT INTO spoken (rowid, text) VALUES (?1, ?2)")?;
-    while let Some(cue) = cues.next()? {
-        let (key, text): (i64, String) = (cue.get(0)?, cue.get(1)?);
+    let insert = format!("INSERT INTO {name} (rowid, {column}) VALUES (?1, ?2)");
+    let mut insert = memory.prepare(&insert)?;
+    while let Some(row) = texts.next()? {
+        let (key, text): (i64, Option<String>) = (row.get(0)?, row.get(1)?);
         insert.execute(params![key, text])?;
         (held, done) = (held + 1, done + 1);
-        if held == CUES {
+        if held == TEXTS {
             made = made.plus(sum(&memory, "temp.made")?);
-            memory.execute_batch("INSERT INTO spoken (spoken) VALUES ('delete-all')")?;
+            memory.execute_batch(&format!("INSERT INTO {name} ({name}) VALUES ('delete-all')"))?;
             held = 0;
             findings.at("words", done, of)?;
         }
@@ -47,9 +60,9 @@ pub(super) fn compare(sql: &Transaction<'_>, findings: &mut Findings<'_>) -> Res
     let differ = u64::from(stored != made);
     findings.add(
         Fault::Words,
-        "spoken",
+        name,
         differ,
-        format!("{} words are indexed, {} are in the cues", stored.words, made.words),
+        format!("{} words are indexed, {} are in {table}", stored.words, made.words),
     );
     Ok(())
 }

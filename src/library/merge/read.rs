@@ -1,5 +1,6 @@
 //! What another library has, each row held against its digest where it has one.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 
 use rusqlite::types::Type;
@@ -7,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use crate::error::{Error, Result};
 use crate::library::digest::{
-    CHUNKS, CLIPS, CONTENTS, CUES, GAPS, LOCATIONS, SEGMENTS, SOURCES, TAGS, Table,
+    CHUNKS, CLIPS, CONTENTS, CUES, GAPS, LOCATIONS, READINGS, SEGMENTS, SOURCES, TAGS, Table,
     features_digest, is_whole,
 };
 use crate::library::lock::lock_to_look;
@@ -15,8 +16,8 @@ use crate::library::reader::Reader;
 use crate::library::rows::{self, RecipeRow};
 use crate::library::stream::{CLIP, SEGMENT, indexed_clip, segment};
 use crate::library::types::{ChunkRecord, Location, SegmentRecord, Source, State};
-use crate::media::Cue;
-use crate::time::Span;
+use crate::media::{CellFeatures, Cue};
+use crate::time::{Span, Timestamp};
 
 /// The first schema whose rows have digests, and that knows of all bytes of a file.
 const DIGESTS_SINCE: i32 = 2;
@@ -167,7 +168,7 @@ impl<'a> There<'a> {
             if start.0 != features.start_us || !is_whole {
                 return Err(Error::corrupt("features that are not what was written").at(start));
             }
-            clip.features = features.values;
+            (clip.features, clip.cells) = features.values;
         }
         Ok(chunk)
     }
@@ -180,7 +181,7 @@ impl<'a> There<'a> {
                 Ok(Features {
                     start_us: row.get(0)?,
                     digest: features_digest(row.get_ref(1)?.as_blob()?).to_vec(),
-                    values: rows::halves(row, 1)?,
+                    values: rows::features(row, 1)?,
                 })
             })
         })
@@ -193,9 +194,19 @@ impl<'a> There<'a> {
 
     pub fn segments(&self, source: i64, recipe: i64) -> Result<Vec<SegmentRecord>> {
         let of = "WHERE source = ?1 AND recipe = ?2 ORDER BY start_us";
-        self.reader
-            .record
-            .read(|sql| self.whole(sql, &SEGMENTS, SEGMENT, of, [source, recipe], segment))
+        let at = [source, recipe];
+        self.reader.record.read(|sql| {
+            let mut segments = self.whole(sql, &SEGMENTS, SEGMENT, of, at, segment)?;
+            let columns = format!("start_us, {}", rows::READING);
+            let readings = self.whole(sql, &READINGS, &columns, of, at, |row| {
+                Ok((Timestamp(row.get(0)?), rows::reading(row, 1)?))
+            })?;
+            let mut readings: BTreeMap<_, _> = readings.into_iter().collect();
+            for segment in &mut segments {
+                segment.reading = readings.remove(&segment.span.start);
+            }
+            Ok(segments)
+        })
     }
 
     /// The rows of a table that are what was written, and how many are not. `read` gets `columns`.
@@ -250,5 +261,5 @@ impl<'a> There<'a> {
 struct Features {
     start_us: i64,
     digest: Vec<u8>,
-    values: Vec<half::f16>,
+    values: (Vec<half::f16>, CellFeatures),
 }

@@ -124,10 +124,11 @@ fn save(folder: &Path, rebuilt: &mut Rebuilt, watch: Watch<'_>) -> Result<()> {
 }
 
 impl Writer {
-    /// Makes the index of words anew, and deletes features that belong to no clip.
+    /// Makes the indexes of words anew, and deletes features that belong to no clip.
     fn mend_derived(&mut self) -> Result<()> {
         self.record.write(|sql| {
             sql.execute("INSERT INTO spoken (spoken) VALUES ('rebuild')", [])?;
+            sql.execute("INSERT INTO written (written) VALUES ('rebuild')", [])?;
             Ok(())
         })?;
         let features: Vec<(i64, i64, i64, i64)> = self.features.read(|sql| {

@@ -125,7 +125,7 @@ fn columns(table: &Table, row: &FoundRow) -> Vec<Value> {
     let values = row.values[first..first + table.columns.len()].iter();
     let stored = values.zip(table.columns).map(|(value, column)| match (value, *column) {
         // Whole numbers in a column of reals are stored as integers.
-        (Value::Integer(value), "confidence") => Value::Real(*value as f64),
+        (Value::Integer(value), "confidence" | "alignment") => Value::Real(*value as f64),
         (value, _) => value.clone(),
     });
     stored.collect()

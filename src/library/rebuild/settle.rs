@@ -10,7 +10,8 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use super::ToRead;
 use crate::error::Result;
 use crate::library::digest::{
-    CHUNKS, CLIPS, CUES, LOCATIONS, PROGRESS, RECIPES, SEGMENTS, SOURCES, SPACES, features_digest,
+    CHUNKS, CLIPS, CUES, LOCATIONS, PROGRESS, READINGS, RECIPES, SEGMENTS, SOURCES, SPACES,
+    features_digest,
 };
 use crate::library::ids::{RecipeId, SourceId};
 use crate::library::rows;
@@ -29,6 +30,7 @@ const OF_SOURCE: &[(&str, bool)] = &[
     ("gaps", true),
     ("cues", false),
     ("segments", true),
+    ("readings", true),
 ];
 
 /// What else is found as a text beside a number: kinds of recipes, counters, settings of the index
@@ -219,7 +221,7 @@ fn missing(sql: &Connection, table: &str, column: &str) -> Result<BTreeSet<i64>>
 /// embeddings.
 fn mend_spaces(sql: &Transaction<'_>) -> Result<()> {
     sql.execute("UPDATE recipes SET space = NULL WHERE space NOT IN (SELECT key FROM spaces)", [])?;
-    for table in ["clips", "segments"] {
+    for (table, of) in [("clips", CLIPS), ("segments", SEGMENTS), ("readings", READINGS)] {
         let lengths = format!(
             "SELECT space, length(embedding) / 2, count(*) FROM {table} \
              JOIN recipes ON recipes.key = recipe WHERE embedding IS NOT NULL \
@@ -237,8 +239,7 @@ fn mend_spaces(sql: &Transaction<'_>) -> Result<()> {
              AND recipe IN (SELECT key FROM recipes WHERE space IS NULL)"
         );
         if sql.execute(&without, [])? > 0 {
-            let table = if table == "clips" { CLIPS } else { SEGMENTS };
-            table.seal(sql, &format!("digest <> {}", table.digest()), [])?;
+            of.seal(sql, &format!("digest <> {}", of.digest()), [])?;
         }
     }
     Ok(())
@@ -315,6 +316,11 @@ pub(super) fn settle(record: &mut Database, features: &Database) -> Result<Vec<T
         sql.execute(
             "DELETE FROM gaps AS g WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE \
              source = g.source AND recipe = g.recipe AND number = g.chunk)",
+            [],
+        )?;
+        sql.execute(
+            "DELETE FROM readings AS r WHERE NOT EXISTS (SELECT 1 FROM segments WHERE \
+             source = r.source AND recipe = r.recipe AND start_us = r.start_us)",
             [],
         )?;
         count_chunks(sql, features, &mut lost)?;
@@ -467,7 +473,8 @@ fn settle_progress(sql: &Transaction<'_>, lost: &BTreeMap<i64, ToRead>) -> Resul
         "DELETE FROM progress AS p WHERE state = 'complete' AND (rows <> CASE \
          (SELECT kind FROM recipes WHERE key = p.recipe) WHEN 'clip' \
          THEN (SELECT count(*) FROM chunks WHERE source = p.source AND recipe = p.recipe) \
-         ELSE (SELECT count(*) FROM segments WHERE source = p.source AND recipe = p.recipe) END \
+         ELSE (SELECT count(*) FROM segments WHERE source = p.source AND recipe = p.recipe) \
+         + (SELECT count(*) FROM readings WHERE source = p.source AND recipe = p.recipe) END \
          OR (SELECT max(number) + 1 <> count(*) OR max(partial) > 0 FROM chunks \
          WHERE source = p.source AND recipe = p.recipe))",
         [],

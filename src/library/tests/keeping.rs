@@ -226,6 +226,8 @@ fn nothing_of_a_forgotten_source_is_left_in_any_file() {
                 let mut clip = clip(start, std::array::from_fn(|lane| value(number, lane)));
                 clip.features =
                     (0..1_280).map(|lane| f16::from_f32(value(number + 5, lane) + 2.0)).collect();
+                let cells: Vec<f32> = (0..1_280).map(|lane| value(number + 6, lane)).collect();
+                clip.cells = CellFeatures::new(&cells, 1_280);
                 clip
             });
             writer.commit_chunk(id, &clips_recipe(), &chunk(index, clips.collect())).unwrap();
@@ -246,6 +248,10 @@ fn nothing_of_a_forgotten_source_is_left_in_any_file() {
                 text: cue.text.clone(),
                 language: None,
                 embedding: unit(std::array::from_fn(|lane| value(lane + offset + 77, lane * 3))),
+                reading: reading(
+                    &format!("caption{}", cue.text),
+                    std::array::from_fn(|lane| value(lane + offset + 99, lane * 5)),
+                ),
             })
             .collect();
         writer.commit_segments(id, &segments_recipe(), &segments).unwrap();
@@ -358,6 +364,7 @@ fn small_library() -> (TempDir, SourceId) {
         text: cue.text.clone(),
         language: None,
         embedding: unit([0.3; DIMENSION]),
+        reading: reading("a caption", [0.7; DIMENSION]),
     };
     let segments: Vec<SegmentRecord> = cues.iter().map(segment).collect();
     writer.commit_segments(id, &segments_recipe(), &segments).unwrap();

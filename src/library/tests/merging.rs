@@ -135,6 +135,7 @@ fn understand(folder: &TempDir, writer: &mut Writer) {
                     .join(" "),
                 language: None,
                 embedding: unit([1.0; DIMENSION]),
+                reading: reading(&format!("a clip at {}", head.span.start), [0.5; DIMENSION]),
             })
             .collect();
         writer.commit_segments(id, &segments_recipe(), &segments).unwrap();
@@ -177,8 +178,8 @@ fn content(folder: &TempDir, writer: &Writer) -> BTreeMap<String, String> {
 fn all_rows(writer: &Writer) -> Vec<String> {
     let mut all = Vec::new();
     for database in [&writer.record, &writer.features] {
-        let tables =
-            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'spoken%'";
+        let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'spoken%' \
+             AND name NOT LIKE 'written%'";
         let mut tables = database.sql.prepare(tables).unwrap();
         let tables: Vec<String> =
             tables.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();

@@ -15,7 +15,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::error::Kind;
-use crate::media::{ClipHead, Cue, CueKind, Gap, IndexedClip, TimedWord, TrackKind, VisualWord};
+use crate::media::{
+    Caption, CellFeatures, ClipHead, Cue, CueKind, Gap, IndexedClip, TimedWord, TrackKind,
+    VisualWord,
+};
 use crate::time::{Micros, Span, Timestamp};
 
 pub(super) const DIMENSION: usize = 8;
@@ -93,8 +96,19 @@ pub(super) fn clip(start_us: i64, embedding: [f32; DIMENSION]) -> IndexedClip {
         },
         words: vec![VisualWord(1), VisualWord(1_727)],
         features: embedding.iter().map(|&value| f16::from_f32(value)).collect(),
+        cells: CellFeatures::new(&embedding.repeat(9), DIMENSION),
         embedding: unit(embedding),
     }
+}
+
+/// What a transformer might make of a segment of which this was said.
+pub(super) fn reading(caption: &str, embedding: [f32; DIMENSION]) -> Option<SegmentReading> {
+    let caption = Caption { text: caption.into(), confidence: 0.5 };
+    Some(SegmentReading {
+        caption: Some(caption),
+        alignment: Some(1.0),
+        embedding: unit(embedding),
+    })
 }
 
 pub(super) fn cue(start_us: i64, end_us: i64, text: &str) -> Cue {
@@ -122,10 +136,12 @@ prop_compose! {
         shot in prop::option::of(any::<i64>()),
         words in prop::collection::vec(any::<u32>().prop_map(VisualWord), 0..10),
         features in halves(16),
+        cells in prop_oneof![prop::collection::vec(-9f32..9.0, 32), Just(Vec::new())],
         embedding in prop_oneof![halves(DIMENSION), Just(Vec::new())],
     ) -> IndexedClip {
         let head = ClipHead { span: span(0, length), raw_pts, frames, shot_start: shot.map(Timestamp) };
-        IndexedClip { head, words, features, embedding }
+        let cells = CellFeatures::new(&cells, 16);
+        IndexedClip { head, words, features, cells, embedding }
     }
 }
 
@@ -205,5 +221,8 @@ proptest! {
         reader.each_features(&clips_recipe(), |_, features| { streamed.push(features); Ok(()) }).unwrap();
         let features: Vec<_> = chunk.clips.iter().map(|clip| clip.features.clone()).collect();
         prop_assert_eq!(streamed, features);
+        let mut streamed = Vec::new();
+        reader.each_clip(id, |clip| { streamed.push(clip); Ok(()) }).unwrap();
+        prop_assert_eq!(&streamed, &chunk.clips);
     }
 }

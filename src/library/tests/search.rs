@@ -75,6 +75,7 @@ impl Film {
             text,
             language: None,
             embedding: Vec::new(),
+            reading: None,
         };
         let segments: Vec<SegmentRecord> = segments.into_iter().map(segment).collect();
         writer.commit_segments(id, &segments_recipe(), &segments).unwrap();

@@ -26,16 +26,27 @@ pub(super) fn everything(lib: &Path) -> (Vec<Shown>, Vec<Vec<f16>>, Vec<serde_js
 
 #[test]
 fn a_library_of_schema_1_is_read_and_brought_to_the_newest() {
-    let folder = old_library(1);
+    an_old_library_is_read_and_brought_to_the_newest(1);
+}
+
+#[test]
+fn a_library_of_schema_2_is_read_and_brought_to_the_newest() {
+    an_old_library_is_read_and_brought_to_the_newest(2);
+}
+
+fn an_old_library_is_read_and_brought_to_the_newest(version: u32) {
+    let folder = old_library(version);
     let lib = folder.path().join("lib");
     let before = everything(&lib);
     assert_eq!(before.0.len(), 3);
     assert_eq!(before.1.len(), 7);
     let source = before.0[0].source.id;
+    let words = |word: &str| Query { words: Some(word.into()), top: 3, ..Query::default() };
+    // As it is, too.
+    assert_eq!(open(folder.path()).search(&words("lighthouse")).unwrap()[0].source, source);
     let mut writer = Writer::open(&lib).unwrap();
     assert_eq!(writer.record.version().unwrap(), SCHEMA_VERSION);
     assert_eq!(everything(&lib), before);
-    let words = |word: &str| Query { words: Some(word.into()), top: 3, ..Query::default() };
     let hits = open(folder.path()).search(&words("lighthouse")).unwrap();
     assert_eq!(hits[0].source, source);
     // What it is for: it can be written to.

@@ -1,0 +1,204 @@
+//! What a trained transformer makes of segments: captions, embeddings, alignments.
+
+use half::f16;
+
+use crate::codebook::Codebook;
+use crate::error::{Error, Result};
+use crate::library::{SeenClip, SegmentReading};
+use crate::model::{CaptionerSpec, Manifest, Models};
+use crate::onnx::transformer::{Network, Precision};
+use crate::text::pieces::UNKNOWN;
+use crate::transformer::{Captioner, Fitting, Segment, Trained, VisualToken, Writing};
+
+/// Segments that are read and written about at a time.
+pub(super) const AT_A_TIME: usize = 8;
+
+/// A captioner ready to run, and how it is used.
+#[derive(Debug)]
+pub struct Describer {
+    pub(super) spec: CaptionerSpec,
+    pub(super) fitting: Fitting,
+    network: Network,
+    captioner: Captioner,
+}
+
+/// A segment that is to be described.
+#[derive(Debug)]
+pub(super) struct Described<'a> {
+    /// What was said, where the network may know the language.
+    pub text: &'a str,
+    /// In order of start; those that [`Describer::chosen`] names.
+    pub clips: Vec<SeenClip>,
+}
+
+impl Describer {
+    /// Loads the network of a captioner's manifest, with `threads` for one run.
+    ///
+    /// # Errors
+    /// `NotFound` or `Corrupt` for its file; `InvalidInput` where it is not what the manifest says.
+    pub(super) fn load(models: &Models, manifest: &Manifest, threads: usize) -> Result<Self> {
+        let spec = manifest.captioner()?.clone();
+        let trained = Trained::named(models, manifest)?;
+        let network = trained.network;
+        let says = (spec.cells, spec.codebook.is_some());
+        if says != (network.cells > 0, trained.fitting.codebook.is_some()) {
+            return Err(Error::invalid_input(format!(
+                "captioner {} is another network than its manifest describes: `cells` or `codebook` \
+                 differ",
+                manifest.id
+            )));
+        }
+        let captioner = Captioner::new(models, &trained, Precision::Fp32, threads)?;
+        Ok(Describer { spec, fitting: trained.fitting, network, captioner })
+    }
+
+    /// Which of so many clips of a segment are seen: spread evenly.
+    pub(super) fn chosen(&self, clips: usize) -> impl Iterator<Item = usize> + use<> {
+        let seen = clips.min(self.spec.clips).min(self.network.clips);
+        (0..seen).map(move |at| (2 * at + 1) * clips / (2 * seen))
+    }
+
+    /// The embedding of one clip's picture; `None` where it lacks what the network sees.
+    pub(super) fn embed(
+        &mut self,
+        clip: SeenClip,
+        codebook: Option<&Codebook>,
+    ) -> Result<Option<Vec<f32>>> {
+        let seen = self.seen(&[clip], codebook);
+        if seen.places.is_empty() {
+            return Ok(None);
+        }
+        let segment = Segment { words: &[], visual: seen.tokens(&self.network) };
+        let read = self.captioner.read(&[segment])?;
+        Ok(Some(read.embeddings.row(0).to_vec()))
+    }
+
+    /// Describes segments, at best [`AT_A_TIME`]. `codebook` is that of the clips' words.
+    pub(super) fn describe(
+        &mut self,
+        segments: &[Described<'_>],
+        codebook: Option<&Codebook>,
+    ) -> Result<Vec<SegmentReading>> {
+        let mut readings = vec![SegmentReading::default(); segments.len()];
+        let seen: Vec<(usize, Seen)> = segments
+            .iter()
+            .enumerate()
+            .map(|(place, segment)| (place, self.seen(&segment.clips, codebook)))
+            .filter(|(_, seen)| !seen.places.is_empty())
+            .collect();
+        if seen.is_empty() {
+            return Ok(readings);
+        }
+        let words: Vec<Vec<u32>> = seen
+            .iter()
+            .map(|(place, _)| self.words(segments[*place].text))
+            .collect::<Result<_>>()?;
+        let has_words = words.iter().any(|words| !words.is_empty());
+        let read = |captioner: &mut Captioner, with_words: bool| {
+            let segments: Vec<Segment<'_>> = seen
+                .iter()
+                .zip(&words)
+                .map(|((_, seen), words)| Segment {
+                    words: if with_words { words } else { &[] },
+                    visual: seen.tokens(&self.network),
+                })
+                .collect();
+            captioner.read(&segments)
+        };
+        let pictures = read(&mut self.captioner, false)?;
+        let both = has_words.then(|| read(&mut self.captioner, true)).transpose()?;
+        let from = both.as_ref().filter(|_| self.spec.words).unwrap_or(&pictures);
+        let how = Writing {
+            beams: self.spec.beams,
+            most: self.spec.longest,
+            length_power: self.spec.length_power as f32,
+        };
+        let written = self.captioner.write(from, how)?;
+        for (row, captions) in written.into_iter().enumerate() {
+            let reading = &mut readings[seen[row].0];
+            let is_sure = |confidence: f32| f64::from(confidence) >= self.spec.confidence;
+            let best = captions.into_iter().next();
+            reading.caption = best.filter(|best| is_sure(best.confidence) && !best.text.is_empty());
+            let embedding = pictures.embeddings.row(row);
+            reading.embedding = embedding.iter().copied().map(f16::from_f32).collect();
+            let alignment = both.as_ref().map(|both| both.alignments[row]);
+            reading.alignment = alignment.filter(|_| !words[row].is_empty());
+        }
+        Ok(readings)
+    }
+
+    /// The pieces of a text; none where they say nothing, as of a script that was never seen.
+    fn words(&self, text: &str) -> Result<Vec<u32>> {
+        let words = self.captioner.pieces().encode(text, self.network.words)?;
+        let is_known = words.iter().any(|piece| *piece != UNKNOWN);
+        Ok(if is_known { words } else { Vec::new() })
+    }
+
+    /// The clips as the network sees them. Those without what it needs are left out.
+    fn seen(&self, clips: &[SeenClip], codebook: Option<&Codebook>) -> Seen {
+        let mut seen = Seen::default();
+        for (place, clip) in clips.iter().enumerate() {
+            let values = self.clip_values(clip, codebook);
+            let Some((features, centroids)) = values else { continue };
+            seen.places.push(place);
+            seen.features.extend(features);
+            seen.centroids.extend(centroids);
+        }
+        seen
+    }
+
+    /// Features and centroids of a clip's whole picture, and of its cells where the network sees
+    /// them; `None` where some are missing.
+    fn clip_values(
+        &self,
+        clip: &SeenClip,
+        codebook: Option<&Codebook>,
+    ) -> Option<(Vec<f32>, Vec<f32>)> {
+        let Network { features: dim, centroids: length, cells, .. } = self.network;
+        let (mut features, mut centroids) = (Vec::new(), Vec::new());
+        if dim > 0 {
+            features.extend(clip.features.iter().map(|x| x.to_f32()));
+            if cells > 0 {
+                features.extend(clip.cells.values(clip.features.len())?);
+            }
+        }
+        if length > 0 {
+            let codebook = codebook?;
+            for word in clip.words.get(..1 + cells)? {
+                match codebook.centroid(*word) {
+                    Some(centroid) => centroids.extend(centroid),
+                    // No walk down the tree ends at a dead leaf.
+                    None => centroids.extend(std::iter::repeat_n(0.0, length)),
+                }
+            }
+        }
+        let fits = features.len() == (1 + cells) * dim && centroids.len() == (1 + cells) * length;
+        fits.then_some((features, centroids))
+    }
+}
+
+/// A segment's clips as a network sees them.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Of each clip, its place in the segment.
+    places: Vec<usize>,
+    /// `[clips, 1 + cells, features]`.
+    features: Vec<f32>,
+    /// `[clips, 1 + cells, centroids]`.
+    centroids: Vec<f32>,
+}
+
+impl Seen {
+    fn tokens(&self, network: &Network) -> Vec<VisualToken<'_>> {
+        let parts = 1 + network.cells;
+        let part = |length: usize, at: usize| at * length..(at + 1) * length;
+        (0..self.places.len() * parts)
+            .map(|at| VisualToken {
+                clip: self.places[at / parts],
+                cell: at % parts,
+                features: &self.features[part(network.features, at)],
+                centroid: &self.centroids[part(network.centroids, at)],
+            })
+            .collect()
+    }
+}
