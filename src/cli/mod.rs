@@ -2,6 +2,7 @@
 //! `run`; what the words mean is decided there, the work is done in the rooms below.
 
 mod calibrate;
+mod caption;
 mod codebook;
 mod counter;
 mod evaluate;
@@ -166,7 +167,12 @@ enum Command {
   cinelex search archive.library \"a man on a bicycle\"
   cinelex search archive.library \"ring road\" --channel speech --within 10:00-20:00
   cinelex search archive.library --image photo.jpg --top 3 --export moment.mp4")]
-    Search(search::Args),
+    Search(Box<search::Args>),
+    /// Say in a sentence what is to be seen, segment by segment, without a library
+    #[command(after_help = "Examples:
+  cinelex caption talk.mp4 -o talk.vtt
+  cinelex caption photos/*.jpg")]
+    Caption(caption::Args),
     /// Look into a library, mark, merge and export it, remove a source from it, check and mend it
     #[command(after_help = "Example:\n  cinelex library info archive.library")]
     Library(library::Args),
@@ -205,7 +211,8 @@ pub fn main() -> ExitCode {
         Command::Setup(args) => setup::run(args),
         Command::Models(args) => models::run(args),
         Command::Index(args) => index::run(args),
-        Command::Search(args) => search::run(args),
+        Command::Search(args) => search::run(*args),
+        Command::Caption(args) => caption::run(args),
         Command::Library(args) => library::run(args),
         Command::Pipeline(args) => pipeline::run(args),
         Command::Codebook(args) => codebook::run(args),
