@@ -1,256 +1,259 @@
-//! Writing captions of photos, and how well they agree with people's.
+//! Writing captions of pictures, and how well they agree with people's.
 
-use std::collections::BTreeMap;
-
-use ndarray::{Array2, ArrayView1};
 use serde::Serialize;
 
-use super::agreement::{Agreement, Judged, score};
-use super::photos::Collection;
-use super::pictures::{Eye, Pictures, Seen, Visuals};
-use super::retrieval::Progress;
-use crate::codebook::Codebook;
+use super::agreement::{Agreement, Judged, Scored, score};
+use super::consensus::consensus;
+use super::pictures::{Pictures, Visuals};
+use super::reading;
+use super::setup::{Examinee, Example, Material, Progress, Setup};
 use crate::error::{Error, Result};
 use crate::media::Caption;
-use crate::model::{Device, Manifest, Models};
-use crate::onnx::transformer::Precision;
 use crate::text::caption_words;
-use crate::transformer::{Captioner, Segment, Trained, Writing};
+use crate::transformer::{Captioner, Writing};
 
-/// Photos that are read at a time.
-const AT_A_TIME: usize = 8;
-/// Nearest training photos whose captions make up the consensus.
-const NEAREST: usize = 60;
-
-/// Captions of some photos, the best of each first.
+/// Captions of some examples, the best of each first.
 ///
 /// # Errors
-/// Where the network does not fit the photos; that of `progress`, which ends the writing.
+/// Where the network does not fit the pictures; that of `progress`, which ends the writing.
 pub fn describe(
     captioner: &mut Captioner,
     visuals: &Visuals<'_>,
-    photos: &[usize],
+    examples: &[Example],
     how: Writing,
     progress: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<Vec<Vec<Caption>>> {
-    let mut captions = Vec::with_capacity(photos.len());
-    for batch in photos.chunks(AT_A_TIME) {
-        let seen: Vec<Seen> = batch.iter().map(|photo| visuals.seen(*photo)).collect();
-        let segments: Vec<Segment<'_>> =
-            seen.iter().map(|seen| Segment { words: &[], visual: seen.tokens(0) }).collect();
-        let read = captioner.read(&segments)?;
+    let mut captions = Vec::with_capacity(examples.len());
+    for batch in examples.chunks(reading::AT_A_TIME) {
+        let read = reading::read(captioner, visuals, batch)?;
         captions.extend(captioner.write(&read, how)?);
-        progress(Progress { what: "captions", done: captions.len(), of: photos.len() })?;
+        progress(Progress { what: "captions", done: captions.len(), of: examples.len() })?;
     }
     Ok(captions)
 }
 
-/// How captions agree with those that people wrote of the same photos.
+/// How captions agree with those that people wrote of the same examples.
 ///
 /// # Errors
 /// `InvalidInput` where there is nothing to score.
 pub fn judge<'a>(
     captions: impl IntoIterator<Item = &'a str>,
     pictures: &Pictures,
-    photos: &[usize],
-) -> Result<Agreement> {
-    let judged: Vec<Judged> = captions
-        .into_iter()
-        .zip(photos)
-        .map(|(caption, photo)| Judged {
-            caption: caption_words(caption),
-            references: references(&pictures.photos[*photo].captions),
-        })
-        .collect();
-    score(&judged).map(|scored| scored.all).ok_or_else(|| {
+    examples: &[Example],
+) -> Result<Scored> {
+    let of = |example: &Example| -> Vec<Vec<String>> {
+        let captions = example.iter().flat_map(|photo| &pictures.photos[*photo].captions);
+        captions.map(|caption| caption_words(caption)).collect()
+    };
+    let judged = captions.into_iter().zip(examples).map(|(caption, example)| Judged {
+        caption: caption_words(caption),
+        references: of(example),
+    });
+    scored(&judged.collect::<Vec<_>>())
+}
+
+fn scored(judged: &[Judged]) -> Result<Scored> {
+    score(judged).ok_or_else(|| {
         Error::invalid_input("there are no captions by people to hold these against")
     })
-}
-
-fn references(captions: &[String]) -> Vec<Vec<String>> {
-    captions.iter().map(|caption| caption_words(caption)).collect()
-}
-
-/// The baseline: each photo gets that caption of its nearest training photos (by the cosine of their
-/// features) which agrees best with the others of them, as Devlin and others have it ("Exploring
-/// nearest neighbor approaches for image captioning", 2015).
-pub fn consensus(
-    train: &Pictures,
-    pictures: &Pictures,
-    photos: &[usize],
-    progress: &mut dyn FnMut(Progress) -> Result<()>,
-) -> Result<Vec<String>> {
-    if train.is_empty() || train.dim() != pictures.dim() {
-        return Err(Error::invalid_input("there are no training photos with the same features"));
-    }
-    let known = unit_rows(train, &(0..train.len()).collect::<Vec<_>>());
-    let asked = unit_rows(pictures, photos);
-    let similar = asked.dot(&known.t());
-    let idf = Idf::of(train);
-    let mut captions = Vec::with_capacity(photos.len());
-    for row in similar.rows() {
-        captions.push(agreed(train, row, &idf));
-        progress(Progress { what: "baseline", done: captions.len(), of: photos.len() })?;
-    }
-    Ok(captions)
-}
-
-fn unit_rows(pictures: &Pictures, photos: &[usize]) -> Array2<f32> {
-    let mut rows = Array2::zeros((photos.len(), pictures.dim()));
-    for (mut row, photo) in rows.rows_mut().into_iter().zip(photos) {
-        row.assign(&ArrayView1::from(&pictures.features(*photo, 0)));
-        let length = row.dot(&row).sqrt().max(f32::MIN_POSITIVE);
-        row /= length;
-    }
-    rows
-}
-
-/// How telling n-grams are.
-struct Idf {
-    photos: f32,
-    with: BTreeMap<Vec<String>, u32>,
-}
-
-impl Idf {
-    fn of(train: &Pictures) -> Self {
-        let mut with = BTreeMap::new();
-        for photo in &train.photos {
-            let words = references(&photo.captions);
-            let ngrams: std::collections::BTreeSet<&[String]> =
-                words.iter().flat_map(|words| ngrams(words)).collect();
-            for ngram in ngrams {
-                *with.entry(ngram.to_vec()).or_insert(0) += 1;
-            }
-        }
-        Idf { photos: train.len() as f32, with }
-    }
-
-    /// The n-grams of a caption, each with its count times how telling it is, scaled to length 1.
-    fn vector<'a>(&self, words: &'a [String]) -> BTreeMap<&'a [String], f32> {
-        let mut vector: BTreeMap<&[String], f32> = BTreeMap::new();
-        for ngram in ngrams(words) {
-            let with = self.with.get(ngram).copied().unwrap_or(1).max(1) as f32;
-            *vector.entry(ngram).or_default() += (self.photos / with).ln();
-        }
-        let length = vector.values().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-        for value in vector.values_mut() {
-            *value /= length;
-        }
-        vector
-    }
-}
-
-/// The n-grams of one to four words.
-fn ngrams(words: &[String]) -> impl Iterator<Item = &[String]> {
-    (1..=4).flat_map(|length| words.windows(length))
-}
-
-fn agreed(train: &Pictures, similar: ArrayView1<f32>, idf: &Idf) -> String {
-    let mut order: Vec<usize> = (0..train.len()).collect();
-    order.sort_by(|a, b| similar[*b].total_cmp(&similar[*a]));
-    order.truncate(NEAREST);
-    let captions: Vec<&String> =
-        order.iter().flat_map(|photo| &train.photos[*photo].captions).collect();
-    let words: Vec<Vec<String>> = captions.iter().map(|caption| caption_words(caption)).collect();
-    // What all say together: a caption's likeness to it is its mean likeness to each.
-    let mut all: BTreeMap<&[String], f32> = BTreeMap::new();
-    let vectors: Vec<_> = words.iter().map(|words| idf.vector(words)).collect();
-    for (ngram, value) in vectors.iter().flatten() {
-        *all.entry(ngram).or_default() += value;
-    }
-    let likeness = |vector: &BTreeMap<&[String], f32>| -> f32 {
-        vector.iter().map(|(ngram, value)| value * all[ngram]).sum()
-    };
-    let best = (0..captions.len())
-        .max_by(|a, b| likeness(&vectors[*a]).total_cmp(&likeness(&vectors[*b])).then(b.cmp(a)));
-    best.map_or_else(String::new, |best| words[best].join(" "))
-}
-
-/// What to evaluate, and with what.
-#[derive(Debug)]
-pub struct Setup<'a> {
-    pub models: &'a Models,
-    pub trained: &'a Trained,
-    /// The encoder and the codebook that the network was trained with.
-    pub encoder: &'a Manifest,
-    pub codebook: Option<&'a Codebook>,
-    pub device: Device,
-    pub precision: Precision,
-    pub threads: usize,
-    pub how: Writing,
-    /// Whether to make the baseline, too, from the collection's split "train".
-    pub baseline: bool,
 }
 
 /// The result of an evaluation of captions.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub split: String,
-    pub photos: usize,
+    /// Whether the frames of a video were seen together.
+    pub sequence: bool,
+    /// Photos, or videos.
+    pub examples: usize,
     pub found: Agreement,
-    /// The consensus of the nearest training photos' captions.
+    /// The consensus of the nearest training pictures' captions.
     pub baseline: Option<Agreement>,
+    /// Where each photo has several captions.
+    pub people: Option<People>,
+    /// From the surest captions to all.
+    pub coverage: Vec<Covered>,
     /// Photos that could not be decoded, with the reason; they take no part.
     pub failed: Vec<(String, String)>,
-    /// Each photo's caption.
+    /// Each example's caption.
     pub captions: Vec<Described>,
 }
 
-/// A photo's caption.
+/// How people agree with each other: the last caption of each photo against the others.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct People {
+    pub people: Agreement,
+    /// What the network wrote against the same others.
+    pub found: Agreement,
+}
+
+/// What comes of giving captions to the surest only.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Covered {
+    /// Of the examples that get a caption, 0 to 1.
+    pub share: f64,
+    /// The least confidence among them.
+    pub confidence: f32,
+    /// The mean of their captions' CIDEr, n-grams weighing as among all.
+    pub cider: f64,
+    pub bleu_4: f64,
+}
+
+/// An example's caption.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Described {
-    pub image: String,
+    /// Its images, as the file of captions has them.
+    pub images: Vec<String>,
     pub caption: String,
     /// 0 to 1.
     pub confidence: f32,
+    /// How well the caption fits the picture by the network's judgement, 0 to 1.
+    pub alignment: f32,
+    pub cider: f64,
+    /// What people wrote.
+    pub references: Vec<String>,
+    /// What else was found, better ones first.
+    pub others: Vec<String>,
 }
 
-/// Writes a caption of each photo of `split` and holds it against those that people wrote.
+/// Writes a caption of each example and holds it against those that people wrote. `baseline`: whether
+/// to make the consensus of training captions, too.
 ///
 /// # Errors
 /// `InvalidInput` where the network was trained with another encoder or codebook; `NotFound` where
 /// the split has no photos or a model is not set up; that of `progress`, which ends it.
 pub fn captions(
-    collection: &Collection,
-    split: &str,
     setup: &Setup<'_>,
+    examinee: &Examinee<'_>,
+    how: Writing,
+    baseline: bool,
     progress: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<Report> {
-    let Setup { models, trained, encoder, codebook, device, threads, .. } = *setup;
-    trained.fitting.check(&encoder.identity(), codebook.map(Codebook::id))?;
-    let eye = Eye { models, encoder, device, threads };
-    let pictures = Pictures::of_split(collection, split, eye, progress)?;
-    let visuals =
-        Visuals::new(&pictures, trained.network.features > 0, codebook, trained.network.cells)?;
-    let photos: Vec<usize> = (0..pictures.len()).collect();
-    let mut captioner = Captioner::new(models, trained, setup.precision, threads)?;
-    let written = describe(&mut captioner, &visuals, &photos, setup.how, progress)?;
-    let described: Vec<Described> = written
-        .into_iter()
-        .zip(&pictures.photos)
-        .map(|(captions, photo)| {
-            let best = captions.into_iter().next();
-            let best = best.unwrap_or(Caption { text: String::new(), confidence: 0.0 });
-            let (caption, confidence) = (best.text, best.confidence);
-            Described { image: photo.image.clone(), caption, confidence }
-        })
-        .collect();
-    let texts = described.iter().map(|described| &described.caption[..]);
-    let found = judge(texts, &pictures, &photos)?;
-    let baseline = match setup.baseline {
+    let material = setup.judged(progress)?;
+    let visuals = examinee.visuals(&material.pictures)?;
+    let mut captioner = setup.captioner(examinee, &material)?;
+    let Material { pictures, examples } = &material;
+    let written = describe(&mut captioner, &visuals, examples, how, progress)?;
+    let best: Vec<&str> =
+        written.iter().map(|found| found.first().map_or("", |best| &best.text)).collect();
+    let scored = judge(best.iter().copied(), pictures, examples)?;
+    let baseline = match baseline {
         false => None,
         true => {
-            let train = Pictures::of_split(collection, "train", eye, progress)?;
-            let texts = consensus(&train, &pictures, &photos, progress)?;
-            Some(judge(texts.iter().map(String::as_str), &pictures, &photos)?)
+            let texts = consensus(&setup.trained_on(progress)?, &material, progress)?;
+            Some(judge(texts.iter().map(String::as_str), pictures, examples)?.all)
         }
     };
+    let pieces = &examinee.trained.pieces;
+    let words: Vec<Vec<u32>> = best
+        .iter()
+        .map(|caption| pieces.encode(caption, examinee.trained.network.words))
+        .collect::<Result<_>>()?;
+    let pairs: Vec<(usize, &[u32])> = words.iter().map(Vec::as_slice).enumerate().collect();
+    let alignments = reading::alignments(&mut captioner, &visuals, examples, &pairs, progress)?;
+    let described: Vec<Described> = written
+        .iter()
+        .zip(examples)
+        .zip(alignments.into_iter().zip(&scored.each))
+        .map(|((found, example), (alignment, agreement))| Described {
+            images: material.images(example).map(str::to_owned).collect(),
+            caption: found.first().map_or_else(String::new, |best| best.text.clone()),
+            confidence: found.first().map_or(0.0, |best| best.confidence),
+            alignment,
+            cider: agreement.cider,
+            references: material.captions(example).cloned().collect(),
+            others: found.iter().skip(1).map(|other| other.text.clone()).collect(),
+        })
+        .collect();
     Ok(Report {
-        split: split.to_owned(),
-        photos: photos.len(),
-        found,
+        split: setup.split.to_owned(),
+        sequence: setup.sequence,
+        examples: examples.len(),
+        found: scored.all,
         baseline,
-        failed: pictures.failed,
+        people: if setup.sequence { None } else { people(&described) },
+        coverage: coverage(&described)?,
+        failed: pictures.failed.clone(),
         captions: described,
     })
+}
+
+/// The last of the captions that people wrote, and what was written, each against the others of
+/// theirs; `None` where some photo has only one.
+fn people(described: &[Described]) -> Option<People> {
+    let against = |of: fn(&Described) -> &str| {
+        let judged = described.iter().map(|described| {
+            let (_, others) = described.references.split_last()?;
+            let references = others.iter().map(|caption| caption_words(caption)).collect();
+            Some(Judged { caption: caption_words(of(described)), references })
+        });
+        Some(score(&judged.collect::<Option<Vec<_>>>()?)?.all)
+    };
+    Some(People {
+        people: against(|described| described.references.last().map_or("", String::as_str))?,
+        found: against(|described| &described.caption)?,
+    })
+}
+
+/// Figures of the surest tenth, two tenths and so on.
+fn coverage(described: &[Described]) -> Result<Vec<Covered>> {
+    const PARTS: usize = 10;
+    let mut order: Vec<&Described> = described.iter().collect();
+    order.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
+    let judged: Vec<Judged> = order
+        .iter()
+        .map(|described| Judged {
+            caption: caption_words(&described.caption),
+            references: described.references.iter().map(|text| caption_words(text)).collect(),
+        })
+        .collect();
+    let covered = |part: usize| {
+        let count = (described.len() * part).div_ceil(PARTS);
+        let sure = &order[..count];
+        Ok(Covered {
+            share: count as f64 / described.len() as f64,
+            confidence: sure.last().map_or(0.0, |last| last.confidence),
+            cider: sure.iter().map(|described| described.cider).sum::<f64>() / count.max(1) as f64,
+            bleu_4: scored(&judged[..count])?.all.bleu[3],
+        })
+    };
+    (1..=PARTS).map(covered).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(caption: &str, confidence: f32, references: &[&str]) -> Described {
+        Described {
+            images: Vec::new(),
+            caption: caption.to_owned(),
+            confidence,
+            alignment: 0.5,
+            cider: f64::from(confidence),
+            references: references.iter().map(|text| (*text).to_owned()).collect(),
+            others: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn coverage_takes_the_surest_first_and_ends_with_all() {
+        let sure = described("a dog runs on the grass", 0.9, &["a dog runs on the grass"]);
+        let unsure = described("a cat", 0.1, &["two men in a boat"]);
+        let covered = coverage(&[unsure.clone(), sure.clone()]).unwrap();
+        assert_eq!(covered.len(), 10);
+        assert_eq!((covered[0].share, covered[0].confidence), (0.5, 0.9));
+        assert!(covered[0].bleu_4 > 0.99 && covered[9].bleu_4 < covered[0].bleu_4);
+        assert_eq!((covered[9].share, covered[9].confidence), (1.0, 0.1));
+        assert!((covered[9].cider - 0.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn people_are_held_against_each_other_where_there_are_several_captions() {
+        let a = described("a dog", 0.5, &["a dog runs on the grass", "a dog runs on the grass"]);
+        let b = described("x", 0.5, &["two men sit in a boat", "two men sit in a boat"]);
+        let found = people(&[a.clone(), b]).unwrap();
+        assert!(found.people.bleu[3] > 0.99 && found.found.cider < found.people.cider);
+        assert!(people(&[a, described("x", 0.5, &["only one"])]).is_none());
+    }
 }

@@ -14,6 +14,26 @@ pub fn rank(scores: ArrayView1<f32>, right: usize) -> usize {
     scores.len() - behind
 }
 
+/// How often, in per cent, one of `higher` is above one of `lower`, over all pairs of them: the area under
+/// the ROC curve. Equal ones count half; 50 where one of the lists is empty.
+pub fn separation(higher: &[f32], lower: &[f32]) -> f64 {
+    let pairs = higher.len() as f64 * lower.len() as f64;
+    if pairs == 0.0 {
+        return 50.0;
+    }
+    let mut sorted = lower.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    let above: f64 = higher
+        .iter()
+        .map(|score| {
+            let below = sorted.partition_point(|other| other < score);
+            let equal = sorted[below..].partition_point(|other| other <= score);
+            below as f64 + equal as f64 / 2.0
+        })
+        .sum();
+    100.0 * above / pairs
+}
+
 /// How well a set of queries found the one right item each.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Retrieval {
@@ -88,6 +108,14 @@ mod tests {
         assert_eq!(found.median_rank, 6.0);
         assert!((found.mean_reciprocal_rank.unwrap() - 1.61 / 4.0).abs() < 1e-12);
         assert_eq!(Retrieval::of(&[]), None);
+    }
+
+    #[test]
+    fn separation_counts_pairs_and_halves_of_equal_ones() {
+        assert_eq!(separation(&[0.9, 0.8], &[0.1, 0.2]), 100.0);
+        assert_eq!(separation(&[0.1], &[0.9]), 0.0);
+        assert_eq!(separation(&[0.5, 0.7], &[0.5, 0.6]), 100.0 * 2.5 / 4.0);
+        assert_eq!(separation(&[], &[0.5]), 50.0);
     }
 
     proptest! {

@@ -1,8 +1,15 @@
 //! The field's metrics, and the experiments that produce them.
 
 pub mod agreement;
+pub mod alignment;
 pub mod captions;
+mod conse;
+pub mod consensus;
 pub mod metrics;
+pub mod page;
 pub mod photos;
 pub mod pictures;
+pub mod reading;
 pub mod retrieval;
+pub mod setup;
+pub mod zero_shot;

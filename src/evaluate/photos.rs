@@ -1,8 +1,9 @@
 //! Collections of captioned photos, and encoding them.
 //!
 //! A collection is a folder with `captions.tsv` (tab-separated, a header, no quoting; the columns
-//! `image`, `split` or `subset`, and `caption`; other columns are left alone) and the images below
-//! `images/`. Flickr8k, the COCO sample and the YouCook2 frames come in this form.
+//! `image`, `split` or `subset`, and `caption`; `video_id` where photos are frames of videos, in order
+//! of time; other columns are left alone) and the images below `images/`. Flickr8k, the COCO sample and
+//! the YouCook2 frames come in this form.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
@@ -18,6 +19,10 @@ use crate::time::Micros;
 
 /// Far more than any collection of captions by hand.
 const MAX_CAPTIONS_BYTES: u64 = 1 << 30;
+/// Videos that are held out of a collection without a dev split, at most…
+const HELD_OUT: usize = 60;
+/// …and at most one of so many.
+const HELD_OUT_OF: usize = 4;
 /// Photos that are decoded ahead of the encoder.
 const DECODED_AHEAD: usize = 32;
 /// Photos that the encoder gets at a time.
@@ -29,6 +34,8 @@ pub struct Photo {
     /// Its path below `images/`, as the file of captions has it: what it is called in lists.
     pub image: String,
     pub split: String,
+    /// The video that it is a frame of; its frames are in the order of the file.
+    pub video: Option<String>,
     /// In the order of the file.
     pub captions: Vec<String>,
 }
@@ -68,12 +75,22 @@ impl Collection {
         &self.photos
     }
 
-    /// The photos of a split.
+    pub fn has_split(&self, split: &str) -> bool {
+        self.photos.iter().any(|photo| photo.split == split)
+    }
+
+    /// The photos of a split, as the file has it; of `dev` in a collection without one, the frames that
+    /// are [held out](Collection::held_out) of `train`.
     ///
     /// # Errors
     /// `NotFound`, with the names of the splits that there are.
     pub fn of_split(&self, split: &str) -> Result<Vec<&Photo>> {
-        let photos: Vec<&Photo> = self.photos.iter().filter(|photo| photo.split == split).collect();
+        let held_out = if split == "dev" { self.held_out() } else { BTreeSet::new() };
+        let is_in = |photo: &&Photo| {
+            let is_held_out = photo.split == "train" && held_out.contains(video(photo));
+            photo.split == split || is_held_out
+        };
+        let photos: Vec<&Photo> = self.photos.iter().filter(is_in).collect();
         if photos.is_empty() {
             let splits: BTreeSet<&str> =
                 self.photos.iter().map(|photo| photo.split.as_str()).collect();
@@ -86,10 +103,36 @@ impl Collection {
         Ok(photos)
     }
 
+    /// Where there is no split `dev`: the videos of `train` that settings are chosen
+    /// by, and that no network is trained on. Of at most 60, and at most a quarter of them, those whose
+    /// names have the least BLAKE3.
+    pub fn held_out(&self) -> BTreeSet<&str> {
+        if self.has_split("dev") {
+            return BTreeSet::new();
+        }
+        let train = self.photos.iter().filter(|photo| photo.split == "train");
+        let mut videos: Vec<&str> = train.map(video).collect();
+        videos.sort_unstable();
+        videos.dedup();
+        videos.sort_by_key(|video| *blake3::hash(video.as_bytes()).as_bytes());
+        videos.truncate(HELD_OUT.min(videos.len() / HELD_OUT_OF));
+        videos.into_iter().collect()
+    }
+
     /// Where a photo's file is.
     pub fn path(&self, photo: &Photo) -> PathBuf {
-        self.folder.join("images").join(&photo.image)
+        self.image_path(&photo.image)
     }
+
+    /// Where an image's file is.
+    pub fn image_path(&self, image: &str) -> PathBuf {
+        self.folder.join("images").join(image)
+    }
+}
+
+/// The video of a frame; a photo is its own.
+pub fn video(photo: &Photo) -> &str {
+    photo.video.as_deref().unwrap_or(&photo.image)
 }
 
 fn parse(text: &str) -> Result<Vec<Photo>> {
@@ -105,6 +148,7 @@ fn parse(text: &str) -> Result<Vec<Photo>> {
     };
     let (image, split, caption) =
         (column(&["image"])?, column(&["split", "subset"])?, column(&["caption"])?);
+    let video = header.iter().position(|column| *column == "video_id");
     let mut photos: Vec<Photo> = Vec::new();
     let mut known: HashMap<String, usize> = HashMap::new();
     for (number, line) in lines {
@@ -124,7 +168,8 @@ fn parse(text: &str) -> Result<Vec<Photo>> {
         let photo = *known.entry(image.to_owned()).or_insert(photos.len());
         if photo == photos.len() {
             let (image, split) = (image.to_owned(), split.to_owned());
-            photos.push(Photo { image, split, captions: Vec::new() });
+            let video = video.map(|video| fields[video].to_owned());
+            photos.push(Photo { image, split, video, captions: Vec::new() });
         } else if photos[photo].split != split {
             return Err(wrong(number, format!("{image} is in two splits")));
         }

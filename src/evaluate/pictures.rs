@@ -7,7 +7,7 @@ use ndarray::ArrayView2;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::photos::{self, Collection, Photo};
-use super::retrieval::Progress;
+use super::setup::Progress;
 use crate::codebook::Codebook;
 use crate::error::{Error, Kind, Result};
 use crate::media::VisualWord;

@@ -218,41 +218,10 @@ pub fn reading_graph(
     precision: Precision,
 ) -> Result<Vec<u8>> {
     let mut writer = Writer::new("cinelex-read", network, tensors, precision)?;
-    let (n, w, v) = (|| named("N"), || named("W"), || named("V"));
-    let words = writer.graph.input_i64("words", vec![n(), w()]);
-    let mut inputs = Vec::new();
-    for (name, length) in network.visual_inputs() {
-        let dims = vec![n(), v(), Dim::Fixed(length as i64)];
-        inputs.push((name, length, writer.graph.input_f32(name, dims)));
-    }
-    let clips = writer.graph.input_i64("clips", vec![n(), v()]);
-    let cells = writer.graph.input_i64("cells", vec![n(), v()]);
-    let one = || Dim::Fixed(1);
-    let bias = writer.graph.input_f32("bias", vec![n(), one(), one(), named("P")]);
-
-    let read = writer.words(&words, None, TokenKind::Read);
-    let mut seen = Vec::new();
-    for (name, length, input) in inputs {
-        let input = writer.normalized(&format!("visual.{name}.norm"), &input, length);
-        seen.push(writer.product(&format!("visual.{name}"), &input));
-    }
-    for (name, index) in [("visual.clip.position", clips), ("visual.cell.position", cells)] {
-        let table = writer.table(name);
-        seen.push(writer.graph.node("Gather", &format!("{name}.of"), &[&table, &index], &[]));
-    }
-    let seen = writer.sum("visual.sum", &seen);
-    let seen = writer.of_kind("visual", &seen, TokenKind::Visual);
-    let tokens = writer.graph.node("Concat", "tokens", &[&read, &seen], &[("axis", int(1))]);
-    let mut tokens = writer.normalized("embedding.norm", &tokens, network.dim);
-    let (mut keys, mut values) = (Vec::new(), Vec::new());
-    for layer in 0..network.layers {
-        let attended = writer.attention(layer, &tokens, &bias, None);
-        keys.push(attended.keys);
-        values.push(attended.values);
-        tokens = writer.inner(layer, &attended.tokens);
-    }
+    let Read { tokens, keys, values } = writer.read();
     writer.stack("keys", &keys);
     writer.stack("values", &values);
+    let n = || named("N");
     let kept = || {
         let sizes = [network.heads as i64, network.head() as i64].map(Dim::Fixed);
         let [heads, head] = sizes;
@@ -261,7 +230,6 @@ pub fn reading_graph(
     writer.graph.output_f32("keys", kept());
     writer.graph.output_f32("values", kept());
 
-    let tokens = writer.normalized("norm", &tokens, network.dim);
     let first = writer.graph.i64("first", &[], &[0]);
     let first = writer.graph.node("Gather", "cls", &[&tokens, &first], &[("axis", int(1))]);
     let embedding = writer.product("space", &first);
@@ -275,6 +243,31 @@ pub fn reading_graph(
     let aligned = writer.graph.node("Sigmoid", "alignment.share", &[&aligned], &[]);
     writer.graph.node("Squeeze", "alignment", &[&aligned, &last], &[]);
     writer.graph.output_f32("alignment", vec![n()]);
+    Ok(writer.graph.finish())
+}
+
+/// The graph that guesses hidden words, as an ONNX file. Its inputs are those of [`reading_graph`]; a
+/// hidden word reads `[MASK]`. It gives `guesses` f32 `[N, W, vocabulary]`: for each word, the
+/// log-probabilities of what it is.
+///
+/// # Errors
+/// As [`Network::check`] and [`Network::check_tensors`].
+pub fn guessing_graph(
+    network: &Network,
+    tensors: &Tensors,
+    precision: Precision,
+) -> Result<Vec<u8>> {
+    let mut writer = Writer::new("cinelex-guess", network, tensors, precision)?;
+    let Read { tokens, .. } = writer.read();
+    let length = [("start", int(1))];
+    let words = writer.graph.node("Shape", "words.count", &["words"], &length);
+    let from = writer.graph.i64("guesses.from", &[1], &[0]);
+    let axis = writer.graph.i64("guesses.axis", &[1], &[1]);
+    let inputs = [&tokens[..], &from, &words, &axis];
+    let words = writer.graph.node("Slice", "guesses.words", &inputs, &[]);
+    writer.next_words(&words, "guesses");
+    let vocabulary = Dim::Fixed(network.vocabulary as i64);
+    writer.graph.output_f32("guesses", vec![named("N"), named("W"), vocabulary]);
     Ok(writer.graph.finish())
 }
 
@@ -327,13 +320,7 @@ pub fn writing_graph(
     writer.graph.output_f32("new_keys", kept("S"));
     writer.graph.output_f32("new_values", kept("S"));
     let tokens = writer.normalized("norm", &tokens, network.dim);
-    let table = writer.table("words.weight");
-    let order = [("perm", Attribute::Ints(&[1, 0]))];
-    let table = writer.graph.node("Transpose", "words.transposed", &[&table], &order);
-    let logits = writer.graph.node("MatMul", "written.product", &[&tokens, &table], &[]);
-    let bias = writer.vector("written.bias");
-    let logits = writer.graph.node("Add", "written.logits", &[&logits, &bias], &[]);
-    writer.graph.node("LogSoftmax", "log_probabilities", &[&logits], &[("axis", int(-1))]);
+    writer.next_words(&tokens, "log_probabilities");
     let vocabulary = Dim::Fixed(network.vocabulary as i64);
     writer.graph.output_f32("log_probabilities", vec![b(), s(), vocabulary]);
     Ok(writer.graph.finish())
@@ -345,6 +332,13 @@ fn named(name: &str) -> Dim {
 
 fn int(value: i64) -> Attribute<'static> {
     Attribute::Int(value)
+}
+
+/// What was read: the tokens after the last layer, normalized, and each layer's keys and values.
+struct Read {
+    tokens: String,
+    keys: Vec<String>,
+    values: Vec<String>,
 }
 
 /// A layer's attention: the tokens after it, and the new keys and values.
@@ -377,6 +371,56 @@ impl<'a> Writer<'a> {
         graph.i64("join_heads", &[3], &[0, 0, network.dim as i64]);
         let tables = BTreeMap::new();
         Ok(Writer { graph, network: *network, tensors, precision, tables })
+    }
+
+    /// The inputs of what is read, and what the layers make of them.
+    fn read(&mut self) -> Read {
+        let (n, w, v) = (|| named("N"), || named("W"), || named("V"));
+        let words = self.graph.input_i64("words", vec![n(), w()]);
+        let mut inputs = Vec::new();
+        for (name, length) in self.network.visual_inputs() {
+            let dims = vec![n(), v(), Dim::Fixed(length as i64)];
+            inputs.push((name, length, self.graph.input_f32(name, dims)));
+        }
+        let clips = self.graph.input_i64("clips", vec![n(), v()]);
+        let cells = self.graph.input_i64("cells", vec![n(), v()]);
+        let one = || Dim::Fixed(1);
+        let bias = self.graph.input_f32("bias", vec![n(), one(), one(), named("P")]);
+
+        let read = self.words(&words, None, TokenKind::Read);
+        let mut seen = Vec::new();
+        for (name, length, input) in inputs {
+            let input = self.normalized(&format!("visual.{name}.norm"), &input, length);
+            seen.push(self.product(&format!("visual.{name}"), &input));
+        }
+        for (name, index) in [("visual.clip.position", clips), ("visual.cell.position", cells)] {
+            let table = self.table(name);
+            seen.push(self.graph.node("Gather", &format!("{name}.of"), &[&table, &index], &[]));
+        }
+        let seen = self.sum("visual.sum", &seen);
+        let seen = self.of_kind("visual", &seen, TokenKind::Visual);
+        let tokens = self.graph.node("Concat", "tokens", &[&read, &seen], &[("axis", int(1))]);
+        let mut tokens = self.normalized("embedding.norm", &tokens, self.network.dim);
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for layer in 0..self.network.layers {
+            let attended = self.attention(layer, &tokens, &bias, None);
+            keys.push(attended.keys);
+            values.push(attended.values);
+            tokens = self.inner(layer, &attended.tokens);
+        }
+        let tokens = self.normalized("norm", &tokens, self.network.dim);
+        Read { tokens, keys, values }
+    }
+
+    /// The log-probabilities of words, of tokens that are normalized already: the output `name`.
+    fn next_words(&mut self, tokens: &str, name: &str) {
+        let table = self.table("words.weight");
+        let order = [("perm", Attribute::Ints(&[1, 0]))];
+        let table = self.graph.node("Transpose", "words.transposed", &[&table], &order);
+        let logits = self.graph.node("MatMul", "written.product", &[tokens, &table], &[]);
+        let bias = self.vector("written.bias");
+        let logits = self.graph.node("Add", "written.logits", &[&logits, &bias], &[]);
+        self.graph.node("LogSoftmax", name, &[&logits], &[("axis", int(-1))]);
     }
 
     /// Vectors of words with those of their places (from 0 on, unless `places` says otherwise).

@@ -3,56 +3,10 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::evaluate::photos::{Collection, Photo};
 use crate::text::{WordPieces, caption_words};
 
-/// Videos that are held out of a collection without a dev split, at most…
-const HELD_OUT: usize = 60;
-/// …and at most one of so many.
-const HELD_OUT_OF: usize = 4;
 /// Larger than any file of captions by hand.
 const MAX_TEXT_BYTES: u64 = 1 << 30;
-
-/// A collection's photos, divided: their names.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Lists {
-    pub train: Vec<String>,
-    pub dev: Vec<String>,
-}
-
-impl Lists {
-    /// The photos of the splits `train` and `dev`. Where there is no dev split, the frames of some of
-    /// train's videos (folders of images) are held out: of at most 60, and at most a quarter, those
-    /// whose names have the least BLAKE3. No photo of another split is in either list.
-    pub fn of(collection: &Collection) -> Lists {
-        let photos = collection.photos();
-        let of_split = |split: &str| -> Vec<&Photo> {
-            photos.iter().filter(|photo| photo.split == split).collect()
-        };
-        let names = |photos: &[&Photo]| photos.iter().map(|photo| photo.image.clone()).collect();
-        let (train, dev) = (of_split("train"), of_split("dev"));
-        if !dev.is_empty() {
-            return Lists { train: names(&train), dev: names(&dev) };
-        }
-        let mut videos: Vec<&str> = train.iter().map(|photo| video(&photo.image)).collect();
-        videos.sort_unstable();
-        videos.dedup();
-        videos.sort_by_key(|video| *blake3::hash(video.as_bytes()).as_bytes());
-        videos.truncate(HELD_OUT.min(videos.len() / HELD_OUT_OF));
-        let is_held_out = |photo: &&&Photo| videos.contains(&video(&photo.image));
-        let (dev, train): (Vec<&Photo>, Vec<&Photo>) = {
-            let dev = train.iter().filter(is_held_out).copied().collect();
-            let rest = train.iter().filter(|photo| !is_held_out(photo)).copied().collect();
-            (dev, rest)
-        };
-        Lists { train: names(&train), dev: names(&dev) }
-    }
-}
-
-/// The video of a frame: the folder that it is in; a photo is its own.
-pub fn video(image: &str) -> &str {
-    image.rsplit_once('/').map_or(image, |(folder, _)| folder)
-}
 
 /// Captions without pictures, those of one picture together.
 ///

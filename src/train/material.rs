@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use ndarray::Array2;
 
 use super::config::Config;
-use super::corpus::{self, Lists, Skipped};
+use super::corpus::{self, Skipped};
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
-use crate::evaluate::photos::Collection;
+use crate::evaluate::photos::{Collection, Photo, video};
 use crate::evaluate::pictures::{Eye, Pictures};
-use crate::evaluate::retrieval::Progress;
+use crate::evaluate::setup::Progress;
 use crate::model::{Device, Models};
 use crate::onnx::transformer::{Tensors, Weights};
 use crate::text::TextTower;
@@ -67,20 +67,19 @@ impl Material {
         for folder in &sources.collections {
             let named = |error: Error| error.in_source(folder.display());
             let collection = Collection::read(folder).map_err(named)?;
-            let lists = Lists::of(&collection);
             let of_train =
                 Pictures::of_split(&collection, "train", eye, progress).map_err(named)?;
             skipped.photos += of_train.failed.len();
             for (image, reason) in &of_train.failed {
                 tracing::warn!("left out: {}: {image}: {reason}", folder.display());
             }
-            let in_dev = |image: &String| lists.dev.binary_search(image).is_ok();
-            let has_dev = collection.photos().iter().any(|photo| photo.split == "dev");
-            dev.push(match has_dev {
+            let held_out = collection.held_out();
+            let is_held_out = |photo: &Photo| held_out.contains(video(photo));
+            dev.push(match collection.has_split("dev") {
                 true => Pictures::of_split(&collection, "dev", eye, progress).map_err(named)?,
-                false => of_train.retained(|photo| in_dev(&photo.image)),
+                false => of_train.retained(is_held_out),
             });
-            train.push(of_train.retained(|photo| !in_dev(&photo.image)));
+            train.push(of_train.retained(|photo| !is_held_out(photo)));
         }
         let mut texts = Vec::new();
         for path in &sources.texts {

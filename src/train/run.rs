@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evaluate::agreement::Agreement;
 use crate::evaluate::captions;
 use crate::evaluate::pictures::{Pictures, Visuals};
+use crate::evaluate::setup::Example;
 use crate::model::Models;
 use crate::onnx::transformer::{Precision, reading_graph, writing_graph};
 use crate::transformer::{Captioner, Writing};
@@ -221,12 +222,13 @@ impl Run<'_> {
         let codebook = self.material.codebook.as_ref();
         let (with_features, cells) = (trained.network.features > 0, trained.network.cells);
         let visuals = Visuals::new(dev, with_features, codebook, cells)?;
-        let photos: Vec<usize> = (0..dev.len().min(self.config.checkpoints.scored)).collect();
+        let photos: Vec<Example> =
+            (0..dev.len().min(self.config.checkpoints.scored)).map(|photo| vec![photo]).collect();
         let how =
             Writing { beams: self.config.checkpoints.beams, most: LONGEST, length_power: 1.0 };
         let written = captions::describe(&mut captioner, &visuals, &photos, how, &mut |_| Ok(()))?;
         let best = written.iter().map(|found| found.first().map_or("", |caption| &caption.text));
-        captions::judge(best, dev, &photos).map(Some)
+        captions::judge(best, dev, &photos).map(|scored| Some(scored.all))
     }
 }
 

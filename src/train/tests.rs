@@ -29,6 +29,7 @@ fn material(photos: usize) -> Material {
         Photo {
             image: format!("{number}.jpg"),
             split: "train".into(),
+            video: None,
             captions: vec![
                 format!("a {animal} runs over the snow"),
                 format!("the {animal} on a red sofa"),

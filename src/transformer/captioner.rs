@@ -145,8 +145,8 @@ impl Captioner {
     }
 }
 
-/// The inputs of the graph that reads.
-fn inputs(network: &Network, packed: &Packed) -> Vec<(&'static str, Tensor)> {
+/// The inputs of the graphs that read and guess.
+pub(super) fn inputs(network: &Network, packed: &Packed) -> Vec<(&'static str, Tensor)> {
     let Packed { rows, words, visual, .. } = *packed;
     let mut inputs = vec![
         ("words", Tensor::I64(array(&[rows, words], packed.word_ids.clone()))),
@@ -188,11 +188,11 @@ fn grown(kept: &ArrayD<f32>, new: &ArrayD<f32>) -> Result<ArrayD<f32>> {
     concatenate(Axis(3), &[kept.view(), new.view()]).map_err(misshapen)
 }
 
-fn taken(outputs: &mut HashMap<String, ArrayD<f32>>, name: &str) -> Result<ArrayD<f32>> {
+pub(super) fn taken(outputs: &mut HashMap<String, ArrayD<f32>>, name: &str) -> Result<ArrayD<f32>> {
     outputs.remove(name).ok_or_else(|| Error::internal(format!("the graph has no output {name}")))
 }
 
-fn misshapen(cause: ndarray::ShapeError) -> Error {
+pub(super) fn misshapen(cause: ndarray::ShapeError) -> Error {
     Error::internal("the network's graphs do not fit each other").caused_by(cause)
 }
 

@@ -2,9 +2,11 @@
 
 mod beams;
 mod captioner;
+mod guesser;
 mod packing;
 mod weights;
 
 pub use captioner::{Captioner, Reading, Writing};
+pub use guesser::Guesser;
 pub use packing::{Packed, Segment, VisualToken, pack};
 pub use weights::{Fitting, Trained, read_tensors, write_tensors};

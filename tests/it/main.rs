@@ -26,6 +26,7 @@ mod retrieval;
 mod same;
 mod skipping;
 mod speed;
+mod splits;
 mod stopping;
 mod subtitles;
 mod takeover;

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cinelex::evaluate::photos::Collection;
-use cinelex::train::corpus::{Lists, read_texts, video};
+use serde_json::Value;
 
 use crate::cinelex::{command, run};
 use crate::media::ffmpeg;
@@ -78,17 +77,43 @@ fn a_training_leaves_out_what_it_cannot_use_and_its_network_writes_captions() {
     assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("CIDEr"));
 
     let network = out.join("transformer.safetensors");
-    let evaluate = |more: &[&str]| {
+    let judge = |what: &str, more: &[&str]| {
         let (data, network) = (data.to_str().unwrap(), network.to_str().unwrap());
-        let fixed = ["evaluate", "captions", "--data", data, "--network", network];
+        let fixed = ["evaluate", what, "--data", data, "--network", network];
         run(fixed.iter().chain(more))
     };
+    let evaluate = |more: &[&str]| judge("captions", more);
     let report = evaluate(&["--json"]).exits(0).line("captions");
-    assert_eq!(report["photos"], 2);
+    assert_eq!(report["examples"], 2);
     assert_eq!(report["captions"].as_array().unwrap().len(), 2);
     assert!(report["baseline"]["rouge_l"].as_f64().unwrap() > 0.3, "{report}");
+    assert!(report["people"]["people"]["rouge_l"].as_f64().unwrap() > 0.2, "{report}");
+    assert_eq!(report["coverage"].as_array().unwrap().len(), 10);
     let other = evaluate(&["--encoder", "efficientnet-lite1"]).exits(2);
     assert!(other.err.contains("was trained with the encoder"), "{other:?}");
+
+    let report = judge("retrieval", &["--json"]).exits(0).line("retrieval");
+    for found in ["network", "conse", "fused"] {
+        assert_eq!(report[found]["recall_at_5"], 100.0, "{report}");
+    }
+    let report = judge("alignment", &["--json"]).exits(0).line("alignment");
+    assert_eq!((&report["examples"], &report["pairs"]), (&2.into(), &6.into()));
+    let share = report["embedding"]["nearest"].as_f64().unwrap();
+    assert!((0.0..=100.0).contains(&share), "{report}");
+    // Photos of no video stay alone.
+    let report = judge("captions", &["--sequence", "--json"]).exits(0).line("captions");
+    assert_eq!((&report["examples"], &report["people"]), (&2.into(), &Value::Null));
+    // These captions are no steps of recipes.
+    let refused = judge("zero-shot", &[]).exits(1);
+    assert!(refused.err.contains("tell no verbs and objects"), "{refused:?}");
+}
+
+#[test]
+fn a_network_is_needed_to_judge_one() {
+    for what in ["captions", "alignment", "zero-shot"] {
+        let ran = run(["evaluate", what, "--data", "anywhere"]).exits(2);
+        assert!(ran.err.contains("--network"), "{ran:?}");
+    }
 }
 
 #[test]
@@ -157,57 +182,4 @@ fn what_cannot_be_trained_on_is_refused() {
     let config = configuration(folder.path(), "count = 0");
     let ran = run(["train", data, "--out", out, "--config", config.to_str().unwrap()]).exits(2);
     assert!(ran.err.contains("`count` must be"), "{ran:?}");
-}
-
-#[test]
-fn nothing_that_is_tested_on_is_trained_on() {
-    let Some(data) = std::env::var_os("CINELEX_DATA").map(PathBuf::from) else {
-        eprintln!("skipped: CINELEX_DATA does not name the folder of evaluation data");
-        return;
-    };
-    for (name, tested) in
-        [("flickr8k", "test"), ("youcook2_frames", "val"), ("coco_mini_small", "val")]
-    {
-        let collection = Collection::read(&data.join(name)).unwrap();
-        let lists = Lists::of(&collection);
-        let in_test = |image: &str| -> bool {
-            collection
-                .photos()
-                .iter()
-                .any(|photo| photo.split == tested && video(&photo.image) == video(image))
-        };
-        // A photo of COCO is its own video; those lie in folders by split.
-        let train: BTreeSet<&str> = lists.train.iter().map(|image| video(image)).collect();
-        let dev: BTreeSet<&str> = lists.dev.iter().map(|image| video(image)).collect();
-        assert!(!train.is_empty() && train.is_disjoint(&dev), "{name}");
-        assert!(!lists.train.iter().chain(&lists.dev).any(|image| in_test(image)), "{name}");
-        match name {
-            "flickr8k" => assert_eq!((lists.train.len(), lists.dev.len()), (6_000, 1_000)),
-            "youcook2_frames" => assert_eq!(dev.len(), 60),
-            _ => {}
-        }
-    }
-    // Flickr's own numbers of the photos that the texts are about, and of those that are tested on.
-    let flickr8k = Collection::read(&data.join("flickr8k")).unwrap();
-    let tested: BTreeSet<&str> = flickr8k
-        .of_split("test")
-        .unwrap()
-        .iter()
-        .filter_map(|photo| Some(photo.image.split_once('_')?.0))
-        .collect();
-    assert_eq!(tested.len(), 1_000);
-    let path = data.join("text/train_without_flickr8k_images.en.tsv");
-    let texts = fs::read_to_string(&path).unwrap();
-    let about: BTreeSet<&str> =
-        texts.lines().filter_map(|line| Some(line.split_once('\t')?.0)).collect();
-    assert!(tested.is_disjoint(&about));
-    assert_eq!(read_texts(&path).unwrap().iter().map(Vec::len).sum::<usize>(), 110_035);
-    // The codebook that is shipped was fitted to train splits.
-    for codebook in [
-        include_str!("../../models/codebook-default.toml"),
-        include_str!("../../models/codebook-videobert.toml"),
-    ] {
-        let command = codebook.lines().find(|line| line.starts_with("command")).unwrap();
-        assert!(command.contains("--split train"), "{command}");
-    }
 }
