@@ -13,7 +13,7 @@ use crate::codebook::Codebook;
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::photos::Collection;
 use crate::evaluate::setup::{Examinee, Progress, Setup};
-use crate::evaluate::{alignment, captions, page, retrieval, zero_shot};
+use crate::evaluate::{alignment, captions, films, page, retrieval, zero_shot};
 use crate::model::{Device, Models};
 use crate::onnx::transformer::Precision;
 use crate::transformer::{Trained, Writing};
@@ -110,6 +110,9 @@ struct CaptionsArgs {
     /// Write a page with the figures, the coverage and samples with their pictures
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
+    /// A library with captions: some of its segments are shown in the page, too
+    #[arg(long, value_name = "LIBRARY", requires = "report")]
+    films: Option<PathBuf>,
 }
 
 /// Precisions, as they are typed.
@@ -120,6 +123,8 @@ enum Kept {
     Int8,
 }
 
+/// Segments of films that a page shows at most.
+const MOMENTS: usize = 40;
 /// Pieces of a caption at most.
 const LONGEST: usize = 24;
 
@@ -155,12 +160,14 @@ fn run_captions(args: &CaptionsArgs) -> CommandResult {
     let CaptionsArgs { watched: Watched { common, sequence }, beams, length_power, .. } = args;
     let how = Writing { beams: beams.get(), most: LONGEST, length_power: *length_power };
     let task = Task { kind: "captions", common, sequence: *sequence, needs_network: true };
+    let moments = args.films.as_deref().map(|library| films::moments(library, MOMENTS));
+    let moments = moments.transpose().map_err(Failure::cannot_open)?.unwrap_or_default();
     let report = task.run(|bench, progress| {
         let setup = &bench.setup;
         let report =
             captions::captions(setup, bench.examinee()?, how, !args.no_baseline, progress)?;
         if let Some(path) = &args.report {
-            page::write(path, &report, setup.collection)?;
+            page::write(path, &report, setup.collection, &moments)?;
         }
         Ok(report)
     })?;

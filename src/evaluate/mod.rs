@@ -5,6 +5,7 @@ pub mod alignment;
 pub mod captions;
 mod conse;
 pub mod consensus;
+pub mod films;
 pub mod metrics;
 pub mod page;
 pub mod photos;

@@ -10,8 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::agreement::Agreement;
 use super::captions::{Covered, Described, Report};
-use super::photos::{Collection, still};
+use super::films::Moment;
+use super::photos::{Collection, picture_at, still};
 use crate::error::{Error, Result};
+use crate::library::SegmentRow;
 use crate::source::{Fit, Host, Limits, Rendition};
 
 /// Samples of each kind: the best, the worst, and some from the surest to the least sure.
@@ -27,22 +29,40 @@ const STYLE: &str = "body{font:15px/1.4 sans-serif;max-width:900px;margin:2em au
     figure{display:flex;gap:1em;margin:1em 0}figure div{flex:none}img{width:160px;display:block}\
     figcaption b{font-size:17px}ul{margin:.3em 0;padding-left:1.2em;color:#555}";
 
-/// Writes the page of a report on the photos of `collection`.
+/// Writes the page of a report on the photos of `collection`, with segments of films.
 ///
 /// # Errors
 /// Where the file cannot be written, or no decoder host can be started. A photo that cannot be decoded
 /// is left out of the page.
-pub fn write(path: &Path, report: &Report, collection: &Collection) -> Result<()> {
+pub fn write(
+    path: &Path,
+    report: &Report,
+    collection: &Collection,
+    films: &[Moment],
+) -> Result<()> {
     let mut host = Host::start(&Limits::default())?;
-    let mut picture = |image: &str| -> Option<String> {
+    let mut picture = |of: Shown<'_>| -> Option<String> {
         let fit = Fit::Pad;
         let rendition = Rendition { width_px: WIDTH_PX, height_px: HEIGHT_PX, fit };
-        let pixels = still(&mut host, &collection.image_path(image), rendition).ok()?;
-        Some(STANDARD.encode(bitmap(&pixels)))
+        let pixels = match of {
+            Shown::Image(image) => still(&mut host, &collection.image_path(image), rendition),
+            Shown::Moment(moment) => picture_at(&mut host, &moment.file, moment.at, rendition),
+        };
+        Some(STANDARD.encode(bitmap(&pixels.ok()?)))
     };
-    let page = page(report, &mut picture);
+    let page = page(report, films, &mut picture);
     std::fs::write(path, page).map_err(|cause| Error::io(path, "write", cause))
 }
+
+/// What a picture is of.
+#[derive(Clone, Copy)]
+enum Shown<'a> {
+    Image(&'a str),
+    Moment(&'a Moment),
+}
+
+/// As base64 of a BMP, where it can be decoded.
+type Picture<'a> = &'a mut dyn FnMut(Shown<'_>) -> Option<String>;
 
 /// As a BMP file, which every browser shows and which needs no compression: the rows from the last to the
 /// first, blue before red.
@@ -66,8 +86,7 @@ fn bitmap(rgb: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// `picture` gives an image as base64 of a BMP, where it can be decoded.
-fn page(report: &Report, picture: &mut dyn FnMut(&str) -> Option<String>) -> String {
+fn page(report: &Report, films: &[Moment], picture: Picture<'_>) -> String {
     let what = if report.sequence { "videos" } else { "pictures" };
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Captions</title>\
@@ -83,6 +102,12 @@ fn page(report: &Report, picture: &mut dyn FnMut(&str) -> Option<String>) -> Str
         for described in samples {
             sample(&mut page, described, picture);
         }
+    }
+    if !films.is_empty() {
+        page.push_str("<h2>Segments of films</h2>\n");
+    }
+    for moment in films {
+        moment_of_film(&mut page, moment, picture);
     }
     page.push_str("</html>\n");
     page
@@ -157,19 +182,10 @@ fn samples(captions: &[Described]) -> [(&'static str, Vec<&Described>); 3] {
     ]
 }
 
-fn sample(
-    page: &mut String,
-    described: &Described,
-    picture: &mut dyn FnMut(&str) -> Option<String>,
-) {
+fn sample(page: &mut String, described: &Described, picture: Picture<'_>) {
     page.push_str("<figure><div>");
     for image in &described.images {
-        match picture(image) {
-            Some(bitmap) => {
-                let _ = write!(page, "<img alt=\"\" src=\"data:image/bmp;base64,{bitmap}\">");
-            }
-            None => page.push_str("<p>(cannot be decoded)</p>"),
-        }
+        put_picture(page, picture(Shown::Image(image)));
     }
     let _ = write!(
         page,
@@ -186,6 +202,36 @@ fn sample(
     page.push_str("</ul></figcaption></figure>\n");
 }
 
+fn moment_of_film(page: &mut String, moment: &Moment, picture: Picture<'_>) {
+    page.push_str("<figure><div>");
+    put_picture(page, picture(Shown::Moment(moment)));
+    let SegmentRow { span, text, caption, alignment, .. } = &moment.segment;
+    let (caption, sure) = match caption {
+        Some(caption) => (&caption.text[..], format!("confidence {:.2}", caption.confidence)),
+        None => ("(no caption)", "not sure enough".to_owned()),
+    };
+    let aligned = alignment.map_or_else(String::new, |fits| format!(", alignment {fits:.2}"));
+    let _ = writeln!(
+        page,
+        "</div><figcaption><b>{}</b><br>{sure}{aligned}, {}, {} to {}<ul><li>{}</li></ul>\
+         </figcaption></figure>",
+        escaped(caption),
+        escaped(&moment.film),
+        span.start,
+        span.end,
+        if text.is_empty() { "(nobody speaks)".to_owned() } else { escaped(text) }
+    );
+}
+
+fn put_picture(page: &mut String, bitmap: Option<String>) {
+    match bitmap {
+        Some(bitmap) => {
+            let _ = write!(page, "<img alt=\"\" src=\"data:image/bmp;base64,{bitmap}\">");
+        }
+        None => page.push_str("<p>(cannot be decoded)</p>"),
+    }
+}
+
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -193,6 +239,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::{Span, Timestamp};
 
     fn described(number: usize) -> Described {
         Described {
@@ -225,11 +272,25 @@ mod tests {
             failed: Vec::new(),
             captions: captions.clone(),
         };
-        let page = page(&report, &mut |image| (image != "49.png").then(|| "Qk0=".to_owned()));
+        let segment = SegmentRow {
+            span: Span { start: Timestamp(0), end: Timestamp(2_000_000) },
+            text: "a <b>word</b>".to_owned(),
+            language: None,
+            caption: None,
+            alignment: Some(0.25),
+        };
+        let (film, file, at) = ("f.mp4".to_owned(), "f.mp4".into(), Timestamp(1_000_000));
+        let films = [Moment { film, file, at, segment }];
+        let page = page(&report, &films, &mut |of| match of {
+            Shown::Image("49.png") => None,
+            _ => Some("Qk0=".to_owned()),
+        });
+        assert!(page.contains("(no caption)") && page.contains("alignment 0.25, f.mp4"));
+        assert!(page.contains("a &lt;b&gt;word"));
         assert!(page.contains("a &lt;dog&gt; &amp; a &quot;cat&quot;"), "{page}");
         assert!(page.contains("<td>Written here</td><td>30.0</td><td>50.0</td><td>40.0</td>"));
         assert_eq!(page.matches("(cannot be decoded)").count(), 1);
-        assert_eq!(page.matches("<figure>").count(), 24 + between.len());
+        assert_eq!(page.matches("<figure>").count(), 24 + between.len() + 1);
     }
 
     #[test]

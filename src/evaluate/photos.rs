@@ -15,7 +15,7 @@ use crate::picture::{Encoder, FrameFeatures};
 use crate::source::{
     Fit, Host, Input, Limits, Location, PictureEvent, PictureRequest, Rendition, Targets,
 };
-use crate::time::Micros;
+use crate::time::{Micros, Timestamp};
 
 /// Far more than any collection of captions by hand.
 const MAX_CAPTIONS_BYTES: u64 = 1 << 30;
@@ -256,8 +256,18 @@ fn encode_decoded(
 
 /// The first picture of a file, decoded in `host`: packed RGB in the rendition.
 pub fn still(host: &mut Host, path: &Path, rendition: Rendition) -> Result<Arc<[u8]>> {
+    picture_at(host, path, Timestamp::ZERO, rendition)
+}
+
+/// The picture at, or soon after, this time of a film: packed RGB in the rendition.
+pub fn picture_at(
+    host: &mut Host,
+    path: &Path,
+    at: Timestamp,
+    rendition: Rendition,
+) -> Result<Arc<[u8]>> {
     let input = Input::open(&Location::File(path.to_owned()))?;
-    let targets = Targets::every(Micros(1_000_000), Micros::ZERO).part(0, Some(1));
+    let targets = Targets::every(Micros(1_000_000), Micros(at.0)).part(0, Some(1));
     let request = PictureRequest { track: None, rendition, targets, threads: 1 };
     let mut pixels = None;
     // To the end: a stream that is dropped before costs a new host.
