@@ -36,7 +36,7 @@ pub struct Args {
     /// In place of the configuration's: tokens, features, both, features+cells, both+cells
     #[arg(long, value_name = "NAME", value_parser = inputs)]
     inputs: Option<Inputs>,
-    /// In place of the configuration's length
+    /// In place of the configuration's length: minutes of processor time in steps, over all threads
     #[arg(long, value_name = "N")]
     minutes: Option<f64>,
     /// Threads; as many as there are processors unless told otherwise. With 1, two trainings run well
@@ -164,8 +164,8 @@ fn show(counter: &Counter, event: &Event<'_>) {
 }
 
 fn print(finished: &Finished) -> Result<(), Error> {
-    let minutes = finished.elapsed_secs / 60.0;
-    print_line(&format!("{} steps in {minutes:.1} min", finished.steps))?;
+    let minutes = finished.cpu_secs / 60.0;
+    print_line(&format!("{} steps in {minutes:.1} min of processor time", finished.steps))?;
     if let Some(scores) = &finished.scores {
         print_line(&format!(
             "dev: CIDEr {:.1}, BLEU-4 {:.1}, ROUGE-L {:.1}",

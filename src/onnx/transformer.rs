@@ -3,7 +3,8 @@
 //!
 //! Its design follows VideoBERT (Sun and others, 2019) in what it reads, and UniLM (Dong and others,
 //! 2019) in having one network for both: what is written sees all that was read and what was written
-//! before it. Each layer normalizes its input (Xiong and others, 2020).
+//! before it. Each layer normalizes its input (Xiong and others, 2020), and squares what is positive (So
+//! and others, "Primer", 2021).
 
 use std::collections::BTreeMap;
 
@@ -43,6 +44,9 @@ pub struct Network {
     pub centroids: usize,
     /// Length of an embedding in the joint space.
     pub space: usize,
+    /// Length of the centroids that hidden visual words are guessed by; 0 where they were not. It is
+    /// for training, and no graph has it.
+    pub guessed: usize,
 }
 
 /// What a token is: a row of `kinds.weight`.
@@ -82,6 +86,7 @@ impl Network {
             ("features", self.features, 0, 1 << 14),
             ("centroids", self.centroids, 0, 1 << 14),
             ("space", self.space, 1, 1 << 14),
+            ("guessed", self.guessed, 0, 1 << 14),
         ];
         for (name, size, least, most) in limits {
             if !(least..=most).contains(&size) {
@@ -130,6 +135,9 @@ impl Network {
             ("alignment.weight".to_owned(), vec![dim, 1]),
             ("alignment.bias".to_owned(), vec![1]),
         ];
+        if self.guessed > 0 {
+            tensors.push(("visual.guess.weight".to_owned(), vec![dim, self.guessed]));
+        }
         let mut norms = vec![("embedding.norm".to_owned(), dim), ("norm".to_owned(), dim)];
         for (name, length) in self.visual_inputs() {
             norms.push((format!("visual.{name}.norm"), length));
@@ -506,7 +514,8 @@ impl<'a> Writer<'a> {
         let name = |part: &str| format!("layers.{layer}.inner.{part}");
         let input = self.normalized(&name("norm"), tokens, self.network.dim);
         let up = self.linear(&name("up"), &input);
-        let up = self.graph.node("Gelu", &name("gelu"), &[&up], &[]);
+        let up = self.graph.node("Relu", &name("relu"), &[&up], &[]);
+        let up = self.graph.node("Mul", &name("squared"), &[&up, &up], &[]);
         let down = self.linear(&name("down"), &up);
         self.graph.node("Add", &name("sum"), &[tokens, &down], &[])
     }
@@ -615,6 +624,7 @@ mod tests {
             features: 6,
             centroids: 4,
             space: 5,
+            guessed: 2,
         }
     }
 

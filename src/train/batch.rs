@@ -15,6 +15,9 @@ pub(super) struct Row<'a> {
     pub(super) captions: Vec<&'a [u32]>,
     /// Words that are hidden (they read [MASK]): the place among the words, and the piece.
     pub(super) hidden: Vec<(usize, u32)>,
+    /// Visual tokens that are hidden (their values read 0): the place among them, and the class of
+    /// their visual word.
+    pub(super) hidden_visual: Vec<(usize, usize)>,
     /// Where words and picture are told to fit, or not.
     pub(super) fits: Option<bool>,
     /// The embeddings that the picture's is drawn to, one of all those of the step: its place there.
@@ -34,6 +37,8 @@ pub(super) struct Batch {
     pub(super) bias: Vec<f32>,
     /// Tokens, counted over all rows, and the piece to guess at each.
     pub(super) targets: Vec<(usize, u32)>,
+    /// Tokens, counted over all rows, and the class to guess at each.
+    pub(super) visual_targets: Vec<(usize, usize)>,
     /// Rows and whether words and picture fit.
     pub(super) fits: Vec<(usize, bool)>,
     /// Rows and the place of their embedding.
@@ -57,6 +62,7 @@ impl Batch {
             written_places: vec![0; rows.len() * written],
             bias: vec![UNSEEN; rows.len() * tokens * tokens],
             targets: Vec::new(),
+            visual_targets: Vec::new(),
             fits: Vec::new(),
             embeddings: Vec::new(),
             packed,
@@ -90,6 +96,9 @@ impl Batch {
                     batch.targets.push((at * tokens + place + 1, *piece));
                 }
             }
+            let first = at * tokens + batch.packed.words;
+            let hidden = row.hidden_visual.iter().map(|(place, class)| (first + place, *class));
+            batch.visual_targets.extend(hidden);
             batch.fits.extend(row.fits.map(|fits| (at, fits)));
             batch.embeddings.extend(row.embedding.map(|embedding| (at, embedding)));
         }
@@ -120,10 +129,17 @@ mod tests {
             features: 0,
             centroids: 1,
             space: 4,
+            guessed: 0,
         };
         let rows = [
             Row { captions: vec![&[7, 8], &[9]], ..Row::default() },
-            Row { captions: vec![&[7]], hidden: vec![(0, 9)], fits: Some(true), ..Row::default() },
+            Row {
+                captions: vec![&[7]],
+                hidden: vec![(0, 9)],
+                hidden_visual: vec![(0, 5)],
+                fits: Some(true),
+                ..Row::default()
+            },
         ];
         let batch = Batch::new(&network, &rows).unwrap();
         // [CLS] [>] and an empty visual token; [SEP] 7 8 [SEP] 9.
@@ -145,5 +161,6 @@ mod tests {
             ]
         );
         assert_eq!(batch.fits, [(1, true)]);
+        assert_eq!(batch.visual_targets, [(10, 5)]);
     }
 }

@@ -26,9 +26,9 @@ const KEPT: usize = 2;
 pub(super) struct Progress {
     pub(super) format: u32,
     pub(super) step: u64,
-    /// Of training, over all runs.
-    pub(super) elapsed_secs: f64,
-    /// Batches that were taken of photos, of texts and of photos with hidden words.
+    /// Of processor time in steps, over all threads and runs.
+    pub(super) cpu_secs: f64,
+    /// Batches that were taken of video alone, of text alone and of both.
     pub(super) taken: [u64; 3],
     /// The hash of all that must be the same when the training goes on: configuration and data.
     pub(super) training: String,
@@ -37,7 +37,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(training: String, network: Network) -> Self {
-        Progress { format: FORMAT, step: 0, elapsed_secs: 0.0, taken: [0; 3], training, network }
+        Progress { format: FORMAT, step: 0, cpu_secs: 0.0, taken: [0; 3], training, network }
     }
 }
 

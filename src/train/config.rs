@@ -35,19 +35,20 @@ impl Inputs {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Length {
     Steps(u64),
-    /// By the clock, pauses between runs not counted.
+    /// Of processor time in steps, over all threads and runs: what else runs on the machine, loading and
+    /// scoring make no difference, so trainings of one length can be compared.
     Minutes(f64),
 }
 
 /// What one step does; a step is of one kind, drawn by these weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mix {
-    /// Captions are written of photos, and photos find their captions.
+    /// Video alone: captions are written of pictures, and pictures find their captions.
     pub captions: f64,
-    /// Captions are written of nothing: text alone.
+    /// Text alone: captions are written, or their hidden words guessed.
     pub text: f64,
-    /// Hidden words of captions are guessed beside their photo, and captions are told from those of
-    /// other photos.
+    /// Both: beside a picture, hidden words and visual words are guessed, what fits it is told from what
+    /// does not, and a caption is written.
     pub masked: f64,
 }
 
@@ -105,6 +106,8 @@ pub struct Losses {
     pub mix: Mix,
     /// The weight of the contrastive loss beside that of the words.
     pub contrast: f64,
+    /// The weight of guessing hidden visual words.
+    pub visual_words: f64,
     /// Captions of other photos that each photo is told from.
     pub negatives: usize,
 }
@@ -127,8 +130,8 @@ impl Config {
         toml_check::read(file, text, build).map_err(|mistakes| toml_check::as_error(&mistakes))
     }
 
-    /// The network that is trained, for so many word pieces, and features, centroids and embeddings
-    /// of these lengths.
+    /// The network that is trained, for so many word pieces, and features, centroids (0 without a
+    /// codebook) and embeddings of these lengths.
     pub fn network(
         &self,
         vocabulary: usize,
@@ -151,6 +154,7 @@ impl Config {
             features: used(continuous, features),
             centroids: used(tokens, centroids),
             space,
+            guessed: used(self.losses.visual_words > 0.0, centroids),
         }
     }
 }
@@ -236,7 +240,12 @@ fn losses(table: &Table<'_>) -> Losses {
     if mix.captions <= 0.0 {
         table.mistake("captions", "`captions` must be more than 0");
     }
-    Losses { mix, contrast: weight("contrast"), negatives: size(table, "negatives", 1, 1 << 20) }
+    Losses {
+        mix,
+        contrast: weight("contrast"),
+        visual_words: weight("visual_words"),
+        negatives: size(table, "negatives", 1, 1 << 20),
+    }
 }
 
 #[cfg(test)]
@@ -249,7 +258,7 @@ pub(super) mod tests {
             .replace("minutes = 30", "count = 20")
             .replace("dim = 256", "dim = 16")
             .replace("inner = 1024", "inner = 32")
-            .replace("vocabulary = 5000", "vocabulary = 256")
+            .replace("vocabulary = 4000", "vocabulary = 256")
             .replace("photos = 16", "photos = 2")
             .replace("warm_up = 200", "warm_up = 2");
         Config::read("small.toml", &text).unwrap()

@@ -56,17 +56,6 @@ fn texts(text: &str) -> Result<Vec<Vec<String>>> {
     Ok(groups)
 }
 
-/// A photo to learn from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Example {
-    /// Its collection, and its place there.
-    pub(super) picture: (usize, usize),
-    /// Word pieces of its captions.
-    pub(super) captions: Vec<Vec<u32>>,
-    /// The place of its first caption among all captions.
-    pub(super) first_caption: usize,
-}
-
 /// What was left out, and why, to be told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Skipped {

@@ -15,6 +15,8 @@ pub(super) struct Losses {
     /// Mean nats of a word piece, without smoothing.
     pub(super) words: Option<f64>,
     pub(super) contrast: Option<f64>,
+    /// Mean nats of a hidden visual word.
+    pub(super) visual_words: Option<f64>,
     /// Nats of telling whether words and picture fit.
     pub(super) alignment: Option<f64>,
 }
@@ -24,19 +26,28 @@ pub(super) struct Losses {
 pub(super) struct Weighing {
     pub(super) label_smoothing: f64,
     pub(super) contrast: f64,
+    pub(super) visual_words: f64,
+}
+
+/// What lies beside a batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beside<'a> {
+    /// Rows of length 1, one after the other, that `batch.embeddings` counts.
+    pub(super) embeddings: &'a [f32],
+    /// The centroids of the visual words, one after the other, that `batch.visual_targets` counts.
+    pub(super) leaves: &'a [f32],
 }
 
 /// The scores of pictures and captions are cosines times this, before they are told apart. A fixed
 /// number: with a learnt one, the first hundred steps of a short training go into it.
 const SHARPNESS: f32 = 20.0;
 
-/// The losses of a batch and the gradients of their sum. `embeddings`: rows of length 1, one after the
-/// other, that `batch.embeddings` counts.
+/// The losses of a batch and the gradients of their sum.
 pub(super) fn losses(
     model: &Model,
     batch: &Batch,
     states: &States,
-    embeddings: &[f32],
+    beside: Beside<'_>,
     weighing: Weighing,
 ) -> Result<(Losses, Gradients)> {
     let mut losses = Losses::default();
@@ -52,11 +63,18 @@ pub(super) fn losses(
         words = Some((guessed.table, guessed.bias));
     }
     if !batch.embeddings.is_empty() && weighing.contrast > 0.0 {
-        let term = model.contrast(states, &batch.embeddings, embeddings, SHARPNESS);
+        let term = model.contrast(states, &batch.embeddings, beside.embeddings, SHARPNESS);
         let loss = f64::from(values(term.clone())?[0]);
         losses.total += weighing.contrast * loss;
         losses.contrast = Some(loss);
         terms.push(term * weighing.contrast as f32);
+    }
+    if !batch.visual_targets.is_empty() && weighing.visual_words > 0.0 {
+        let term = model.visual_words(states, &batch.visual_targets, beside.leaves);
+        let loss = f64::from(values(term.clone())?[0]);
+        losses.total += weighing.visual_words * loss;
+        losses.visual_words = Some(loss);
+        terms.push(term * weighing.visual_words as f32);
     }
     if !batch.fits.is_empty() {
         let rows = batch.fits.iter().map(|(row, _)| *row).collect();

@@ -38,6 +38,7 @@ pub struct Material {
     pub dev: Vec<Pictures>,
     /// Captions without pictures, those of one picture together.
     pub texts: Vec<Vec<String>>,
+    /// Where visual words are seen, or guessed.
     pub codebook: Option<Codebook>,
     /// `[captions, space]`, rows of length 1: of the usable captions of `train`, in order.
     pub embeddings: Array2<f32>,
@@ -88,10 +89,12 @@ impl Material {
                 groups.into_iter().filter(|group| !corpus::usable(group, &mut skipped).is_empty()),
             );
         }
-        let codebook = match config.inputs.tokens {
+        let is_used = config.inputs.tokens || config.losses.visual_words > 0.0;
+        let codebook = match is_used {
             true => Some(Codebook::named_or_file(models, &config.codebook)?),
             false => None,
         };
+        let seen = codebook.as_ref().filter(|_| config.inputs.tokens);
         let captions: Vec<&str> = train
             .iter()
             .flat_map(|pictures| &pictures.photos)
@@ -106,7 +109,7 @@ impl Material {
         let (embeddings, space) = embedded(models, &tower, &captions, threads, progress)?;
         let fitting = Fitting {
             encoder: encoder.identity(),
-            codebook: codebook.as_ref().map(|codebook| codebook.id().to_hex().to_string()),
+            codebook: seen.map(|codebook| codebook.id().to_hex().to_string()),
             space,
         };
         Ok(Material { train, dev, texts, codebook, embeddings, fitting, skipped })
@@ -121,10 +124,12 @@ impl Material {
         };
         for photo in self.train.iter().flat_map(|pictures| &pictures.photos) {
             field(&photo.image);
+            field(video(photo));
             photo.captions.iter().for_each(|caption| field(caption));
         }
         self.texts.iter().flatten().for_each(|caption| field(caption));
         field(&format!("{:?}", self.fitting));
+        field(&format!("{:?}", self.codebook.as_ref().map(Codebook::id)));
         hash.finalize()
     }
 }

@@ -5,6 +5,8 @@ mod batch;
 mod checkpoint;
 pub mod config;
 pub mod corpus;
+mod draw;
+mod examples;
 mod losses;
 mod material;
 mod network;

@@ -1,6 +1,6 @@
 //! The network in burn: the same computation as the ONNX graphs, with gradients.
 
-use burn::tensor::activation::{gelu, log_softmax, softmax};
+use burn::tensor::activation::{log_softmax, relu, softmax};
 use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
@@ -118,7 +118,8 @@ impl Model {
             let seen = seen.reshape([rows * tokens, dim]);
             state = state + drop(self.linear(&name("attention.output"), seen));
             let input = self.normalized(&name("inner.norm"), state.clone());
-            let inner = gelu(self.linear(&name("inner.up"), input));
+            let inner = relu(self.linear(&name("inner.up"), input));
+            let inner = inner.clone() * inner;
             state = state + drop(self.linear(&name("inner.down"), inner));
         }
         let states = self.normalized("norm", state);
@@ -165,10 +166,32 @@ impl Model {
         let count = embeddings.len() / space;
         let others = TensorData::new(embeddings.to_vec(), [count, space]);
         let others = Tensor::<2>::from_data(others, &self.device);
-        let scores = log_softmax(embedded.matmul(others.transpose()) * sharpness, 1);
-        let own = of.iter().map(|(_, own)| *own as i64).collect();
-        let own = self.indices(own).reshape([of.len(), 1]);
-        scores.gather(1, own).mean().neg()
+        let scores = embedded.matmul(others.transpose()) * sharpness;
+        self.told(scores, of.iter().map(|(_, own)| *own as i64).collect())
+    }
+
+    /// The loss of guessing hidden visual words: `of` has tokens and the class of each, `leaves` the
+    /// classes' centroids, one after the other.
+    pub(super) fn visual_words(
+        &self,
+        states: &States,
+        of: &[(usize, usize)],
+        leaves: &[f32],
+    ) -> Tensor<1> {
+        let tokens = of.iter().map(|(token, _)| *token).collect();
+        let guessed = self.states_of(states, tokens).matmul(self.matrix("visual.guess.weight"));
+        let dims = self.network.guessed;
+        let leaves = TensorData::new(leaves.to_vec(), [leaves.len() / dims, dims]);
+        let leaves = Tensor::<2>::from_data(leaves, &self.device);
+        let scores = guessed.matmul(leaves.transpose());
+        self.told(scores, of.iter().map(|(_, class)| *class as i64).collect())
+    }
+
+    /// The mean nats of telling each row's own column from the others.
+    fn told(&self, scores: Tensor<2>, own: Vec<i64>) -> Tensor<1> {
+        let rows = own.len();
+        let own = self.indices(own).reshape([rows, 1]);
+        log_softmax(scores, 1).gather(1, own).mean().neg()
     }
 
     /// `[rows, space]`, of length 1.

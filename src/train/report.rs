@@ -11,7 +11,7 @@ const HEIGHT: f64 = 200.0;
 /// Around a curve, for the numbers at its sides.
 const MARGIN: f64 = 48.0;
 
-/// A curve: minutes and values.
+/// A curve: minutes of processor time and values.
 type Points = Vec<(f64, f64)>;
 
 /// Writes the page for the lines of a log.
@@ -22,9 +22,7 @@ pub(super) fn write(path: &Path, lines: &[Line]) -> Result<()> {
 fn page(lines: &[Line]) -> String {
     let steps = |value: fn(&Line) -> Option<f64>| -> Points {
         let minutes = |line: &Line| match line {
-            Line::Steps { elapsed_secs, .. } | Line::Score { elapsed_secs, .. } => {
-                elapsed_secs / 60.0
-            }
+            Line::Steps { cpu_secs, .. } | Line::Score { cpu_secs, .. } => cpu_secs / 60.0,
         };
         lines.iter().filter_map(|line| Some((minutes(line), value(line)?))).collect()
     };
@@ -33,8 +31,9 @@ fn page(lines: &[Line]) -> String {
         ("BLEU-4 × 100, dev", steps(|line| score(line).map(|(_, bleu)| 100.0 * bleu))),
         ("Words: nats a piece", steps(|line| losses(line)[0])),
         ("Contrast: nats a photo", steps(|line| losses(line)[1])),
-        ("Alignment: nats a pair", steps(|line| losses(line)[2])),
-        ("Captions a second", steps(|line| losses(line)[3])),
+        ("Visual words: nats a word", steps(|line| losses(line)[2])),
+        ("Alignment: nats a pair", steps(|line| losses(line)[3])),
+        ("Captions a second of processor time", steps(|line| losses(line)[4])),
     ];
     let mut page = String::from(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Training</title>\
@@ -56,13 +55,13 @@ fn score(line: &Line) -> Option<(f64, f64)> {
     }
 }
 
-/// Nats of words, contrast and alignment, and captions a second.
-fn losses(line: &Line) -> [Option<f64>; 4] {
+/// Nats of words, contrast, visual words and alignment, and captions a second.
+fn losses(line: &Line) -> [Option<f64>; 5] {
     match line {
-        Line::Steps { words, contrast, alignment, captions_per_sec, .. } => {
-            [*words, *contrast, *alignment, Some(*captions_per_sec)]
+        Line::Steps { words, contrast, visual_words, alignment, captions_per_sec, .. } => {
+            [*words, *contrast, *visual_words, *alignment, Some(*captions_per_sec)]
         }
-        Line::Score { .. } => [None; 4],
+        Line::Score { .. } => [None; 5],
     }
 }
 
@@ -101,7 +100,7 @@ mod tests {
     fn a_page_shows_what_there_is() {
         let score = |step, cider| Line::Score {
             step,
-            elapsed_secs: step as f64,
+            cpu_secs: step as f64,
             bleu_4: 0.1,
             rouge_l: 0.2,
             cider,

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -53,17 +53,18 @@ pub(super) enum Line {
     /// Means over the steps since the last line.
     Steps {
         step: u64,
-        elapsed_secs: f64,
+        cpu_secs: f64,
         rate: f64,
         total: f64,
         words: Option<f64>,
         contrast: Option<f64>,
+        visual_words: Option<f64>,
         alignment: Option<f64>,
         gradient: f64,
         captions_per_sec: f64,
     },
     /// The average of the weights on photos of the dev split.
-    Score { step: u64, elapsed_secs: f64, bleu_4: f64, rouge_l: f64, cider: f64 },
+    Score { step: u64, cpu_secs: f64, bleu_4: f64, rouge_l: f64, cider: f64 },
 }
 
 impl Line {
@@ -78,7 +79,7 @@ impl Line {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finished {
     pub steps: u64,
-    pub elapsed_secs: f64,
+    pub cpu_secs: f64,
     /// Of the last checkpoint.
     pub scores: Option<Agreement>,
     /// Whether it was stopped before its end.
@@ -122,13 +123,15 @@ pub fn train(
 
     let mut run = Run { models, config, material, out, scores: None };
     let mut recent = Recent::default();
-    let mut checkpointed = trainer.progress.elapsed_secs;
+    let mut checkpointed = trainer.progress.cpu_secs;
     let mut interrupted = false;
+    let (begun, mut cpu_secs) = (Instant::now(), 0.0);
     while trainer.share() < 1.0 && !interrupted {
-        let start = Instant::now();
+        let start = cpu_time();
         let taken = trainer.step()?;
-        let secs = start.elapsed().as_secs_f64();
-        trainer.progress.elapsed_secs += secs;
+        let secs = cpu_time().saturating_sub(start).as_secs_f64();
+        trainer.progress.cpu_secs += secs;
+        cpu_secs += secs;
         recent.add(&taken, secs);
         let step = trainer.progress.step;
         let event = Event::Step {
@@ -136,17 +139,17 @@ pub fn train(
             loss: taken.losses.total,
             captions_per_sec: recent.captions as f64 / recent.secs,
             share: trainer.share(),
-            secs_left: secs_left(config, &trainer),
+            secs_left: cpu_secs_left(config, &trainer) * begun.elapsed().as_secs_f64() / cpu_secs,
         };
         interrupted = stopped(watch(event))?;
         if step.is_multiple_of(STEPS_A_LINE) {
-            log.add(&recent.line(step, trainer.progress.elapsed_secs))?;
+            log.add(&recent.line(step, trainer.progress.cpu_secs))?;
             recent = Recent::default();
         }
-        let since = trainer.progress.elapsed_secs - checkpointed;
+        let since = trainer.progress.cpu_secs - checkpointed;
         if since >= 60.0 * config.checkpoints.minutes && trainer.share() < 1.0 {
             interrupted |= stopped(run.checkpoint(&trainer, &mut log, watch))?;
-            checkpointed = trainer.progress.elapsed_secs;
+            checkpointed = trainer.progress.cpu_secs;
         }
     }
     if interrupted {
@@ -156,7 +159,7 @@ pub fn train(
     }
     Ok(Finished {
         steps: trainer.progress.step,
-        elapsed_secs: trainer.progress.elapsed_secs,
+        cpu_secs: trainer.progress.cpu_secs,
         files: if interrupted { Vec::new() } else { export(&trainer, out)? },
         scores: run.scores,
         interrupted,
@@ -171,9 +174,15 @@ fn stopped(result: Result<()>) -> Result<bool> {
     }
 }
 
-/// At the speed so far, over this run and those before.
-fn secs_left(config: &Config, trainer: &Trainer<'_>) -> f64 {
-    let (step, elapsed) = (trainer.progress.step, trainer.progress.elapsed_secs);
+/// Of this process, over all its threads. The wall clock would count what else runs on the machine.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+/// Processor time, at the speed so far over this run and those before.
+fn cpu_secs_left(config: &Config, trainer: &Trainer<'_>) -> f64 {
+    let (step, elapsed) = (trainer.progress.step, trainer.progress.cpu_secs);
     match config.steps.length {
         Length::Minutes(minutes) => (60.0 * minutes - elapsed).max(0.0),
         Length::Steps(steps) => elapsed / step.max(1) as f64 * steps.saturating_sub(step) as f64,
@@ -202,7 +211,7 @@ impl Run<'_> {
         if let Some(scores) = scored {
             log.add(&Line::Score {
                 step,
-                elapsed_secs: trainer.progress.elapsed_secs,
+                cpu_secs: trainer.progress.cpu_secs,
                 bleu_4: scores.bleu[3],
                 rouge_l: scores.rouge_l,
                 cider: scores.cider,
@@ -219,7 +228,8 @@ impl Run<'_> {
         let Some(dev) = dev.filter(|_| self.config.checkpoints.scored > 0) else { return Ok(None) };
         let trained = trainer.trained();
         let mut captioner = Captioner::new(self.models, &trained, Precision::Fp32, 1)?;
-        let codebook = self.material.codebook.as_ref();
+        let is_seen = trained.network.centroids > 0;
+        let codebook = self.material.codebook.as_ref().filter(|_| is_seen);
         let (with_features, cells) = (trained.network.features > 0, trained.network.cells);
         let visuals = Visuals::new(dev, with_features, codebook, cells)?;
         let photos: Vec<Example> =
@@ -264,6 +274,7 @@ struct Recent {
     gradient: f64,
     words: Mean,
     contrast: Mean,
+    visual_words: Mean,
     alignment: Mean,
 }
 
@@ -296,17 +307,19 @@ impl Recent {
         self.gradient += taken.gradient;
         self.words.add(taken.losses.words);
         self.contrast.add(taken.losses.contrast);
+        self.visual_words.add(taken.losses.visual_words);
         self.alignment.add(taken.losses.alignment);
     }
 
-    fn line(&self, step: u64, elapsed_secs: f64) -> Line {
+    fn line(&self, step: u64, cpu_secs: f64) -> Line {
         Line::Steps {
             step,
-            elapsed_secs,
+            cpu_secs,
             rate: self.rate,
             total: self.total / self.steps,
             words: self.words.value(),
             contrast: self.contrast.value(),
+            visual_words: self.visual_words.value(),
             alignment: self.alignment.value(),
             gradient: self.gradient / self.steps,
             captions_per_sec: self.captions as f64 / self.secs,

@@ -7,6 +7,7 @@ use ndarray::Array2;
 use super::batch::{Batch, Row};
 use super::checkpoint;
 use super::config::{self, Config, Inputs, Length};
+use super::examples::Examples;
 use super::material::Material;
 use super::network::Model;
 use super::optimizer::Optimizer;
@@ -19,6 +20,8 @@ use crate::model::Models;
 use crate::onnx::transformer::Precision;
 use crate::transformer::{Captioner, Fitting, Segment, Trained, Writing};
 use burn::tensor::Device;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 
 const DIM: usize = 24;
 
@@ -138,6 +141,72 @@ fn gradients_are_those_of_the_loss() {
     let second = trainer.step().unwrap();
     let (fall, expected) = (first.losses.total - second.losses.total, 1e-5 * magnitudes);
     assert!((fall / expected - 1.0).abs() < 0.05, "{fall}, not {expected}");
+}
+
+#[test]
+fn frames_of_a_video_are_read_in_sequence() {
+    let (config, mut material) = (small(), material(6));
+    for photo in &mut material.train[0].photos[2..5] {
+        photo.video = Some("film".into());
+    }
+    let (examples, _) = Examples::new(&config, &material).unwrap();
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    let mut lengths = std::collections::BTreeSet::new();
+    for _ in 0..100 {
+        let joined = examples.joined(3, 16, &mut random);
+        assert!(joined.clips.is_sorted() && !joined.clips.is_empty(), "{joined:?}");
+        assert!(joined.clips.iter().all(|(_, place)| (2..5).contains(place)), "{joined:?}");
+        // What is written is of what is seen: two captions of each.
+        let seen = joined.clips.iter().flat_map(|(_, place)| [2 * place, 2 * place + 1]);
+        assert_eq!(joined.captions, seen.collect::<Vec<_>>());
+        lengths.insert(joined.clips.len());
+        assert_eq!(examples.joined(0, 16, &mut random).clips, [(0, 0)]);
+        // The next sentence of the film may be said with one, but none of another's.
+        let said = examples.said(9, &mut random);
+        assert_eq!(said, examples.captions[9]);
+    }
+    assert_eq!(lengths, [1, 2, 3].into());
+}
+
+/// With a codebook fitted on the pictures' parts, which the network sees the words of where `seen`.
+#[cfg(feature = "fit")]
+fn with_codebook(photos: usize, seen: bool) -> (Config, Material) {
+    use crate::codebook::{FitConfig, Shape, fit};
+    let (mut config, mut material) = (small(), material(photos));
+    config.inputs.tokens = seen;
+    let pictures = &material.train[0];
+    let rows = (0..photos).flat_map(|photo| (0..10).map(move |part| (photo, part)));
+    let rows: Vec<f32> = rows.flat_map(|(photo, part)| pictures.features(photo, part)).collect();
+    let rows = Array2::from_shape_vec((10 * photos, DIM), rows).unwrap();
+    let shape = Shape::new(2, 2).unwrap();
+    let how = FitConfig { shape, dims: 4, seed: 1, encoder: "made up".into() };
+    material.codebook = Some(fit(rows.view(), &how, &mut |_| ()).unwrap());
+    (config, material)
+}
+
+#[test]
+#[cfg(feature = "fit")]
+fn hidden_visual_words_are_learnt_whether_others_are_seen_or_not() {
+    for seen in [false, true] {
+        let (mut config, material) = with_codebook(8, seen);
+        config.steps.length = Length::Steps(150);
+        config.steps.rate = 1e-2;
+        (config.losses.mix.text, config.losses.mix.masked) = (0.0, 1e3);
+        let mut trainer = Trainer::new(&config, &material).unwrap();
+        assert_eq!(trainer.trained().network.centroids, if seen { 4 } else { 0 });
+        let nats = (0..150).filter_map(|_| trainer.step().unwrap().losses.visual_words);
+        let nats: Vec<f64> = nats.collect();
+        let mean = |nats: &[f64]| nats.iter().sum::<f64>() / nats.len() as f64;
+        let (begin, end) = (mean(&nats[..10]), mean(&nats[nats.len() - 30..]));
+        assert!(nats.len() > 100 && end < 0.8 * begin, "from {begin} to {end}");
+    }
+}
+
+#[test]
+#[cfg(feature = "fit")]
+fn burn_and_onnx_runtime_agree_where_words_are_seen() {
+    let (config, material) = with_codebook(6, true);
+    the_same_probabilities(&config, &material, 10);
 }
 
 #[test]

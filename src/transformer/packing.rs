@@ -140,6 +140,7 @@ pub(super) mod tests {
             features: 3,
             centroids: 2,
             space: 4,
+            guessed: 0,
         }
     }
 

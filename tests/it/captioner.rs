@@ -43,6 +43,7 @@ fn network(seed: u64) -> Trained {
         features: 1_280,
         centroids: codebook.dims(),
         space: 384,
+        guessed: 0,
     };
     let mut state = seed;
     let mut random = move || {

@@ -38,7 +38,7 @@ fn configuration(folder: &Path, length: &str) -> PathBuf {
         .replace("minutes = 30", length)
         .replace("dim = 256", "dim = 16")
         .replace("inner = 1024", "inner = 32")
-        .replace("vocabulary = 5000", "vocabulary = 256")
+        .replace("vocabulary = 4000", "vocabulary = 256")
         .replace("inputs = \"features+cells\"", "inputs = \"both+cells\"");
     let path = folder.join("small.toml");
     fs::write(&path, small).unwrap();
@@ -159,6 +159,31 @@ fn a_training_that_was_killed_goes_on_from_its_last_checkpoint() {
     going_on.wait().unwrap();
     // The steps of the second run come after those of the first.
     assert!(checkpoints().last() > kept.last());
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_leaves_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = collection(folder.path());
+    let config = configuration(folder.path(), "count = 3");
+    let out = folder.path().join("trained");
+    let mut train = command(["train", "--threads", "1"]);
+    train.arg(&data).arg("--config").arg(&config).arg("--out").arg(&out);
+    crate::cinelex::finish(&mut train).exits(0);
+    let files = || -> BTreeSet<PathBuf> {
+        fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect()
+    };
+    let before = files();
+    train.arg("--resume");
+    // As on a disk that is full, a write fails: files of more than 100 KB are not possible.
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 200; exec \"$@\"", "sh"]);
+    limited.arg(train.get_program()).args(train.get_args());
+    limited.envs(train.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let failed = crate::cinelex::finish(&mut limited).exits(1);
+    assert!(failed.err.contains("checkpoint-00000003"), "{failed:?}");
+    assert_eq!(files(), before);
+    crate::cinelex::finish(&mut train).exits(0);
 }
 
 #[test]
