@@ -16,23 +16,23 @@ import tempfile
 from measure import cache_folder
 
 GRAIN = "noise=alls=7:allf=t"
-# Name: seconds, width, height, pixel format, encoder. The long codes are made in minutes, so some
-# are short; a film of three minutes has two chunks, as many as this machine has processors.
+# Name: seconds that are encoded, how often they are repeated, width, height, pixel format, encoder.
+# All films have ten minutes; where encoding them would take long, the same minutes come again.
 KINDS = {
-    "720p": (600, 1280, 720, "yuv420p", "-c:v libx264 -preset veryfast -b:v 3M -maxrate 6M -bufsize 6M"),
-    "720p-medium": (240, 1280, 720, "yuv420p", "-c:v libx264 -preset medium -b:v 3M -maxrate 6M -bufsize 6M"),
-    "1080p": (240, 1920, 1080, "yuv420p", "-c:v libx264 -preset medium -b:v 6M -maxrate 12M -bufsize 12M"),
+    "720p": (600, 1, 1280, 720, "yuv420p", "-c:v libx264 -preset veryfast -b:v 3M -maxrate 6M -bufsize 6M"),
+    "720p-medium": (200, 3, 1280, 720, "yuv420p", "-c:v libx264 -preset medium -b:v 3M -maxrate 6M -bufsize 6M"),
+    "1080p": (120, 5, 1920, 1080, "yuv420p", "-c:v libx264 -preset medium -b:v 6M -maxrate 12M -bufsize 12M"),
     "1080p-hevc10": (
-        120, 1920, 1080, "yuv420p10le",
+        60, 10, 1920, 1080, "yuv420p10le",
         "-c:v libx265 -preset medium -x265-params log-level=none:bitrate=4000 -tag:v hvc1",
     ),
-    "480p-2s": (600, 854, 480, "yuv420p", "-c:v libx264 -preset medium -b:v 1500k -g 50 -keyint_min 25"),
+    "480p-2s": (200, 3, 854, 480, "yuv420p", "-c:v libx264 -preset medium -b:v 1500k -g 50 -keyint_min 25"),
 }
 
 
 def made(kind):
     """The film of this kind."""
-    secs, width, height, pixels, encoder = KINDS[kind]
+    secs, times, width, height, pixels, encoder = KINDS[kind]
     data = os.environ.get("CINELEX_DATA")
     photos = pathlib.Path(data or "", "flickr8k")
     if not (data and photos.is_dir()):
@@ -42,7 +42,7 @@ def made(kind):
     film = folder / f"{kind}-{'photos' if photos else 'samples'}-1.mp4"
     if film.exists():
         return film
-    print(f"Making {film}: {secs} s of film", flush=True)
+    print(f"Making {film}: {secs} s of film, {times} times", flush=True)
     unfinished = film.with_name(f"unfinished-{kind}.mp4")
     with tempfile.TemporaryDirectory() as scratch:
         arguments = (secs, width, height, pixels)
@@ -50,8 +50,13 @@ def made(kind):
             source = photo_source(photos, pathlib.Path(scratch), *arguments)
         else:
             source = sample_source(*arguments)
-        command = ["ffmpeg", "-v", "error", "-nostdin", "-y", *source, "-t", str(secs), "-an"]
-        subprocess.run([*command, *encoder.split(), str(unfinished)], check=True)
+        ffmpeg = ["ffmpeg", "-v", "error", "-nostdin", "-y"]
+        once = unfinished if times == 1 else pathlib.Path(scratch, "once.mp4")
+        command = [*ffmpeg, *source, "-t", str(secs), "-an", *encoder.split(), str(once)]
+        subprocess.run(command, check=True)
+        if times > 1:
+            repeat = ["-stream_loop", str(times - 1), "-i", str(once), "-c", "copy"]
+            subprocess.run([*ffmpeg, *repeat, str(unfinished)], check=True)
     unfinished.rename(film)
     return film
 

@@ -188,7 +188,14 @@ impl Source {
                     return Next::Packet(packet);
                 }
                 Err(ffmpeg::Error::Eof) => {
-                    return ffi::read_error(&self.input).map_or(Next::End, Next::Broken);
+                    // What a server promises, it owes; a file may grow while it is read.
+                    let is_cut =
+                        || matches!(self.address, Address::Url(_)) && ffi::ended_early(&self.input);
+                    let broken = ffi::read_error(&self.input).or_else(|| {
+                        is_cut()
+                            .then_some(ffmpeg::Error::Other { errno: ffmpeg::error::ECONNRESET })
+                    });
+                    return broken.map_or(Next::End, Next::Broken);
                 }
                 // The demuxer finds its way again.
                 Err(ffmpeg::Error::InvalidData) => {}

@@ -94,9 +94,20 @@ pub fn metadata(input: &Input, track: Option<usize>, key: &CStr) -> Option<Strin
 
 /// What reading the bytes themselves broke off with; demuxers often take it for the end.
 pub fn read_error(input: &Input) -> Option<ffmpeg::Error> {
-    // SAFETY: a demuxer's reader is null or lives as long as the demuxer.
+    // SAFETY: a demuxer's reader is null or lives as long as the demuxer, which is borrowed.
     let error = unsafe { (*input.as_ptr()).pb.as_ref() }.map_or(0, |reader| reader.error);
     Some(ffmpeg::Error::from(error)).filter(|found| error < 0 && *found != ffmpeg::Error::Eof)
+}
+
+/// Whether the bytes have ended before the length that was stated for them.
+pub fn ended_early(input: &Input) -> bool {
+    // SAFETY: as above. Both calls only ask: for the size, and for the place by a seek of nothing.
+    unsafe {
+        (*input.as_ptr()).pb.as_mut().is_some_and(|reader| {
+            let place = av::avio_seek(reader, 0, av::SEEK_CUR);
+            reader.eof_reached != 0 && 0 <= place && place < av::avio_size(reader)
+        })
+    }
 }
 
 /// A track's codec and the bytes that its container keeps for the decoder.

@@ -127,6 +127,10 @@ impl<'a> Run<'a> {
         // Containers round their duration, so a part of a second at the end is not missed.
         let end = stated.filter(|end| *end - last > Micros(1_000_000));
         let reason = self.reader.why_ended(held);
+        if end.is_none() && self.reader.is_broken_off() {
+            // Nothing is known to be missing, so no gap will tell.
+            self.delivery.outbox.send(&Message::Notice(reason.clone()));
+        }
         self.sampler.finish(last, end, &mut |decision| self.decisions.push(decision));
         self.carry_out(&reason)
     }

@@ -307,6 +307,11 @@ impl Reader {
         end.max(packets_end.min(last.pts + longest))
     }
 
+    /// Whether the source ended because reading it broke off.
+    pub fn is_broken_off(&self) -> bool {
+        self.broke.is_some()
+    }
+
     pub fn why_ended(&self, last: Option<Shown>) -> String {
         let at = last.map_or(Timestamp::ZERO, |last| last.pts);
         match (&self.broke, self.summary.corrupt_packets) {
