@@ -15,7 +15,8 @@ const SWEEP_ROWS: usize = 10_000;
 
 impl Writer {
     /// Makes a recipe known. The first of its kind is the current one at once; another is built
-    /// beside it until [`Writer::take_over`].
+    /// beside it until [`Writer::take_over`]. A row that says something else under this hash, since
+    /// a rebuild could not read it and knew its hash alone, is put right.
     pub fn add_recipe(&mut self, recipe: &Recipe) -> Result<()> {
         let description = to_json(&recipe.description)?;
         if let Some(tree) = recipe.tree
@@ -25,30 +26,38 @@ impl Writer {
         }
         self.record.write(|sql| {
             let space = recipe.space.as_ref().map(|space| add_space(sql, space)).transpose()?;
-            let first = rows::current_recipe(sql, recipe.kind)?.is_none();
             let hash = recipe.id.to_string();
-            let again = "UPDATE recipes SET state = 'building' \
-                 WHERE hash = ?1 AND state IN ('retired', 'swept')";
-            if sql.execute(again, [&hash])? > 0 {
-                return RECIPES.seal(sql, "hash = ?1", [&hash]);
-            }
-            let known = "SELECT count(*) FROM recipes WHERE hash = ?1";
-            if rows::one::<u64>(sql, known, [&hash])? > 0 {
+            let kind = recipe.kind.as_str();
+            let first = rows::current_recipe(sql, recipe.kind)?.is_none();
+            let fresh = if first { "current" } else { "building" };
+            let known = sql
+                .query_row("SELECT kind, state FROM recipes WHERE hash = ?1", [&hash], |row| {
+                    Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+                })
+                .optional()?;
+            let state = match &known {
+                Some((known, state)) if known == kind && state == "current" => "current",
+                Some((known, _)) if known == kind => "building",
+                _ => fresh,
+            };
+            let (branching, depth) = recipe.tree.map(|tree| (tree.branching, tree.depth)).unzip();
+            if known.is_none() {
+                let row =
+                    params![hash, kind, state, space, branching, depth, description, now_us()];
+                sql.execute(&RECIPES.insert(), row)?;
                 return Ok(());
             }
-            sql.execute(
-                &RECIPES.insert(),
-                params![
-                    hash,
-                    recipe.kind.as_str(),
-                    if first { "current" } else { "building" },
-                    space,
-                    recipe.tree.map(|tree| tree.branching),
-                    recipe.tree.map(|tree| tree.depth),
-                    description,
-                    now_us()
-                ],
-            )?;
+            let set = "UPDATE recipes SET (kind, state, space, branching, depth, description) \
+                 = (?2, ?3, ?4, ?5, ?6, ?7) WHERE hash = ?1 \
+                 AND (kind, state, space, branching, depth, description) \
+                 IS NOT (?2, ?3, ?4, ?5, ?6, ?7)";
+            let row = params![hash, kind, state, space, branching, depth, description];
+            if sql.execute(set, row)? > 0 {
+                RECIPES.seal(sql, "hash = ?1", [&hash])?;
+                if state == "current" {
+                    count_up(sql, recipe.kind)?;
+                }
+            }
             Ok(())
         })?;
         commit_point::reached("recipe-added");
@@ -134,6 +143,13 @@ impl Writer {
         }
         self.sweep_retired()?;
         Ok(changed)
+    }
+
+    /// Whether a recipe is the current one of its kind, or is built beside it.
+    pub(super) fn uses_recipe(&self, id: &RecipeId) -> Result<bool> {
+        let find = "SELECT EXISTS (SELECT 1 FROM recipes \
+             WHERE hash = ?1 AND state IN ('current', 'building'))";
+        self.record.read(|sql| rows::one(sql, find, [id.to_string()]))
     }
 
     /// Notes that a recipe was known elsewhere before it was known here.

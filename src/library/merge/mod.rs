@@ -109,7 +109,10 @@ impl Writer {
         // The first of its kind that a library gets to know is current there.
         recipes.sort_by_key(|row| row.state != "current");
         for row in &recipes {
-            self.add_recipe(&row.recipe)?;
+            // What is in use here is described here, and may be damaged there.
+            if !self.uses_recipe(&row.recipe.id)? {
+                self.add_recipe(&row.recipe)?;
+            }
             self.date_recipe(&row.recipe.id, from.recipe_added(row.key)?)?;
         }
         let is_empty = self.record.read(|sql| {

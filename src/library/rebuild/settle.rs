@@ -239,6 +239,13 @@ fn mend_spaces(sql: &Transaction<'_>) -> Result<()> {
              AND recipe IN (SELECT key FROM recipes WHERE space IS NULL)"
         );
         if sql.execute(&without, [])? > 0 {
+            // The next `index` makes them anew.
+            let again = match table {
+                "clips" => "UPDATE chunks SET partial = 1",
+                _ => "DELETE FROM progress",
+            };
+            let lost = "recipe IN (SELECT key FROM recipes WHERE space IS NULL)";
+            sql.execute(&format!("{again} WHERE {lost}"), [])?;
             of.seal(sql, &format!("digest <> {}", of.digest()), [])?;
         }
     }

@@ -249,6 +249,64 @@ fn any_one_page_may_be_lost() {
     }
 }
 
+/// Fills with zeros the page where a table begins; these libraries' recipes and spaces have one.
+fn wipe(lib: &Path, table: &str) {
+    let path = lib.join("library.sqlite");
+    let sql = rusqlite::Connection::open(&path).unwrap();
+    let find = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+    let page: usize = sql.query_row(find, [table], |row| row.get(0)).unwrap();
+    drop(sql);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[(page - 1) * 4096..page * 4096].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+}
+
+#[test]
+fn recipes_that_a_rebuild_could_not_read_are_put_right_by_the_next_run() {
+    let segments = Recipe {
+        description: serde_json::json!({ "clips": "c0ffee00" }),
+        ..recipe(RecipeKind::Segment, "5e6e5e6e")
+    };
+    let recipes = [recipe(RecipeKind::Clip, "c0ffee00"), segments];
+    for wiped in [&["recipes"][..], &["spaces"], &["recipes", "spaces"]] {
+        let folder = full_library();
+        let lib = folder.path().join("lib");
+        let known = || -> Vec<_> {
+            let info = open(folder.path()).info().unwrap().recipes.into_iter();
+            let mut known: Vec<_> = info.map(|info| (info.recipe, info.current)).collect();
+            known.sort_by_key(|(recipe, _)| recipe.id.to_string());
+            known
+        };
+        let before = known();
+        for table in wiped {
+            wipe(&lib, table);
+        }
+        let rebuilt = mend(&lib);
+        assert_ne!(known(), before, "{wiped:?}");
+        let mut writer = Writer::open(&lib).unwrap();
+        for recipe in &recipes {
+            writer.add_recipe(recipe).unwrap();
+        }
+        assert_eq!(known(), before, "{wiped:?}");
+        // Without a space there are no embeddings, so that both chunks are read again.
+        let is_read_again = wiped.contains(&"spaces");
+        let id = open(folder.path()).sources().unwrap()[0].id;
+        let done = writer.done_chunks(id, &clips_recipe()).unwrap();
+        assert_eq!(done.len(), if is_read_again { 0 } else { 2 }, "{wiped:?}");
+        assert_eq!(!rebuilt.sources.is_empty(), is_read_again, "{wiped:?}: {rebuilt:?}");
+        let progress = writer.progress(id, &segments_recipe()).unwrap();
+        assert_eq!(progress == State::Complete, !is_read_again, "{wiped:?}");
+        drop(writer);
+        assert_eq!(faults(&lib), [""; 0], "{wiped:?}");
+        // What is known is not written again.
+        let mut writer = Writer::open(&lib).unwrap();
+        let bytes = std::fs::read(lib.join("library.sqlite")).unwrap();
+        writer.add_recipe(&recipes[0]).unwrap();
+        drop(writer);
+        assert!(std::fs::read(lib.join("library.sqlite")).unwrap() == bytes);
+    }
+}
+
 #[test]
 fn without_its_features_a_library_is_searched_and_read_again() {
     let folder = full_library();
