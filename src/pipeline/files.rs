@@ -138,6 +138,8 @@ impl Files<'_> {
             None => shared.library().add_source(&new)?,
         };
         let id = added.id;
+        // A copy of it may be in another reader's hands; that one is known to be read from here on.
+        let _claim = shared.claims.claim(id);
         let mut noticed = Vec::new();
         if let Some(was) = was.filter(|was| *was != id && verified == Verified::Differs) {
             noticed.push(format!(
@@ -147,14 +149,16 @@ impl Files<'_> {
         if shared.verify && input.file().is_none() {
             noticed.push("an address is known by itself: its bytes were not verified".to_owned());
         }
-        if self.is_complete(id)? {
+        if let Some(twin) = shared.being_read(id) {
+            let notice = format!("the same bytes as {}, which is being indexed", twin.input.name());
+            noticed.push(notice);
+            // There may be subtitles beside this copy.
             self.unchanged(id, location, verified == Verified::Same, noticed)?;
             return Ok(None);
         }
-        if let Some(twin) = shared.being_read(id) {
-            let notice = format!("the same bytes as {}, which is being indexed", twin.input.name());
-            // There may be subtitles beside this copy.
-            self.unchanged(id, location, false, vec![notice])?;
+        // Asked in this order: a source is complete before it is read no longer.
+        if self.is_complete(id)? {
+            self.unchanged(id, location, verified == Verified::Same, noticed)?;
             return Ok(None);
         }
         let texts =

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::files::Files;
-use super::jobs::{ChunkJob, Jobs};
+use super::jobs::{ChunkJob, Claims, Jobs};
 use super::loaded::Loaded;
 use super::report::{Problem, Progress, RunReport, SourceReport, SourceState};
 use super::stages::{Encode, Quantize};
@@ -146,6 +146,8 @@ pub(super) struct Shared<'a> {
     decoding: Mutex<Spent>,
     /// Sources that were looked into and are not finished.
     open: Mutex<Vec<Arc<Opened>>>,
+    /// Sources that readers are looking into.
+    pub claims: Claims<SourceId>,
 }
 
 impl std::fmt::Debug for Shared<'_> {
@@ -271,7 +273,6 @@ impl Shared<'_> {
 
     /// Writes down how a source ended, and hands it on to be understood.
     pub fn finish(&self, source: &Arc<Opened>) -> Result<()> {
-        lock(&self.open).retain(|open| !Arc::ptr_eq(open, source));
         let tally = source.tally();
         let state = match (&tally.error, tally.interrupted) {
             (Some(_), _) => SourceState::Failed,
@@ -318,6 +319,8 @@ impl Shared<'_> {
                 library.settle_growth(source.id)?;
             }
         }
+        // Not before the record says how it ended: a copy of it would be read too.
+        lock(&self.open).retain(|open| !Arc::ptr_eq(open, source));
         self.report(report);
         self.hand_on(source.id);
         Ok(())
@@ -380,6 +383,7 @@ pub fn index(
         reports: Mutex::new(Vec::new()),
         decoding: Mutex::new(Spent::default()),
         open: Mutex::new(Vec::new()),
+        claims: Claims::default(),
     };
     let mut readers = Vec::with_capacity(options.workers.get());
     for _ in 0..options.workers.get() {
@@ -652,6 +656,7 @@ mod tests {
             reports: Mutex::new(Vec::new()),
             decoding: Mutex::new(Spent::default()),
             open: Mutex::new(Vec::new()),
+            claims: Claims::default(),
         };
         let limits = Limits { executable: Some(executable()), ..Limits::default() };
         check_source(Files { host: Host::start(&limits).unwrap(), shared: &shared }, 2)

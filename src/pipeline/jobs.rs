@@ -2,7 +2,8 @@
 //! has. Readers take from here side by side, so that the chunks of one long file and many short
 //! files keep all of them at work alike.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hash;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::graph::StreamId;
@@ -134,6 +135,50 @@ impl<P, S> Jobs<P, S> {
     }
 }
 
+/// What one reader at a time may look into: two copies of one file are one source, and only the
+/// first that is looked into is read.
+#[derive(Debug)]
+pub(super) struct Claims<K> {
+    claimed: Mutex<HashSet<K>>,
+    given_back: Condvar,
+}
+
+/// Held by a reader; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Claim<'a, K: Copy + Eq + Hash> {
+    claims: &'a Claims<K>,
+    key: K,
+}
+
+impl<K> Default for Claims<K> {
+    fn default() -> Self {
+        Claims { claimed: Mutex::default(), given_back: Condvar::new() }
+    }
+}
+
+impl<K: Copy + Eq + Hash> Claims<K> {
+    /// Waits until nobody else has a claim to `key`.
+    pub fn claim(&self, key: K) -> Claim<'_, K> {
+        let mut claimed = self.lock();
+        while !claimed.insert(key) {
+            claimed = self.given_back.wait(claimed).unwrap_or_else(PoisonError::into_inner);
+        }
+        Claim { claims: self, key }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<K>> {
+        // Every change is one call.
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Copy + Eq + Hash> Drop for Claim<'_, K> {
+    fn drop(&mut self) {
+        self.claims.lock().remove(&self.key);
+        self.claims.given_back.notify_all();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,5 +234,21 @@ mod tests {
         jobs.ended(chunk.stream);
         assert!(jobs.of(chunk.stream).is_none());
         assert_eq!(streams(&jobs), [(0, Some(1)), (1, None)]);
+    }
+
+    #[test]
+    fn what_one_has_claimed_another_waits_for() {
+        let claims = Arc::new(Claims::default());
+        let held = claims.claim("a");
+        drop(claims.claim("b"));
+        let waiting = {
+            let claims = Arc::clone(&claims);
+            std::thread::spawn(move || drop(claims.claim("a")))
+        };
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!waiting.is_finished());
+        drop(held);
+        waiting.join().unwrap();
+        drop(claims.claim("a"));
     }
 }

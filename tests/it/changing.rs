@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use cinelex::library::Reader;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -157,6 +158,33 @@ fn a_file_that_moved_is_linked_or_copied_is_the_same_source() {
     }
     assert_eq!(info(&library)["sources"], 1);
     assert_eq!(clips(&library, "first.mp4"), before);
+}
+
+#[test]
+fn copies_in_one_run_are_one_source_that_is_read_once() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    let first = film(folder, "a.mp4");
+    let mut copies = vec![first.clone()];
+    for name in ["b.mp4", "c.mp4", "d.mp4"] {
+        fs::copy(&first, folder.join(name)).unwrap();
+        copies.push(folder.join(name));
+    }
+    fs::write(folder.join("c.srt"), "1\n00:00:00,000 --> 00:00:02,000\nA walrus.\n").unwrap();
+    let paths: Vec<&Path> = copies.iter().map(PathBuf::as_path).collect();
+    // All four are looked into at the same moment.
+    for round in 0..4 {
+        let library = folder.join(format!("library{round}"));
+        let ran = index_with(&library, &paths, &["--workers", "4"]).exits(0);
+        let reports = ran.lines("source_report");
+        assert_eq!(reports.len(), 4);
+        let clips: u64 = reports.iter().map(|report| report["clips"].as_u64().unwrap()).sum();
+        let info = info(&library);
+        assert_eq!((info["sources"].as_u64(), info["clips"].as_u64()), (Some(1), Some(clips)));
+        assert_eq!(info["cues"], 1, "words beside a copy are words of all");
+        let sources = Reader::open(&library).unwrap().sources().unwrap();
+        assert_eq!(sources[0].locations.len(), 4, "{sources:?}");
+    }
 }
 
 /// The bytes of a library's two databases.
