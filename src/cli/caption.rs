@@ -118,6 +118,7 @@ pub fn run(args: Args) -> CommandResult {
     missing.iter().for_each(|report| bars.show(&Progress::Finished(report)));
     let options = Options {
         workers: args.workers.unwrap_or(cores),
+        batch: pipeline::DEFAULT_BATCH,
         tags: Vec::new(),
         verify: false,
         take_over: false,

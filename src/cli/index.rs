@@ -33,6 +33,14 @@ pub struct Args {
     /// Decoders side by side; as many as there are processors unless told otherwise
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
+    /// Pictures that the CNN takes at a time, at most: fewer take less memory
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = pipeline::DEFAULT_BATCH,
+        value_parser = clap::value_parser!(u16).range(1..=256)
+    )]
+    batch: u16,
     /// Where the CNN runs: auto takes CUDA where it is there
     #[arg(long, value_enum, default_value_t)]
     device: Device,
@@ -119,6 +127,7 @@ pub fn run(args: Args) -> CommandResult {
     }
     let options = Options {
         workers: args.workers.unwrap_or(cores),
+        batch: args.batch,
         tags: args.tag,
         verify: args.verify,
         take_over: args.take_over,

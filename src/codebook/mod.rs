@@ -183,6 +183,18 @@ impl Codebook {
         living.then(|| leaves.centroids.row(node))
     }
 
+    /// The centroids of the nodes on the way to a leaf, `[dims]` each, the root's child first: what
+    /// projected features are compared with, level by level. Zero for a dead branch, and none where
+    /// there is no such leaf.
+    pub fn way(&self, word: VisualWord) -> impl Iterator<Item = ArrayView1<'_, f32>> {
+        let (leaf, leaves) = (word.0 as usize, self.shape.leaves());
+        let levels = self.levels.iter().take_while(move |_| leaf < leaves);
+        levels.map(move |level| {
+            let nodes = level.centroids.nrows();
+            level.centroids.row(leaf / (leaves / nodes))
+        })
+    }
+
     /// Leaves that at least one fitted sample reached.
     pub fn living_words(&self) -> usize {
         self.levels.last().map_or(0, |leaves| leaves.counts.iter().filter(|n| **n > 0).count())

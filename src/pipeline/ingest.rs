@@ -34,6 +34,8 @@ const QUEUE: QueueLimits = QueueLimits { items: 64, bytes: 64 << 20 };
 pub struct Options {
     /// Decoder hosts side by side.
     pub workers: NonZeroUsize,
+    /// Frames that the CNN takes at a time, at most.
+    pub batch: u16,
     /// Set on every source of this run.
     pub tags: Vec<(String, String)>,
     /// Reads every byte of the sources that the library knows.
@@ -390,7 +392,12 @@ pub fn index(
         let host = Host::start_until(&Limits::default(), options.cancel.flag())?;
         readers.push(Files { host, shared: &shared });
     }
-    let encode = Encode { encoder, cells: pipeline.cells, frames_per_clip: pipeline.clip.frames };
+    let encode = Encode {
+        encoder,
+        cells: pipeline.cells,
+        frames_per_clip: pipeline.clip.frames,
+        batch: options.batch,
+    };
     let quantize = Quantize { codebook: codebook.as_ref(), space: space.as_ref() };
     let mut recorder = Recorder { shared: &shared, streams: HashMap::new() };
     let understood = StageStats::new("segment");

@@ -21,3 +21,4 @@ pub use ingest::{Options, index};
 pub use licence::commercial_only;
 pub use loaded::Loaded;
 pub use report::{Problem, Progress, RunReport, SourceReport, SourceState};
+pub use stages::DEFAULT_BATCH;

@@ -11,8 +11,9 @@ use crate::picture::{Encoder, FrameFeatures};
 use crate::text::JointSpace;
 use crate::time::Timestamp;
 
-/// Frames worth collecting for one run of the CNN: more make it no faster, and take memory.
-const FRAMES_A_RUN: usize = 16;
+/// Frames worth collecting for one run of the CNN on a processor: more make it no faster, and take
+/// memory.
+pub const DEFAULT_BATCH: u16 = 16;
 
 /// Clips to features: the CNN on each frame, and the mean over the frames of a clip.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Encode {
     /// Whether the picture's cells are kept.
     pub cells: bool,
     pub frames_per_clip: u16,
+    /// Frames that the CNN takes at a time, at most.
+    pub batch: u16,
 }
 
 impl Map for Encode {
@@ -29,7 +32,7 @@ impl Map for Encode {
     const NAME: &'static str = "encode";
 
     fn max_batch(&self) -> usize {
-        (FRAMES_A_RUN / usize::from(self.frames_per_clip.max(1))).max(1)
+        usize::from(self.batch / self.frames_per_clip.max(1)).max(1)
     }
 
     fn map(&mut self, batch: Vec<Clip>) -> Vec<Result<EncodedClip>> {
@@ -282,7 +285,7 @@ mod tests {
         let manifest = models.manifest("efficientnet-lite0").unwrap();
         let encode = || {
             let encoder = Encoder::load(&models, &manifest, Device::Cpu, 1).unwrap();
-            Encode { encoder, cells: true, frames_per_clip: 1 }
+            Encode { encoder, cells: true, frames_per_clip: 1, batch: DEFAULT_BATCH }
         };
         let bytes = encode().encoder.input_bytes();
         let streams = || vec![(0..4).map(|n| clip(n, bytes)).collect(), vec![clip(9, bytes)]];

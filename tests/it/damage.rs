@@ -18,6 +18,9 @@ use crate::stopping::{assert_gone, hosts_of};
 /// What one decoder host may take (`source::Limits`), and what the run itself may: models, queues.
 const HOST_BYTES: u64 = 1536 << 20;
 const RUN_BYTES: u64 = 900 << 20;
+/// The run and all its hosts: the run's own, one host at its limit, and 512 MB for the others. That a
+/// second host swells while a first one has not been ended yet is what no file of these does.
+const ALL_BYTES: u64 = RUN_BYTES + HOST_BYTES + (512 << 20);
 
 /// A fixed sequence (xorshift64), so that a failure can be repeated.
 struct Sequence(u64);
@@ -150,6 +153,7 @@ fn watch(library: &Path, sources: &[&Path], options: &[&str], patience: Duration
     assert_gone(&hosts);
     let [out, err] = readers.map(|reader| reader.join().unwrap());
     assert!(memory.run < RUN_BYTES && memory.one_host < HOST_BYTES, "{memory:?}");
+    assert!(memory.all < ALL_BYTES, "{memory:?}");
     (Ran { code: status.code().unwrap_or(-1), out, err }, memory)
 }
 

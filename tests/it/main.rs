@@ -31,6 +31,7 @@ mod stopping;
 mod subtitles;
 mod takeover;
 mod tidy;
+mod ties;
 mod tracks;
 #[cfg(feature = "train")]
 mod training;

@@ -21,7 +21,7 @@ const SUBTITLES: &str = "1\n00:00:00,200 --> 00:00:02,400\nThe harbour lies in t
                          2\n00:00:02,600 --> 00:00:05,800\nA ferry sounds its horn.\n";
 
 /// Small films of several kinds, with subtitles inside and beside them.
-fn films(folder: &Path) -> Vec<PathBuf> {
+pub fn films(folder: &Path) -> Vec<PathBuf> {
     fs::write(folder.join("a.en.srt"), SUBTITLES).unwrap();
     fs::write(folder.join("words.srt"), SUBTITLES.replace("ferry", "tug")).unwrap();
     let picture = "-f lavfi -i testsrc2=s=160x90:r=10";
@@ -157,7 +157,7 @@ fn kill_runs(kills: u32, sources: &[&Path], folder: &Path) -> u32 {
     with_clips
 }
 
-fn paths(films: &[PathBuf]) -> Vec<&Path> {
+pub fn paths(films: &[PathBuf]) -> Vec<&Path> {
     films.iter().map(PathBuf::as_path).collect()
 }
 
@@ -179,7 +179,7 @@ fn fifty_killed_runs_are_completed_by_the_next_ones() {
 }
 
 #[test]
-fn workers_and_order_change_nothing() {
+fn workers_batches_and_order_change_nothing() {
     let folder = TempDir::new().unwrap();
     let films = films(folder.path());
     let forwards = paths(&films);
@@ -189,6 +189,11 @@ fn workers_and_order_change_nothing() {
     for (workers, sources) in [("2", &backwards), ("3", &forwards)] {
         let library = folder.path().join(workers);
         index_with(&library, sources, &["--workers", workers]).exits(0);
+        assert_same(&whole, &library);
+    }
+    for batch in ["1", "5", "64"] {
+        let library = folder.path().join(format!("by {batch}"));
+        index_with(&library, &forwards, &["--batch", batch]).exits(0);
         assert_same(&whole, &library);
     }
     // One after the other, by as many runs.
