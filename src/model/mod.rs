@@ -20,7 +20,7 @@ pub use manifest::{
     CaptionerSpec, ClassesSpec, Commercial, Conversion, EncoderSpec, Made, Manifest, ModelFile,
     Origin, OutputSpec, Package, Pooling, Task, TextSpec, Variant,
 };
-pub use session::{Device, Session, Tensor};
+pub use session::{Device, NO_REPORTS, Session, Tensor};
 pub use store::FileState;
 
 use store::Store;

@@ -181,6 +181,11 @@ fn build(
     builder.commit_from_file(path)
 }
 
+/// The environment variable that must be set, to anything, before ONNX Runtime is loaded. Without it, its
+/// official builds from 1.29 on write down what was run, under an id of the machine, and send it to
+/// their makers; `with_telemetry(false)` comes too late for that.
+pub const NO_REPORTS: &str = "ORT_DISABLE_TELEMETRY";
+
 /// The process's one ONNX Runtime: it cannot be unloaded, nor a second one be loaded.
 static RUNTIME: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
 
@@ -203,6 +208,11 @@ fn environment(path: &Path) -> Result<Environment> {
 
 /// Loads the library at `path`, which must be an ONNX Runtime that is not too old.
 fn start(path: &Path) -> Result<Environment> {
+    if std::env::var_os(NO_REPORTS).is_none() {
+        return Err(Error::invalid_input(format!(
+            "ONNX Runtime reports to its makers unless the environment says {NO_REPORTS}=1: set it"
+        )));
+    }
     let cannot_load = || {
         Error::unsupported(format!(
             "{} cannot be loaded as ONNX Runtime 1.{} or later",

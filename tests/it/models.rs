@@ -248,6 +248,21 @@ fn a_tampered_file_is_refused_with_both_hashes() {
 }
 
 #[test]
+fn models_are_run_without_reporting_to_anyone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (home, library) = (folder.path().join("home"), folder.path().join("library"));
+    fs::create_dir(&home).unwrap();
+    let film = crate::indexing::film(folder.path(), "film.mp4");
+    let cache = models().cache_folder().to_owned();
+    let mut index = crate::cinelex::command(["index", "--library"]);
+    index.arg(&library).arg(&film).env_remove("ORT_DISABLE_TELEMETRY").env_remove("CI");
+    index.env("HOME", &home).env("XDG_CACHE_HOME", home.join("cache")).env("CINELEX_CACHE", cache);
+    crate::cinelex::finish(&mut index).exits(0);
+    // What ONNX Runtime would send waits in a database below one of these.
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 0);
+}
+
+#[test]
 fn hashing_again_finds_a_change_that_kept_size_and_time() {
     let (_folder, own, manifest, path) = own_cache();
     own.path(&manifest, "efficientnet-lite0.pth").unwrap();
