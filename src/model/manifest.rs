@@ -8,10 +8,6 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::toml_check::{self, Mistake, Table};
 
-/// Raised whenever [`crate::onnx`] would write another graph from the same checkpoint, so that
-/// graphs converted by an older Cinelex are not used.
-pub(super) const CONVERSION: u32 = 1;
-
 /// One model, as its TOML file describes it.
 #[derive(Debug, Clone)]
 pub struct Manifest {
@@ -221,6 +217,17 @@ pub enum Conversion {
     SentenceBert { checkpoint: String, heads: usize },
 }
 
+impl Conversion {
+    /// Raised whenever [`crate::onnx`] would write another graph from the same checkpoint, so that
+    /// graphs converted by an older Cinelex are not used.
+    fn version(&self) -> u32 {
+        match self {
+            Conversion::EfficientNetLite { .. } => 1,
+            Conversion::SentenceBert { .. } => 2,
+        }
+    }
+}
+
 /// Forms of one model that give nearly the same results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -326,11 +333,14 @@ impl Manifest {
     /// version, and one with 8 bits the hash of the ranges that it was made with.
     pub(super) fn graph_name(&self) -> Result<String> {
         match (&self.conversion, self.variant) {
-            (Some(_), Variant::Fp32) => Ok(format!("{}.v{CONVERSION}.onnx", self.id)),
-            (Some(_), Variant::Int8) => {
+            (Some(conversion), Variant::Fp32) => {
+                Ok(format!("{}.v{}.onnx", self.id, conversion.version()))
+            }
+            (Some(conversion), Variant::Int8) => {
                 let ranges = &self.file(self.ranges().unwrap_or_default())?.sha256;
                 let made_with = ranges.get(..8).unwrap_or(ranges);
-                Ok(format!("{}.int8-{made_with}.v{CONVERSION}.onnx", self.id))
+                let version = conversion.version();
+                Ok(format!("{}.int8-{made_with}.v{version}.onnx", self.id))
             }
             (None, _) => self
                 .files_here()
@@ -339,6 +349,18 @@ impl Manifest {
                 .ok_or_else(|| {
                     Error::invalid_input(format!("model {} has no .onnx file", self.id))
                 }),
+        }
+    }
+
+    /// Name of the file beside a converted graph that has its weights; `None` where they are inside.
+    /// A sentence encoder is loaded by every process that answers a search, and ONNX Runtime maps
+    /// such a file where it copies what is inside a graph twice.
+    pub(crate) fn weights_name(&self) -> Result<Option<String>> {
+        match &self.conversion {
+            Some(Conversion::SentenceBert { .. }) => {
+                Ok(Some(format!("{}.weights", self.graph_name()?)))
+            }
+            _ => Ok(None),
         }
     }
 }

@@ -154,19 +154,39 @@ impl Models {
         if manifest.conversion.is_none() {
             return self.path(manifest, &name);
         }
-        let path = self.folder(manifest).join(name);
-        self.store.verify_made(&path, false).map_err(|error| match error.kind() {
-            Kind::NotFound => not_set_up(manifest, &path),
-            _ => error,
-        })?;
-        Ok(path)
+        for made in self.made(manifest)? {
+            self.store.verify_made(&made, false).map_err(|error| match error.kind() {
+                Kind::NotFound => not_set_up(manifest, &made),
+                _ => error,
+            })?;
+        }
+        Ok(self.folder(manifest).join(name))
     }
 
-    /// Keeps a graph that was converted for this model, whole or not at all.
-    pub(crate) fn keep_graph(&self, manifest: &Manifest, graph: &[u8]) -> Result<()> {
-        let folder = self.folder(manifest);
-        let _lock = self.store.lock(&folder)?;
-        self.store.write(&folder.join(manifest.graph_name()?), graph)
+    /// The files that a model's conversion makes: the graph, and its weights where they are apart.
+    fn made(&self, manifest: &Manifest) -> Result<Vec<PathBuf>> {
+        if manifest.conversion.is_none() {
+            return Ok(Vec::new());
+        }
+        let names = std::iter::once(manifest.graph_name()?).chain(manifest.weights_name()?);
+        Ok(names.map(|name| self.folder(manifest).join(name)).collect())
+    }
+
+    /// Keeps a graph that was converted for this model, with its weights where they are apart.
+    pub(crate) fn keep_graph(
+        &self,
+        manifest: &Manifest,
+        graph: &[u8],
+        weights: Option<&[u8]>,
+    ) -> Result<()> {
+        let _lock = self.store.lock(&self.folder(manifest))?;
+        let made = self.made(manifest)?;
+        let contents: Vec<&[u8]> = std::iter::once(graph).chain(weights).collect();
+        // The graph is the last to come, so that one that is there has its weights.
+        for (path, content) in made.iter().zip(contents).rev() {
+            self.store.write(path, content)?;
+        }
+        Ok(())
     }
 
     /// Loads a model's graph into ONNX Runtime, with `threads` for one run.
@@ -200,9 +220,8 @@ impl Models {
             };
             found.push(FoundFile { name: file.name.clone(), path, bytes: file.bytes, state });
         }
-        if manifest.conversion.is_some() {
-            let name = manifest.graph_name()?;
-            let path = self.folder(manifest).join(&name);
+        for path in self.made(manifest)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let state = self.store.verify_made(&path, again).into();
             let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
             found.push(FoundFile { name, path: Some(path), bytes, state });

@@ -4,9 +4,10 @@ use prost::Message;
 
 use super::proto::{
     AttributeProto, Dim, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, attribute_type,
-    data_type,
+    StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
+    ValueInfoProto, attribute_type, data_location, data_type,
 };
+use crate::error::{Error, Result};
 
 /// ONNX 1.15: the first operator set with `Gelu`.
 const OPSET: i64 = 20;
@@ -125,9 +126,38 @@ impl GraphBuilder {
             data_type,
             name: name.to_owned(),
             raw_data: raw,
+            ..TensorProto::default()
         });
         name.to_owned()
     }
+}
+
+/// Smaller tensors stay inside the graph: shapes and axes, which ONNX Runtime wants to see there.
+const LEAST_BYTES_APART: usize = 1_024;
+/// Where tensors may begin in a file of their own: at pages, so that they can be mapped.
+const PAGE_BYTES: usize = 4_096;
+
+/// A graph as [`GraphBuilder::finish`] gives it with its weights in another file: the graph that
+/// refers to `file` beside it, and what that file must hold (ONNX: "external data").
+pub(super) fn weights_apart(graph: &[u8], file: &str) -> Result<(Vec<u8>, Vec<u8>)> {
+    let mut model = ModelProto::decode(graph)
+        .map_err(|cause| Error::internal("a graph that can't be read").caused_by(cause))?;
+    let mut weights = Vec::new();
+    let tensors = model.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
+    for tensor in tensors.filter(|tensor| tensor.raw_data.len() >= LEAST_BYTES_APART) {
+        weights.resize(weights.len().next_multiple_of(PAGE_BYTES), 0);
+        let entries = [
+            ("location", file.to_owned()),
+            ("offset", weights.len().to_string()),
+            ("length", tensor.raw_data.len().to_string()),
+        ];
+        tensor.external_data = entries
+            .map(|(key, value)| StringStringEntryProto { key: key.to_owned(), value })
+            .to_vec();
+        tensor.data_location = data_location::EXTERNAL;
+        weights.append(&mut tensor.raw_data);
+    }
+    Ok((model.encode_to_vec(), weights))
 }
 
 /// `[N, dims…]`, where N is known only when the graph is run.

@@ -39,7 +39,13 @@ pub fn prepare(
     }
     let graph = convert(models, manifest, conversion)
         .map_err(|error| Error::new(error.kind(), format!("model {}: {error}", manifest.id)))?;
-    models.keep_graph(manifest, &graph)
+    match manifest.weights_name()? {
+        None => models.keep_graph(manifest, &graph, None),
+        Some(name) => {
+            let (graph, weights) = build::weights_apart(&graph, &name)?;
+            models.keep_graph(manifest, &graph, Some(&weights))
+        }
+    }
 }
 
 /// A graph like the model's that has every activation as an output too, for observing the ranges
@@ -79,5 +85,37 @@ fn convert(models: &Models, manifest: &Manifest, conversion: &Conversion) -> Res
             let mut checkpoint = Checkpoint::from_safetensors(&bytes)?;
             bert::convert(&mut checkpoint, manifest.text()?, *heads)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Device, Tensor};
+    use ndarray::{Array2, array};
+
+    /// Needs `cinelex setup`.
+    #[test]
+    fn weights_in_a_file_of_their_own_change_no_bit() {
+        let models = Models::open().unwrap();
+        let manifest = models.manifest("minilm").unwrap();
+        let inside = convert(&models, &manifest, manifest.conversion.as_ref().unwrap()).unwrap();
+        let ids = array![[101_i64, 1037, 3899, 102], [101, 4937, 102, 0]];
+        let mask: Array2<i64> = ids.mapv(|id| i64::from(id != 0));
+        let embeddings = [
+            models.session_of(&inside, 1).unwrap(),
+            models.session(&manifest, Device::Cpu, 1).unwrap(),
+        ]
+        .map(|mut session| {
+            let inputs = [
+                ("input_ids", Tensor::I64(ids.clone().into_dyn())),
+                ("attention_mask", Tensor::I64(mask.clone().into_dyn())),
+            ];
+            session.run(&inputs).unwrap().remove("embedding").unwrap()
+        });
+        assert_eq!(embeddings[0].shape(), [2, 384]);
+        assert!(embeddings[0] == embeddings[1]);
+        let graph = std::fs::metadata(models.graph(&manifest).unwrap()).unwrap();
+        assert!(graph.len() < 1 << 20, "{} bytes", graph.len());
     }
 }

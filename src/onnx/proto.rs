@@ -81,6 +81,24 @@ pub(super) struct TensorProto {
     /// Little-endian, row-major.
     #[prost(bytes = "vec", tag = "9")]
     pub(super) raw_data: Vec<u8>,
+    /// Where the data is if it is not here: `location` (a file beside the graph), `offset`, `length`.
+    #[prost(message, repeated, tag = "13")]
+    pub(super) external_data: Vec<StringStringEntryProto>,
+    #[prost(int32, tag = "14")]
+    pub(super) data_location: i32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct StringStringEntryProto {
+    #[prost(string, tag = "1")]
+    pub(super) key: String,
+    #[prost(string, tag = "2")]
+    pub(super) value: String,
+}
+
+/// `TensorProto.DataLocation`.
+pub(super) mod data_location {
+    pub(in crate::onnx) const EXTERNAL: i32 = 1;
 }
 
 /// `TensorProto.DataType`.

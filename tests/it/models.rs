@@ -248,6 +248,36 @@ fn a_tampered_file_is_refused_with_both_hashes() {
 }
 
 #[test]
+fn weights_that_were_cut_changed_or_deleted_are_refused_and_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = Models::at(folder.path()).unwrap();
+    let manifest = own.manifest("minilm").unwrap();
+    for file in own.files(&manifest, false).unwrap() {
+        let path = file.path.unwrap();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if let Ok(there) = models().path(&manifest, &file.name) {
+            fs::copy(there, path).unwrap();
+        }
+    }
+    onnx::prepare(&own, &manifest, &mut |_| panic!("nothing is to be downloaded")).unwrap();
+    let weights = own.files(&manifest, false).unwrap().pop().unwrap().path.unwrap();
+    assert!(weights.to_str().unwrap().ends_with(".onnx.weights"), "{}", weights.display());
+    let whole = fs::read(&weights).unwrap();
+    let mut changed = whole.clone();
+    changed[50_000_000] ^= 1;
+    for damaged in [&whole[..whole.len() / 2], &[], &changed] {
+        fs::write(&weights, damaged).unwrap();
+        fs::File::open(&weights).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(own.graph(&manifest).unwrap_err().kind(), Kind::Corrupt);
+        onnx::prepare(&own, &manifest, &mut |_| ()).unwrap();
+        assert!(fs::read(&weights).unwrap() == whole);
+    }
+    fs::remove_file(&weights).unwrap();
+    let error = own.graph(&manifest).unwrap_err();
+    assert!(error.to_string().contains("run `cinelex setup`"), "{error}");
+}
+
+#[test]
 fn models_are_run_without_reporting_to_anyone() {
     let folder = tempfile::tempdir().unwrap();
     let (home, library) = (folder.path().join("home"), folder.path().join("library"));
