@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::agreement::{Agreement, Judged, Scored, score};
-use super::consensus::consensus;
+use super::consensus::Consensus;
 use super::pictures::{Pictures, Visuals};
 use super::reading;
 use super::setup::{Examinee, Example, Material, Progress, Setup};
@@ -69,6 +69,9 @@ pub struct Report {
     pub found: Agreement,
     /// The consensus of the nearest training pictures' captions.
     pub baseline: Option<Agreement>,
+    /// What was found, but of each example's captions the one that agrees best with those of the nearest
+    /// training pictures.
+    pub chosen: Option<Agreement>,
     /// Where each photo has several captions.
     pub people: Option<People>,
     /// From the surest captions to all.
@@ -137,13 +140,18 @@ pub fn captions(
     let best: Vec<&str> =
         written.iter().map(|found| found.first().map_or("", |best| &best.text)).collect();
     let scored = judge(best.iter().copied(), pictures, examples)?;
-    let baseline = match baseline {
-        false => None,
-        true => {
-            let texts = consensus(&setup.trained_on(progress)?, &material, progress)?;
-            Some(judge(texts.iter().map(String::as_str), pictures, examples)?.all)
-        }
-    };
+    let (mut consensus, mut chosen) = (None, None);
+    if baseline {
+        let known = setup.trained_on(progress)?;
+        let of_nearest = Consensus::new(&known, &material, progress)?;
+        let texts = of_nearest.captions();
+        consensus = Some(judge(texts.iter().map(String::as_str), pictures, examples)?.all);
+        let texts = written.iter().enumerate().map(|(example, found)| {
+            let candidates: Vec<&str> = found.iter().map(|caption| &caption.text[..]).collect();
+            of_nearest.choose(example, &candidates).map_or("", |best| candidates[best])
+        });
+        chosen = Some(judge(texts, pictures, examples)?.all);
+    }
     let pieces = &examinee.trained.pieces;
     let words: Vec<Vec<u32>> = best
         .iter()
@@ -170,7 +178,8 @@ pub fn captions(
         sequence: setup.sequence,
         examples: examples.len(),
         found: scored.all,
-        baseline,
+        baseline: consensus,
+        chosen,
         people: if setup.sequence { None } else { people(&described) },
         coverage: coverage(&described)?,
         failed: pictures.failed.clone(),

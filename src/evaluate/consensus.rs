@@ -12,27 +12,83 @@ use crate::text::caption_words;
 /// Nearest known pictures whose captions make up the consensus.
 const NEAREST: usize = 60;
 
-/// The baseline: each example gets that caption of its nearest known ones (by the cosine of their
-/// features) which agrees best with the others of them.
-///
-/// # Errors
-/// `InvalidInput` where nothing is known; that of `progress`.
-pub fn consensus(
-    known: &Material,
-    asked: &Material,
-    progress: &mut dyn FnMut(Progress) -> Result<()>,
-) -> Result<Vec<String>> {
-    if known.examples.is_empty() || known.pictures.dim() != asked.pictures.dim() {
-        return Err(Error::invalid_input("there are no training photos with the same features"));
+/// The known pictures that are nearest to each of those that are asked about.
+#[derive(Debug)]
+pub struct Consensus<'a> {
+    known: &'a Material,
+    idf: Idf,
+    /// For each asked example, the places of known ones, the nearest first.
+    nearest: Vec<Vec<usize>>,
+}
+
+impl<'a> Consensus<'a> {
+    /// Nearest by the cosine of their features.
+    ///
+    /// # Errors
+    /// `InvalidInput` where nothing is known; that of `progress`.
+    pub fn new(
+        known: &'a Material,
+        asked: &Material,
+        progress: &mut dyn FnMut(Progress) -> Result<()>,
+    ) -> Result<Self> {
+        if known.examples.is_empty() || known.pictures.dim() != asked.pictures.dim() {
+            return Err(Error::invalid_input(
+                "there are no training photos with the same features",
+            ));
+        }
+        let similar = unit_rows(asked).dot(&unit_rows(known).t());
+        let mut nearest = Vec::with_capacity(asked.examples.len());
+        for row in similar.rows() {
+            let mut order: Vec<usize> = (0..row.len()).collect();
+            order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
+            order.truncate(NEAREST);
+            nearest.push(order);
+            progress(Progress { what: "neighbours", done: nearest.len(), of: similar.nrows() })?;
+        }
+        Ok(Consensus { known, idf: Idf::of(known), nearest })
     }
-    let similar = unit_rows(asked).dot(&unit_rows(known).t());
-    let idf = Idf::of(known);
-    let mut captions = Vec::with_capacity(asked.examples.len());
-    for row in similar.rows() {
-        captions.push(agreed(known, row, &idf));
-        progress(Progress { what: "baseline", done: captions.len(), of: asked.examples.len() })?;
+
+    /// The baseline: each example gets that caption of its nearest known ones which agrees best with
+    /// the others of them.
+    pub fn captions(&self) -> Vec<String> {
+        let agreed = |example: usize| {
+            let said = self.said(example);
+            self.likest(&said, &said).map_or_else(String::new, |best| said[best].join(" "))
+        };
+        (0..self.nearest.len()).map(agreed).collect()
     }
-    Ok(captions)
+
+    /// Which of an example's candidates agrees best with what was said of its nearest known ones;
+    /// `None` where there is none.
+    pub fn choose(&self, example: usize, candidates: &[&str]) -> Option<usize> {
+        let candidates: Vec<Vec<String>> =
+            candidates.iter().map(|caption| caption_words(caption)).collect();
+        self.likest(&candidates, &self.said(example))
+    }
+
+    /// The words of all captions of an example's nearest known ones.
+    fn said(&self, example: usize) -> Vec<Vec<String>> {
+        let nearest = self.nearest[example].iter().map(|place| &self.known.examples[*place]);
+        let captions = nearest.flat_map(|example| self.known.captions(example));
+        captions.map(|caption| caption_words(caption)).collect()
+    }
+
+    /// The first of the candidates that are likest to what was said, on average.
+    fn likest(&self, candidates: &[Vec<String>], said: &[Vec<String>]) -> Option<usize> {
+        // What all say together: a caption's likeness to it is its mean likeness to each.
+        let mut all: BTreeMap<&[String], f32> = BTreeMap::new();
+        for words in said {
+            for (ngram, value) in self.idf.vector(words) {
+                *all.entry(ngram).or_default() += value;
+            }
+        }
+        let likeness = |words: &Vec<String>| -> f32 {
+            let vector = self.idf.vector(words);
+            vector.iter().map(|(ngram, value)| value * all.get(ngram).unwrap_or(&0.0)).sum()
+        };
+        let scores: Vec<f32> = candidates.iter().map(likeness).collect();
+        (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b]).then(b.cmp(a)))
+    }
 }
 
 /// `[examples, dim]`: the direction of the mean of each example's features.
@@ -50,6 +106,7 @@ fn unit_rows(material: &Material) -> Array2<f32> {
 }
 
 /// How telling n-grams are.
+#[derive(Debug)]
 struct Idf {
     examples: f32,
     with: BTreeMap<Vec<String>, u32>,
@@ -90,25 +147,41 @@ fn ngrams(words: &[String]) -> impl Iterator<Item = &[String]> {
     (1..=4).flat_map(|length| words.windows(length))
 }
 
-fn agreed(known: &Material, similar: ArrayView1<f32>, idf: &Idf) -> String {
-    let mut order: Vec<usize> = (0..known.examples.len()).collect();
-    order.sort_by(|a, b| similar[*b].total_cmp(&similar[*a]));
-    order.truncate(NEAREST);
-    let words: Vec<Vec<String>> = order
-        .iter()
-        .flat_map(|example| known.captions(&known.examples[*example]))
-        .map(|caption| caption_words(caption))
-        .collect();
-    // What all say together: a caption's likeness to it is its mean likeness to each.
-    let mut all: BTreeMap<&[String], f32> = BTreeMap::new();
-    let vectors: Vec<_> = words.iter().map(|words| idf.vector(words)).collect();
-    for (ngram, value) in vectors.iter().flatten() {
-        *all.entry(ngram).or_default() += value;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::photos::Photo;
+    use crate::evaluate::pictures::Pictures;
+    use crate::picture::CELLS;
+
+    /// Photos with two features each, of the whole and of the cells.
+    fn material(photos: &[(&str, [f32; 2])]) -> Material {
+        let photo = |(caption, _): &(&str, [f32; 2])| Photo {
+            image: (*caption).to_owned(),
+            split: "train".to_owned(),
+            video: None,
+            captions: vec![(*caption).to_owned()],
+        };
+        let each = |(_, features): &(&str, [f32; 2])| features.repeat(1 + CELLS);
+        let features: Vec<f32> = photos.iter().flat_map(each).collect();
+        let pictures = Pictures::made(photos.iter().map(photo).collect(), 2, &features);
+        let examples = (0..photos.len()).map(|photo| vec![photo]).collect();
+        Material { pictures, examples }
     }
-    let likeness = |vector: &BTreeMap<&[String], f32>| -> f32 {
-        vector.iter().map(|(ngram, value)| value * all[ngram]).sum()
-    };
-    let best = (0..words.len())
-        .max_by(|a, b| likeness(&vectors[*a]).total_cmp(&likeness(&vectors[*b])).then(b.cmp(a)));
-    best.map_or_else(String::new, |best| words[best].join(" "))
+
+    #[test]
+    fn what_the_nearest_agree_on_is_taken_and_chosen_by() {
+        let known = material(&[
+            ("a dog runs fast", [1.0, 0.0]),
+            ("a dog runs", [1.0, 0.1]),
+            ("a brown dog runs", [0.9, 0.1]),
+            ("two men sit", [0.0, 1.0]),
+        ]);
+        let asked = material(&[("?", [1.0, 0.05])]);
+        let consensus = Consensus::new(&known, &asked, &mut |_| Ok(())).unwrap();
+        assert_eq!(consensus.nearest[0].last(), Some(&3));
+        assert_eq!(consensus.captions(), ["a dog runs"]);
+        assert_eq!(consensus.choose(0, &["sheep graze", "a dog runs", "a cat"]), Some(1));
+        assert_eq!(consensus.choose(0, &[]), None);
+    }
 }

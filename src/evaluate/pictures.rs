@@ -77,7 +77,7 @@ impl Pictures {
     }
 
     /// Photos with features made up: `[photos, 1 + CELLS, dim]`.
-    #[cfg(all(test, feature = "train"))]
+    #[cfg(test)]
     pub(crate) fn made(photos: Vec<Photo>, dim: usize, features: &[f32]) -> Self {
         let features = features.iter().map(|x| f16::from_f32(*x)).collect();
         Pictures { photos, failed: Vec::new(), dim, features }
