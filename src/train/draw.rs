@@ -137,8 +137,9 @@ impl Examples<'_> {
         Drawn { clips: clips.map(|clip| self.seen(*clip)).collect(), ..Drawn::default() }
     }
 
-    /// Words and clips: once words that fit, some of them and some visual tokens hidden, once words
-    /// that do not. Of both a caption is written other than that which was said.
+    /// Words and clips: once words that fit, once words that do not. Of both a caption is written
+    /// other than that which was said. In both, words and visual tokens are hidden alike, or what is
+    /// hidden would tell which of them fit; words that do not fit are not to be guessed.
     fn beside(&self, joined: &Joined, held: usize, random: &mut impl Rng) -> Vec<Drawn<'_>> {
         let captions = &joined.captions;
         let said = random.random_range(0..captions.len());
@@ -157,20 +158,23 @@ impl Examples<'_> {
             captions: written(Some(said), random),
             ..self.shown(joined, held)
         };
-        fitting.hidden_visual = self.hidden_visual(joined, &fitting.clips, random);
-        let tokens: usize = fitting.clips.iter().map(|seen| seen.tokens(0).len()).sum();
-        // Words fit no picture of which nothing is seen.
-        fitting.fits = (fitting.hidden_visual.len() < tokens).then_some(true);
+        self.judge(&mut fitting, true, joined, random);
         let mut rows = vec![fitting];
         if let Some(other) = self.others_caption(captions[said], random) {
-            rows.push(Drawn {
-                words: self.said(other, random),
-                captions: written(None, random),
-                fits: Some(false),
-                ..self.shown(joined, held)
-            });
+            let (words, _) = hide(&self.said(other, random), random);
+            let captions = written(None, random);
+            let mut other = Drawn { words, captions, ..self.shown(joined, held) };
+            self.judge(&mut other, false, joined, random);
+            rows.push(other);
         }
         rows
+    }
+
+    /// Hides some visual tokens, and has it judged whether the words fit, unless nothing is seen.
+    fn judge(&self, row: &mut Drawn<'_>, fits: bool, joined: &Joined, random: &mut impl Rng) {
+        row.hidden_visual = self.hidden_visual(joined, &row.clips, random);
+        let tokens: usize = row.clips.iter().map(|seen| seen.tokens(0).len()).sum();
+        row.fits = (row.hidden_visual.len() < tokens).then_some(fits);
     }
 
     fn hidden_visual(

@@ -204,6 +204,34 @@ fn hidden_visual_words_are_learnt_whether_others_are_seen_or_not() {
 
 #[test]
 #[cfg(feature = "fit")]
+fn what_is_hidden_does_not_tell_which_words_fit() {
+    use super::draw::StepKind;
+    use crate::text::pieces::MASK;
+
+    let (config, material) = with_codebook(8, true);
+    let (examples, _) = Examples::new(&config, &material).unwrap();
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let zeros = [0.0; DIM];
+    // Of rows whose words do not fit, and of those whose words do.
+    let (mut rows, mut hidden, mut without_mask) = ([0; 2], [0; 2], 0);
+    for _ in 0..100 {
+        let step = examples.draw(StepKind::Masked, &[0, 1, 2, 3], 1, 1, &mut random);
+        for row in step.rows.iter().map(|row| row.row(&zeros)) {
+            let Some(fits) = row.fits else { continue };
+            rows[usize::from(fits)] += 1;
+            hidden[usize::from(fits)] += row.hidden_visual.len();
+            without_mask += usize::from(!row.read.words.contains(&MASK));
+        }
+    }
+    assert_eq!(without_mask, 0);
+    assert!(rows.iter().all(|rows| *rows > 300), "{rows:?}");
+    let [not_fitting, fitting] =
+        [0, 1].map(|of| f64::from(hidden[of] as u32) / f64::from(rows[of]));
+    assert!(fitting > 0.5 && (fitting / not_fitting - 1.0).abs() < 0.2, "{fitting} {not_fitting}");
+}
+
+#[test]
+#[cfg(feature = "fit")]
 fn burn_and_onnx_runtime_agree_where_words_are_seen() {
     let (config, material) = with_codebook(6, true);
     the_same_probabilities(&config, &material, 10);

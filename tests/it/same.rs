@@ -28,7 +28,7 @@ pub fn assert_same(one: &Path, other: &Path) {
 fn compare(one: &Content, other: &Content) {
     assert_eq!(one.recipes, other.recipes, "recipes");
     let keys = |content: &Content| content.sources.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(keys(&one), keys(&other), "sources");
+    assert_eq!(keys(one), keys(other), "sources");
     let (mut clips, mut ties) = (0, 0);
     for (fingerprint, a) in &one.sources {
         let b = &other.sources[fingerprint];

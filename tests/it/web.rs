@@ -117,7 +117,7 @@ fn fails(folder: &Path, url: &str) -> String {
 }
 
 /// That a source broke off is told by a gap, or, where nothing says how long it is, by a notice.
-fn assert_told_as_cut(report: &serde_json::Value) {
+fn assert_told_as_cut(report: &Value) {
     let notices = report["notices"].as_array().unwrap();
     let is_told = notices.iter().any(|notice| notice.as_str().unwrap().contains("broke off"));
     assert!(is_told || report["gaps"].as_u64() > Some(0), "{report}");
