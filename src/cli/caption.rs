@@ -212,21 +212,22 @@ fn write_all(
     {
         std::fs::create_dir_all(folder).map_err(|cause| Error::io(folder, "make", cause))?;
     }
-    let mut one = match places {
-        Places::File(file) => Some(new_file(file)?),
-        _ => None,
-    };
+    let mut together = String::new();
     for (number, location) in locations.iter().enumerate() {
         let Some(shown) = found(reader, location)? else { continue };
         let text = format.written(&location.to_string(), &shown)?;
-        match (places, &mut one) {
-            (Places::Files(files), _) => {
-                put(&mut new_file(&files[number])?, &files[number], &text)?
-            }
-            (Places::File(path), Some(file)) => put(file, path, &text)?,
-            _ if text.is_empty() => {}
-            _ => print_line(text.trim_end_matches('\n'))?,
+        match places {
+            Places::Files(files) => write_new(&files[number], &text)?,
+            Places::File(_) => together.push_str(&text),
+            Places::Out if text.is_empty() => {}
+            Places::Out => print_line(text.trim_end_matches('\n'))?,
         }
+    }
+    // A run of which nothing came leaves no file in the way of the next.
+    if let Places::File(file) = places
+        && !together.is_empty()
+    {
+        write_new(file, &together)?;
     }
     for file in places.files().iter().filter(|file| file.exists()) {
         note(&format!("wrote {}", one_line(&file.display().to_string())));
@@ -234,12 +235,10 @@ fn write_all(
     Ok(())
 }
 
-fn new_file(path: &Path) -> Result<File> {
-    File::create_new(path).map_err(|cause| Error::io(path, "write", cause))
-}
-
-fn put(file: &mut File, path: &Path, text: &str) -> Result<()> {
-    file.write_all(text.as_bytes()).map_err(|cause| Error::io(path, "write", cause))
+fn write_new(path: &Path, text: &str) -> Result<()> {
+    File::create_new(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|cause| Error::io(path, "write", cause))
 }
 
 /// What was made of a source; `None` where it failed or was not come to.
