@@ -68,13 +68,20 @@ impl Captioner {
     /// Reads segments, all at a time.
     ///
     /// # Errors
-    /// `InvalidInput` where a segment does not fit the network.
+    /// `InvalidInput` where a segment does not fit the network; `Corrupt` where its weights are such that
+    /// nothing comes of them.
     pub fn read(&mut self, segments: &[Segment<'_>]) -> Result<Reading> {
         let packed = pack(&self.network, segments)?;
         let bias = array(&[packed.rows, packed.tokens()], packed.bias());
         let mut outputs = self.read.run(&inputs(&self.network, &packed))?;
         let mut take = |name: &str| taken(&mut outputs, name);
-        let embeddings = take("embedding")?.into_dimensionality().map_err(misshapen)?;
+        let embeddings: Array2<f32> =
+            take("embedding")?.into_dimensionality().map_err(misshapen)?;
+        if embeddings.iter().any(|value| !value.is_finite()) {
+            return Err(Error::corrupt(
+                "the network's weights are of no use: an embedding of what it read is no number",
+            ));
+        }
         Ok(Reading {
             embeddings,
             alignments: take("alignment")?.iter().copied().collect(),

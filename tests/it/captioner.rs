@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use cinelex::codebook::Codebook;
 use cinelex::model::Models;
-use cinelex::onnx::transformer::{Network, Tensors, Weights};
+use cinelex::onnx::transformer::{Network, Precision, Tensors, Weights};
 use cinelex::text::{TextTower, WordPieces};
-use cinelex::transformer::{Fitting, Trained};
+use cinelex::transformer::{Captioner, Fitting, Segment, Trained};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -324,6 +324,18 @@ fn a_damaged_captioner_is_told() {
         assert!(ran.err.contains("mine.safetensors is not the file that its manifest"), "{ran:?}");
         assert!(!library.exists());
     }
+}
+
+#[test]
+fn weights_of_which_nothing_comes_are_told() {
+    let mut astray = network(1);
+    for tensor in astray.tensors.values_mut() {
+        tensor.values.iter_mut().for_each(|value| *value *= 1e30);
+    }
+    let models = Models::open().unwrap();
+    let mut captioner = Captioner::new(&models, &astray, Precision::Fp32, 1).unwrap();
+    let error = captioner.read(&[Segment { words: &[9, 8], visual: Vec::new() }]).unwrap_err();
+    assert!(error.to_string().contains("the network's weights are of no use"), "{error}");
 }
 
 #[test]
