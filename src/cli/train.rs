@@ -79,9 +79,11 @@ pub fn run(args: Args) -> CommandResult {
     })?;
     tell_skipped(&material.skipped);
 
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let command = format!("cinelex {}", words.join(" "));
     let counter = Counter::new();
     let finished =
-        train::train(&models, &config, &material, &args.out, args.resume, &mut |event| {
+        train::train(&models, &config, &material, &args.out, args.resume, &command, &mut |event| {
             show(&counter, &event);
             go_on()
         });

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::optimizer::Optimizer;
 use crate::error::{Error, Kind, Result};
 use crate::onnx::transformer::{Network, Tensors};
-use crate::transformer::{read_tensors, write_tensors};
+use crate::transformer::{Numbers, read_tensors, write_tensors};
 
 const FORMAT: u32 = 1;
 const METADATA: &str = "cinelex.training";
@@ -56,7 +56,7 @@ pub(super) fn write(folder: &Path, progress: &Progress, optimizer: &Optimizer) -
     let head = serde_json::to_string(progress)
         .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))?;
     let path = folder.join(format!("checkpoint-{:08}.safetensors", progress.step));
-    write_tensors(&path, METADATA, &head, &tensors)?;
+    write_tensors(&path, METADATA, &head, &tensors, Numbers::F32)?;
     let all = all(folder)?;
     for old in &all[..all.len().saturating_sub(KEPT)] {
         // The next time removes it.

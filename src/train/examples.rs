@@ -19,7 +19,7 @@ use crate::onnx::transformer::Network;
 use crate::text::WordPieces;
 
 /// Neighbours in a video that are read together, at most.
-const JOINED: usize = 3;
+pub(super) const JOINED: usize = 3;
 /// How often they are.
 const JOINING: f64 = 0.5;
 /// Of clips in sequence every one, every second … or every fifth is kept (Sun and others, 2019).

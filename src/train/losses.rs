@@ -1,10 +1,12 @@
 //! The losses of a step.
 
 use burn::tensor::{Tensor, TensorData};
+use pulp::Arch;
 
 use super::batch::Batch;
 use super::network::{Model, States, values};
 use super::optimizer::Gradients;
+use super::vector::{exp, most, sum};
 use crate::error::Result;
 
 /// What a step's losses are, for the log; those that the step did not have are `None`.
@@ -135,31 +137,30 @@ fn words_loss(
     let each = 1.0 / targets.len() as f32;
     let even = weighing.label_smoothing as f32 / vocabulary as f32;
     let own = 1.0 - weighing.label_smoothing as f32;
-    for (row, target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
-        let mut most = f32::NEG_INFINITY;
-        let mut sum_of_logits = 0.0;
-        for (logit, bias) in row.iter_mut().zip(&bias) {
-            *logit += bias;
-            most = most.max(*logit);
-            sum_of_logits += *logit;
+    Arch::new().dispatch(|| {
+        for (row, target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
+            for (logit, bias) in row.iter_mut().zip(&bias) {
+                *logit += bias;
+            }
+            let sum_of_logits = sum(row, |x| x);
+            let own_logit = row[*target as usize];
+            let most = most(row);
+            for logit in row.iter_mut() {
+                *logit = exp(*logit - most);
+            }
+            let sum = sum(row, |x| x);
+            let log_sum = most + sum.ln();
+            nats += f64::from(log_sum - own_logit);
+            smoothed += f64::from(log_sum - own * own_logit - even * sum_of_logits);
+            let scale = each / sum;
+            for (x, bias) in row.iter_mut().zip(&mut bias_gradient) {
+                *x = *x * scale - even * each;
+                *bias += *x;
+            }
+            row[*target as usize] -= own * each;
+            bias_gradient[*target as usize] -= own * each;
         }
-        let own_logit = row[*target as usize];
-        let mut sum = 0.0;
-        for logit in row.iter_mut() {
-            *logit = exp(*logit - most);
-            sum += *logit;
-        }
-        let log_sum = most + sum.ln();
-        nats += f64::from(log_sum - own_logit);
-        smoothed += f64::from(log_sum - own * own_logit - even * sum_of_logits);
-        let scale = each / sum;
-        for (x, bias) in row.iter_mut().zip(&mut bias_gradient) {
-            *x = *x * scale - even * each;
-            *bias += *x;
-        }
-        row[*target as usize] -= own * each;
-        bias_gradient[*target as usize] -= own * each;
-    }
+    });
     let gradient = TensorData::new(logits, [targets.len(), vocabulary]);
     let gradient = Tensor::<2>::from_data(gradient, &inner.device());
     let of_table = values(gradient.clone().transpose().matmul(inner))?;
@@ -171,39 +172,4 @@ fn words_loss(
         table: of_table,
         bias: bias_gradient,
     })
-}
-
-/// e to the `x`, for x <= 0, to 1e-6 of its value: such as the compiler can turn into vector
-/// instructions, unlike the library's. Cody and Waite's reduction, then a polynomial on ±ln 2 / 2.
-fn exp(x: f32) -> f32 {
-    // Beyond, the value is less than the least of a softmax that matters.
-    let x = x.max(-87.0);
-    let whole = (x * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0;
-    let rest = x - whole * 0.693_359_4 + whole * 2.121_944_4e-4;
-    let mut power = 1.987_569_1e-4;
-    for factor in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-        power = power * rest + factor;
-    }
-    let value = power * rest * rest + rest + 1.0;
-    value * f32::from_bits(((whole as i32 + 127) as u32) << 23)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn exp_is_the_librarys(x in -86.0f32..0.0) {
-            let exact = f64::from(x).exp();
-            prop_assert!((f64::from(exp(x)) / exact - 1.0).abs() < 1e-6);
-        }
-    }
-
-    #[test]
-    fn exp_at_its_ends() {
-        assert_eq!(exp(0.0), 1.0);
-        assert!(exp(f32::NEG_INFINITY) < 1e-37);
-    }
 }

@@ -14,7 +14,7 @@ use crate::evaluate::setup::Progress;
 use crate::model::{Device, Models};
 use crate::onnx::transformer::{Tensors, Weights};
 use crate::text::TextTower;
-use crate::transformer::{Fitting, read_tensors, write_tensors};
+use crate::transformer::{Fitting, Numbers, read_tensors, write_tensors};
 
 /// Captions that are embedded between two reports of progress.
 const CAPTIONS_AT_A_TIME: usize = 256;
@@ -168,7 +168,7 @@ fn embedded(
     let weights = Weights { shape: vec![shape.0, shape.1], values: rows.clone() };
     let tensors = Tensors::from([("embeddings".to_owned(), weights)]);
     std::fs::create_dir_all(&folder).map_err(|cause| Error::io(&folder, "create", cause))?;
-    if let Err(error) = write_tensors(&path, METADATA, &space, &tensors) {
+    if let Err(error) = write_tensors(&path, METADATA, &space, &tensors, Numbers::F32) {
         tracing::warn!(%error, "the captions' embeddings are not kept");
     }
     let rows = Array2::from_shape_vec(shape, rows)

@@ -10,12 +10,15 @@ mod examples;
 mod losses;
 mod material;
 mod network;
+mod ops;
 mod optimizer;
+mod outcome;
 mod report;
 mod run;
 #[cfg(test)]
 mod tests;
 mod trainer;
+mod vector;
 
 pub use config::Config;
 pub use material::{Material, Sources};

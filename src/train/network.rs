@@ -1,15 +1,15 @@
 //! The network in burn: the same computation as the ONNX graphs, with gradients.
 
-use burn::tensor::activation::{log_softmax, relu, softmax};
-use burn::tensor::module::layer_norm;
+use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::batch::Batch;
+use super::ops::{Scales, layer_norm, residual, softmax, squared_relu};
 use super::optimizer::Gradients;
 use crate::error::{Error, Result};
-use crate::onnx::transformer::{EPSILON, Network, Tensors, TokenKind};
+use crate::onnx::transformer::{Network, Tensors, TokenKind};
 
 /// A network's weights as tensors that gradients are wanted of.
 pub(super) struct Model {
@@ -37,20 +37,17 @@ impl Dropout {
         Dropout { share, random: ChaCha8Rng::from_seed(seed) }
     }
 
-    fn apply(&mut self, tensor: Tensor<2>) -> Tensor<2> {
+    /// What so many numbers are multiplied with.
+    fn scales(&mut self, count: usize) -> Scales {
         if self.share <= 0.0 {
-            return tensor;
+            return Scales::new();
         }
-        let dims = tensor.dims();
         // A byte decides: shares are exact to 1/256, and what is kept grows by what they are.
         let least = (self.share * 256.0).round().min(255.0) as u8;
         let kept = 256.0 / (256.0 - f32::from(least));
-        let mut bytes = vec![0_u8; dims[0] * dims[1]];
+        let mut bytes = vec![0_u8; count];
         self.random.fill(&mut bytes[..]);
-        let mask: Vec<f32> =
-            bytes.into_iter().map(|byte| if byte >= least { kept } else { 0.0 }).collect();
-        let device = tensor.device();
-        tensor * Tensor::from_data(TensorData::new(mask, dims), &device)
+        bytes.into_iter().map(|byte| if byte >= least { kept } else { 0.0 }).collect()
     }
 }
 
@@ -95,11 +92,16 @@ impl Model {
         }
         let sequence = Tensor::cat(sequence, 1).reshape([rows * tokens, dim]);
         debug_assert_eq!(tokens, read + batch.written);
-        let mut drop = |tensor| match dropout {
-            Some(dropout) => dropout.apply(tensor),
-            None => tensor,
+        let mut scales = || match dropout {
+            Some(dropout) => dropout.scales(rows * tokens * dim),
+            None => Scales::new(),
         };
-        let mut state = drop(self.normalized("embedding.norm", sequence));
+        let mut state = self.normalized("embedding.norm", sequence);
+        let dropped = scales();
+        if !dropped.is_empty() {
+            let dropped = TensorData::new(dropped, [rows * tokens, dim]);
+            state = state * Tensor::from_data(dropped, &self.device);
+        }
         let bias = TensorData::new(batch.bias.clone(), [rows, 1, tokens, tokens]);
         let bias = Tensor::<4>::from_data(bias, &self.device);
         for layer in 0..layers {
@@ -113,14 +115,18 @@ impl Model {
             // Queries are scaled rather than scores, of which there are more.
             let scale = 1.0 / ((dim / heads) as f32).sqrt();
             let scores = (split("query") * scale).matmul(split("key").swap_dims(2, 3));
-            let weights = softmax(scores + bias.clone(), 3);
+            let weights = softmax(scores, bias.clone());
             let seen = weights.matmul(split("value")).swap_dims(1, 2);
             let seen = seen.reshape([rows * tokens, dim]);
-            state = state + drop(self.linear(&name("attention.output"), seen));
+            let added = |state, part: &str, input: Tensor<2>, scales| {
+                let product = input.matmul(self.matrix(&name(&format!("{part}.weight"))));
+                residual(state, product, self.vector(&name(&format!("{part}.bias"))), scales)
+            };
+            state = added(state, "attention.output", seen, scales());
             let input = self.normalized(&name("inner.norm"), state.clone());
-            let inner = relu(self.linear(&name("inner.up"), input));
-            let inner = inner.clone() * inner;
-            state = state + drop(self.linear(&name("inner.down"), inner));
+            let product = input.matmul(self.matrix(&name("inner.up.weight")));
+            let inner = squared_relu(product, self.vector(&name("inner.up.bias")));
+            state = added(state, "inner.down", inner, scales());
         }
         let states = self.normalized("norm", state);
         let first = (0..rows).map(|row| (row * tokens) as i64).collect();
@@ -259,7 +265,7 @@ impl Model {
     fn normalized(&self, name: &str, input: Tensor<2>) -> Tensor<2> {
         let weight = self.vector(&format!("{name}.weight"));
         let bias = self.vector(&format!("{name}.bias"));
-        layer_norm(input, weight, Some(bias), f64::from(EPSILON))
+        layer_norm(input, weight, bias)
     }
 
     fn vector(&self, name: &str) -> Tensor<1> {

@@ -6,7 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use pulp::Arch;
+
 use super::config::Steps;
+use super::vector;
 use crate::onnx::transformer::Tensors;
 
 /// Of the denominator.
@@ -40,8 +43,12 @@ impl Optimizer {
     /// One step at `rate`. Returns the gradient's length before it was cut; where that is not finite,
     /// nothing has changed.
     pub(super) fn step(&mut self, gradients: &Gradients, rate: f64, how: &Steps) -> f64 {
-        let squares = gradients.values().flatten().map(|x| f64::from(*x).powi(2));
-        let length = squares.sum::<f64>().sqrt();
+        // Of each thousand numbers in f32, and of those sums in f64.
+        let square = |part: &[f32]| f64::from(vector::sum(part, |x| x * x));
+        let squares = Arch::new().dispatch(|| {
+            gradients.values().flat_map(|of| of.chunks(1024)).map(square).sum::<f64>()
+        });
+        let length = squares.sqrt();
         if !length.is_finite() {
             return length;
         }
@@ -61,19 +68,27 @@ impl Optimizer {
             // Norms, biases and positions are not pulled to zero.
             let decays = weights.shape.len() == 2 && !name.ends_with("position");
             let decay = if decays { (rate * how.weight_decay) as f32 } else { 0.0 };
-            let mean = self.mean.get_mut(name).into_iter().flat_map(|tensor| &mut tensor.values);
-            let square = self.square.get_mut(name).into_iter().flat_map(|t| &mut t.values);
-            let average = self.average.get_mut(name).into_iter().flat_map(|t| &mut t.values);
-            let state = mean.zip(square).zip(average);
-            for ((weight, gradient), ((mean, square), average)) in
-                weights.values.iter_mut().zip(gradient).zip(state)
-            {
-                let gradient = gradient * cut;
-                *mean += (1.0 - beta_1) * (gradient - *mean);
-                *square += (1.0 - beta_2) * (gradient * gradient - *square);
-                *weight -= decay * *weight + size * *mean / (square.sqrt() + epsilon);
-                *average += (1.0 - kept) * (*weight - *average);
-            }
+            let state = (&mut self.mean, &mut self.square, &mut self.average);
+            let (Some(mean), Some(square), Some(average)) =
+                (state.0.get_mut(name), state.1.get_mut(name), state.2.get_mut(name))
+            else {
+                continue;
+            };
+            let count = gradient.len();
+            let weights = &mut weights.values[..count];
+            let mean = &mut mean.values[..count];
+            let square = &mut square.values[..count];
+            let average = &mut average.values[..count];
+            Arch::new().dispatch(|| {
+                for i in 0..count {
+                    let gradient = gradient[i] * cut;
+                    mean[i] += (1.0 - beta_1) * (gradient - mean[i]);
+                    square[i] += (1.0 - beta_2) * (gradient * gradient - square[i]);
+                    let moved = size * mean[i] / (square[i].sqrt() + epsilon);
+                    weights[i] -= decay * weights[i] + moved;
+                    average[i] += (1.0 - kept) * (weights[i] - average[i]);
+                }
+            });
         }
         length
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint;
 use super::config::{Config, Length};
 use super::material::Material;
+use super::outcome::{self, LONGEST};
 use super::report;
 use super::trainer::{Taken, Trainer};
 use crate::error::{Error, Kind, Result};
@@ -18,15 +19,13 @@ use crate::evaluate::captions;
 use crate::evaluate::pictures::{Pictures, Visuals};
 use crate::evaluate::setup::Example;
 use crate::model::Models;
-use crate::onnx::transformer::{Precision, reading_graph, writing_graph};
+use crate::onnx::transformer::Precision;
 use crate::transformer::{Captioner, Writing};
 
 const LOG: &str = "log.jsonl";
 const REPORT: &str = "report.html";
 /// Steps that a line of the log is the mean of.
 const STEPS_A_LINE: u64 = 20;
-/// The pieces of a caption at most, in scoring.
-const LONGEST: usize = 24;
 
 /// What happens, for the one who watches.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,12 +83,12 @@ pub struct Finished {
     pub scores: Option<Agreement>,
     /// Whether it was stopped before its end.
     pub interrupted: bool,
-    /// The files that were made of it: the weights and the graphs.
+    /// The files that were made of it: a manifest that `index` takes, the weights, and their graphs.
     pub files: Vec<PathBuf>,
 }
 
-/// Trains into the folder `out`; with `resume`, goes on from its last checkpoint. `watch` gets every
-/// event; its error ends the training after a checkpoint.
+/// Trains into the folder `out`; with `resume`, goes on from its last checkpoint. The manifest says that
+/// `command` made it. `watch` gets every event; its error ends the training after a checkpoint.
 ///
 /// # Errors
 /// `InvalidInput` where the folder holds another training, or the loss is no number; where a file
@@ -100,6 +99,7 @@ pub fn train(
     material: &Material,
     out: &Path,
     resume: bool,
+    command: &str,
     watch: &mut dyn FnMut(Event<'_>) -> Result<()>,
 ) -> Result<Finished> {
     std::fs::create_dir_all(out).map_err(|cause| Error::io(out, "create", cause))?;
@@ -157,10 +157,14 @@ pub fn train(
     } else {
         interrupted = stopped(run.checkpoint(&trainer, &mut log, watch))?;
     }
+    let files = match interrupted {
+        true => Vec::new(),
+        false => outcome::write(&trainer, config, run.scores.as_ref(), command, out)?,
+    };
     Ok(Finished {
         steps: trainer.progress.step,
         cpu_secs: trainer.progress.cpu_secs,
-        files: if interrupted { Vec::new() } else { export(&trainer, out)? },
+        files,
         scores: run.scores,
         interrupted,
     })
@@ -240,27 +244,6 @@ impl Run<'_> {
         let best = written.iter().map(|found| found.first().map_or("", |caption| &caption.text));
         captions::judge(best, dev, &photos).map(|scored| Some(scored.all))
     }
-}
-
-/// Writes the weights and the graphs, in each precision.
-fn export(trainer: &Trainer<'_>, out: &Path) -> Result<Vec<PathBuf>> {
-    let trained = trainer.trained();
-    let weights = out.join("transformer.safetensors");
-    trained.save(&weights)?;
-    let mut files = vec![weights];
-    for (name, precision) in
-        [("fp32", Precision::Fp32), ("fp16", Precision::Fp16), ("int8", Precision::Int8)]
-    {
-        for (part, graph) in [
-            ("read", reading_graph(&trained.network, &trained.tensors, precision)?),
-            ("write", writing_graph(&trained.network, &trained.tensors, precision)?),
-        ] {
-            let path = out.join(format!("{part}.{name}.onnx"));
-            std::fs::write(&path, graph).map_err(|cause| Error::io(&path, "write", cause))?;
-            files.push(path);
-        }
-    }
-    Ok(files)
 }
 
 /// Sums over the steps since the last line of the log.

@@ -292,7 +292,7 @@ fn a_stopped_training_goes_on_and_ends_with_its_files() {
     let folder = tempfile::tempdir().unwrap();
     let run = |resume: bool, until: u64, out: &Path| {
         let models = Models::open().unwrap();
-        train(&models, &config, &material, out, resume, &mut |event| match event {
+        train(&models, &config, &material, out, resume, "made", &mut |event| match event {
             super::Event::Step { step, .. } if step == until => Err(Error::cancelled()),
             _ => Ok(()),
         })
@@ -303,12 +303,12 @@ fn a_stopped_training_goes_on_and_ends_with_its_files() {
     assert!(again.to_string().contains("--resume"), "{again}");
     let finished = run(true, 99, folder.path()).unwrap();
     assert!(!finished.interrupted && finished.steps == 20);
-    assert_eq!(finished.files.len(), 7);
-    let trained = Trained::load(&finished.files[0]).unwrap();
+    assert_eq!(finished.files.len(), 8);
+    let trained = Trained::load(&finished.files[1]).unwrap();
 
     let straight = tempfile::tempdir().unwrap();
     let finished = run(false, 99, straight.path()).unwrap();
-    assert_eq!(Trained::load(&finished.files[0]).unwrap().tensors, trained.tensors);
+    assert_eq!(Trained::load(&finished.files[1]).unwrap().tensors, trained.tensors);
     assert!(std::fs::read_to_string(folder.path().join("report.html")).unwrap().contains("<svg"));
 }
 

@@ -96,6 +96,11 @@ impl<'a> Trainer<'a> {
         (examples.len(), captions.len(), texts.len())
     }
 
+    /// The most clips of a segment that the network sees in training.
+    pub(super) fn most_clips(&self) -> usize {
+        self.examples.most_clips().min(self.network.clips)
+    }
+
     /// The network with the average of the weights: what is scored and shipped.
     pub(super) fn trained(&self) -> Trained {
         Trained {

@@ -9,4 +9,4 @@ mod weights;
 pub use captioner::{Captioner, Reading, Writing};
 pub use guesser::Guesser;
 pub use packing::{Packed, Segment, VisualToken, pack};
-pub use weights::{Fitting, Trained, read_tensors, write_tensors};
+pub use weights::{Fitting, Numbers, Trained, read_tensors, write_tensors};

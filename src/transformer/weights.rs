@@ -133,7 +133,8 @@ impl Trained {
         Ok(Trained { network, pieces, fitting, tensors })
     }
 
-    /// Writes the network, whole or not at all.
+    /// Writes the network, whole or not at all; its numbers as f16, which says as much of a picture (see
+    /// `ARCHITECTURE.md`) in half the bytes.
     pub fn save(&self, path: &Path) -> Result<()> {
         let head = Head {
             format: FORMAT,
@@ -143,7 +144,7 @@ impl Trained {
         };
         let head = serde_json::to_string(&head)
             .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))?;
-        write_tensors(path, METADATA, &head, &self.tensors)
+        write_tensors(path, METADATA, &head, &self.tensors, Numbers::F16)
     }
 }
 
@@ -196,23 +197,42 @@ fn tensors_of(bytes: &[u8], entry: &str) -> Result<(String, Tensors)> {
     Ok((head, tensors))
 }
 
-/// Writes tensors as f32 and one metadata entry: to another name first, synced, then renamed, so
-/// that what was there stays until all is written.
-pub fn write_tensors(path: &Path, entry: &str, head: &str, tensors: &Tensors) -> Result<()> {
+/// How a file stores its tensors' numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numbers {
+    F32,
+    F16,
+}
+
+/// Writes tensors and one metadata entry: to another name first, synced, then renamed, so that what was
+/// there stays until all is written.
+pub fn write_tensors(
+    path: &Path,
+    entry: &str,
+    head: &str,
+    tensors: &Tensors,
+    numbers: Numbers,
+) -> Result<()> {
     let failed = |cause: std::io::Error| Error::io(path, "write", cause);
-    let bytes: BTreeMap<&str, Vec<u8>> = tensors
-        .iter()
-        .map(|(name, weights)| {
-            (&name[..], weights.values.iter().flat_map(|x| x.to_le_bytes()).collect())
-        })
-        .collect();
+    let bytes_of = |values: &[f32]| -> Vec<u8> {
+        match numbers {
+            Numbers::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Numbers::F16 => values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
+        }
+    };
+    let dtype = match numbers {
+        Numbers::F32 => Dtype::F32,
+        Numbers::F16 => Dtype::F16,
+    };
+    let bytes: BTreeMap<&str, Vec<u8>> =
+        tensors.iter().map(|(name, weights)| (&name[..], bytes_of(&weights.values))).collect();
     let invalid =
         |cause| Error::internal(format!("{} cannot be written", path.display())).caused_by(cause);
     let views: Vec<(&str, TensorView<'_>)> = tensors
         .iter()
         .zip(bytes.values())
         .map(|((name, weights), bytes)| {
-            Ok((&name[..], TensorView::new(Dtype::F32, weights.shape.clone(), bytes)?))
+            Ok((&name[..], TensorView::new(dtype, weights.shape.clone(), bytes)?))
         })
         .collect::<Result<_, _>>()
         .map_err(invalid)?;
@@ -253,8 +273,10 @@ mod tests {
         let path = folder.path().join("x.safetensors");
         let weights = Weights { shape: vec![2, 1], values: vec![0.5, -3.0] };
         let tensors = Tensors::from([("a.b".to_owned(), weights)]);
-        write_tensors(&path, "test", "{}", &tensors).unwrap();
-        assert_eq!(read_tensors(&path, "test").unwrap(), ("{}".to_owned(), tensors.clone()));
+        for numbers in [Numbers::F16, Numbers::F32] {
+            write_tensors(&path, "test", "{}", &tensors, numbers).unwrap();
+            assert_eq!(read_tensors(&path, "test").unwrap(), ("{}".to_owned(), tensors.clone()));
+        }
         let missing = read_tensors(&path, "other").unwrap_err();
         assert!(missing.to_string().contains("the entry other is missing"), "{missing}");
 
@@ -265,7 +287,7 @@ mod tests {
         }
         // What cannot be written leaves what was there.
         let gone = folder.path().join("missing/x.safetensors");
-        assert!(write_tensors(&gone, "test", "{}", &tensors).is_err());
+        assert!(write_tensors(&gone, "test", "{}", &tensors, Numbers::F32).is_err());
         assert_eq!(std::fs::read(&path).unwrap().len(), bytes.len() - 1);
     }
 }
