@@ -17,6 +17,8 @@ pub mod codebook;
 pub mod library;
 pub mod picture;
 pub mod source;
+#[cfg(feature = "speech")]
+pub mod speech;
 pub mod text;
 pub mod transcript;
 pub mod transformer;

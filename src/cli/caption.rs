@@ -1,16 +1,14 @@
 //! `cinelex caption`: what there is to see in films and pictures, without a library.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Write;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::index::distinct;
+use super::output::{self, Format, Places, Texts};
 use super::progress::IndexProgress;
-use super::{CommandResult, Failure, Outcome, caption_line, interrupt, note, one_line, print_line};
+use super::{CommandResult, Failure, Outcome, caption_line, interrupt, one_line};
 use crate::error::{Error, Result};
 use crate::library::{Place, Reader, SegmentRow, Shown, Writer};
 use crate::model::{Device, Models};
@@ -51,41 +49,6 @@ pub struct Args {
     json: bool,
 }
 
-/// How captions are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// WebVTT: subtitles
-    Vtt,
-    /// SubRip: subtitles
-    Srt,
-    /// One JSON object a line: kind "caption" for each segment
-    Json,
-    /// A line a segment, or an image
-    Txt,
-}
-
-impl Format {
-    fn of(args: &Args) -> Format {
-        let ending = args.output.as_deref().and_then(Path::extension);
-        match (args.json, args.format, ending.and_then(|ending| ending.to_str())) {
-            (true, ..) | (_, None, Some("json" | "jsonl")) => Format::Json,
-            (_, Some(format), _) => format,
-            (_, None, Some("vtt")) => Format::Vtt,
-            (_, None, Some("srt")) => Format::Srt,
-            (_, None, _) => Format::Txt,
-        }
-    }
-
-    /// Whether all sources can stand in one file, and the ending where they cannot.
-    fn ending(self) -> Option<&'static str> {
-        match self {
-            Format::Vtt => Some("vtt"),
-            Format::Srt => Some("srt"),
-            Format::Json | Format::Txt => None,
-        }
-    }
-}
-
 pub fn run(args: Args) -> CommandResult {
     let models = Models::open().map_err(Failure::cannot_open)?;
     let mut pipeline = Pipeline::load(&args.pipeline, &models).map_err(Failure::usage)?;
@@ -98,9 +61,10 @@ pub fn run(args: Args) -> CommandResult {
              manifest with --captioner",
         )));
     }
-    let format = Format::of(&args);
+    let format = Format::of(args.json, args.format, args.output.as_deref());
     let (locations, missing) = distinct(listing::expand(&args.sources, true));
-    let places = Places::new(args.output.as_deref(), format, &locations).map_err(Failure::usage)?;
+    let places = Places::new(args.output.as_deref(), format, &locations, "captions")
+        .map_err(Failure::usage)?;
     let cancel = interrupt::cancel_on_signal()?;
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let mut loaded =
@@ -127,7 +91,7 @@ pub fn run(args: Args) -> CommandResult {
     let show = |progress: &Progress<'_>| bars.show(progress);
     let report = pipeline::index(locations.clone(), library, reader, loaded, options, &show)?;
     bars.finish();
-    write_all(&Reader::open(&folder)?, &locations, &places, format)?;
+    write_all(&Reader::open(&folder)?, &locations, places, format)?;
     let failed = missing.len() + report.count(SourceState::Failed);
     if format == Format::Json {
         let failed = |report: &&SourceReport| report.state == SourceState::Failed;
@@ -144,101 +108,19 @@ pub fn run(args: Args) -> CommandResult {
     })
 }
 
-/// Where captions go.
-#[derive(Debug)]
-enum Places {
-    Out,
-    File(PathBuf),
-    /// A file for each source, in their order.
-    Files(Vec<PathBuf>),
-}
-
-impl Places {
-    /// # Errors
-    /// `InvalidInput` where a file exists already, or several sources would share one that cannot
-    /// hold them.
-    fn new(output: Option<&Path>, format: Format, locations: &[Location]) -> Result<Places> {
-        let places = match (output, format.ending()) {
-            (None, Some(ending)) if locations.len() > 1 => {
-                return Err(Error::invalid_input(format!(
-                    "captions of several sources as {ending} need a folder: name one with -o"
-                )));
-            }
-            (None, _) => return Ok(Places::Out),
-            (Some(folder), Some(ending)) if folder.is_dir() || locations.len() > 1 => {
-                Places::Files(locations.iter().map(|of| file_for(folder, of, ending)).collect())
-            }
-            (Some(file), _) => Places::File(file.to_owned()),
-        };
-        let mut names = BTreeSet::new();
-        for file in places.files() {
-            if file.exists() || !names.insert(file) {
-                return Err(Error::invalid_input(format!(
-                    "{} exists already, or two sources would be written to it: name another place \
-                     with -o",
-                    file.display()
-                )));
-            }
-        }
-        Ok(places)
-    }
-
-    fn files(&self) -> &[PathBuf] {
-        match self {
-            Places::Out => &[],
-            Places::File(file) => std::slice::from_ref(file),
-            Places::Files(files) => files,
-        }
-    }
-}
-
-/// `FOLDER/film.vtt` for `tapes/film.mp4`.
-fn file_for(folder: &Path, location: &Location, ending: &str) -> PathBuf {
-    let name = location.to_string();
-    let name = name.rsplit('/').next().unwrap_or_default();
-    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
-    folder.join(format!("{stem}.{ending}"))
-}
-
 /// Writes the captions of all sources that are done, in their order.
 fn write_all(
     reader: &Reader,
     locations: &[Location],
-    places: &Places,
+    places: Places,
     format: Format,
 ) -> Result<()> {
-    if let Places::Files(files) = places
-        && let Some(folder) = files.first().and_then(|file| file.parent())
-    {
-        std::fs::create_dir_all(folder).map_err(|cause| Error::io(folder, "make", cause))?;
-    }
-    let mut together = String::new();
+    let mut texts = Texts::new(places);
     for (number, location) in locations.iter().enumerate() {
         let Some(shown) = found(reader, location)? else { continue };
-        let text = format.written(&location.to_string(), &shown)?;
-        match places {
-            Places::Files(files) => write_new(&files[number], &text)?,
-            Places::File(_) => together.push_str(&text),
-            Places::Out if text.is_empty() => {}
-            Places::Out => print_line(text.trim_end_matches('\n'))?,
-        }
+        texts.add(number, &written(format, &location.to_string(), &shown)?)?;
     }
-    // A run of which nothing came leaves no file in the way of the next.
-    if let Places::File(file) = places
-        && !together.is_empty()
-    {
-        write_new(file, &together)?;
-    }
-    for file in places.files().iter().filter(|file| file.exists()) {
-        note(&format!("wrote {}", one_line(&file.display().to_string())));
-    }
-    Ok(())
-}
-
-fn write_new(path: &Path, text: &str) -> Result<()> {
-    File::create_new(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|cause| Error::io(path, "write", cause))
+    texts.finish()
 }
 
 /// What was made of a source; `None` where it failed or was not come to.
@@ -267,37 +149,20 @@ struct CaptionLine<'a> {
     alignment: Option<f32>,
 }
 
-impl Format {
-    /// The captions of a source.
-    fn written(self, name: &str, shown: &Shown) -> Result<String> {
-        let with_captions = || {
-            let captions = shown
-                .segments
-                .iter()
-                .filter_map(|segment| Some((segment.span, plain(&segment.caption.as_ref()?.text))));
-            captions.enumerate()
-        };
-        Ok(match self {
-            Format::Vtt => {
-                let cues = with_captions().map(|(_, (span, text))| {
-                    format!("\n{} --> {}\n{text}\n", clock(span.start, '.'), clock(span.end, '.'))
-                });
-                format!("WEBVTT\n{}", cues.collect::<String>())
-            }
-            Format::Srt => with_captions()
-                .map(|(number, (span, text))| {
-                    let (start, end) = (clock(span.start, ','), clock(span.end, ','));
-                    format!("{}\n{start} --> {end}\n{text}\n\n", number + 1)
-                })
-                .collect(),
-            Format::Json => shown
-                .segments
-                .iter()
-                .map(|segment| json_line(name, segment))
-                .collect::<Result<_>>()?,
-            Format::Txt => lines(name, shown),
-        })
-    }
+/// The captions of a source.
+fn written(format: Format, name: &str, shown: &Shown) -> Result<String> {
+    let with_captions = || {
+        let captioned = shown.segments.iter();
+        captioned.filter_map(|segment| Some((segment.span, &segment.caption.as_ref()?.text[..])))
+    };
+    Ok(match format {
+        Format::Vtt => output::vtt(with_captions()),
+        Format::Srt => output::srt(with_captions()),
+        Format::Json => {
+            shown.segments.iter().map(|segment| json_line(name, segment)).collect::<Result<_>>()?
+        }
+        Format::Txt => lines(name, shown),
+    })
 }
 
 fn json_line(name: &str, segment: &SegmentRow) -> Result<String> {
@@ -333,45 +198,5 @@ fn lines(name: &str, shown: &Shown) -> String {
             let line = |segment: &SegmentRow| format!("  {}  {}\n", segment.span, caption(segment));
             format!("{name}\n{}", segments.iter().map(line).collect::<String>())
         }
-    }
-}
-
-/// Text that is no markup in either format of subtitles.
-fn plain(text: &str) -> String {
-    one_line(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-/// `01:02:03.456`.
-fn clock(at: Timestamp, point: char) -> String {
-    let millis = at.0.max(0) / 1_000;
-    let (secs, millis) = (millis / 1_000, millis % 1_000);
-    let (hours, minutes, secs) = (secs / 3_600, secs / 60 % 60, secs % 60);
-    format!("{hours:02}:{minutes:02}:{secs:02}{point}{millis:03}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_as_subtitles_have_them() {
-        assert_eq!(clock(Timestamp(3_723_456_999), '.'), "01:02:03.456");
-        assert_eq!(clock(Timestamp(0), ','), "00:00:00,000");
-        assert_eq!(clock(Timestamp(360_000_000_000), '.'), "100:00:00.000");
-    }
-
-    #[test]
-    fn subtitles_of_several_sources_need_a_folder_and_nothing_is_overwritten() {
-        let film = |name: &str| Location::File(name.into());
-        let two = [film("a/one.mp4"), film("b/two.mkv")];
-        assert!(Places::new(None, Format::Vtt, &two).is_err());
-        assert!(matches!(Places::new(None, Format::Txt, &two), Ok(Places::Out)));
-        let folder = tempfile::tempdir().unwrap();
-        let places = Places::new(Some(folder.path()), Format::Srt, &two).unwrap();
-        assert_eq!(places.files()[1], folder.path().join("two.srt"));
-        let same = [film("a/one.mp4"), film("b/one.mkv")];
-        assert!(Places::new(Some(folder.path()), Format::Srt, &same).is_err());
-        std::fs::write(folder.path().join("two.srt"), "mine").unwrap();
-        assert!(Places::new(Some(folder.path()), Format::Srt, &two).is_err());
     }
 }

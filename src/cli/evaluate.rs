@@ -1,5 +1,7 @@
 //! `cinelex evaluate`: the field's metrics on data with known answers.
 
+#[cfg(feature = "speech")]
+mod speech;
 mod tables;
 
 use std::num::NonZeroUsize;
@@ -43,6 +45,11 @@ enum What {
     #[command(after_help = "Example:
   cinelex evaluate zero-shot --data youcook2_frames --network trained/transformer.safetensors")]
     ZeroShot(Watched),
+    /// How well speech is understood: word errors, where words begin, words for noise
+    #[cfg(feature = "speech")]
+    #[command(after_help = "Example:
+  cinelex evaluate speech --data speech")]
+    Speech(speech::Args),
 }
 
 /// What every evaluation takes.
@@ -153,6 +160,8 @@ pub fn run(args: Args) -> CommandResult {
             })?;
             finish(&task, &report, &report.failed, tables::zero_shot)
         }
+        #[cfg(feature = "speech")]
+        What::Speech(args) => speech::run(&args),
     }
 }
 

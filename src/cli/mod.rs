@@ -11,12 +11,15 @@ mod index;
 mod interrupt;
 mod library;
 mod models;
+mod output;
 mod pipeline;
 mod progress;
 mod search;
 mod setup;
 #[cfg(feature = "train")]
 mod train;
+#[cfg(feature = "speech")]
+mod transcribe;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -173,6 +176,12 @@ enum Command {
   cinelex caption talk.mp4 -o talk.vtt
   cinelex caption photos/*.jpg")]
     Caption(caption::Args),
+    /// Write down what is said, with times, without a library
+    #[cfg(feature = "speech")]
+    #[command(after_help = "Examples:
+  cinelex transcribe talk.mp4 -o talk.vtt
+  cinelex transcribe interviews/ --format json --language de")]
+    Transcribe(transcribe::Args),
     /// Look into a library, mark, merge and export it, remove a source from it, check and mend it
     #[command(after_help = "Example:\n  cinelex library info archive.library")]
     Library(library::Args),
@@ -213,6 +222,8 @@ pub fn main() -> ExitCode {
         Command::Index(args) => index::run(args),
         Command::Search(args) => search::run(*args),
         Command::Caption(args) => caption::run(args),
+        #[cfg(feature = "speech")]
+        Command::Transcribe(args) => transcribe::run(args),
         Command::Library(args) => library::run(args),
         Command::Pipeline(args) => pipeline::run(args),
         Command::Codebook(args) => codebook::run(args),

@@ -132,21 +132,32 @@ impl IndexProgress {
                 }
             }
             Progress::Finished(report) => {
-                state.finished += 1;
-                state.remove_hashed(&self.bars, &report.source);
-                if let Some(open) = state.open.remove(&report.source) {
-                    open.bar.finish_and_clear();
-                    self.bars.remove(&open.bar);
-                }
-                let line = finished_line(report);
-                if self.plain {
-                    note(&format!("[{}/{}] {line}", state.finished, state.sources));
-                } else {
-                    self.bars.suspend(|| note(&line));
-                }
+                self.finish_one(&mut state, &report.source, &finished_line(report));
             }
         }
         self.show_all(&state);
+    }
+
+    /// Nothing more will be done for this source: `line` says what came of it.
+    #[cfg(feature = "speech")]
+    pub fn finished(&self, source: &str, line: &str) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.finish_one(&mut state, source, line);
+        self.show_all(&state);
+    }
+
+    fn finish_one(&self, state: &mut State, source: &str, line: &str) {
+        state.finished += 1;
+        state.remove_hashed(&self.bars, source);
+        if let Some(open) = state.open.remove(source) {
+            open.bar.finish_and_clear();
+            self.bars.remove(&open.bar);
+        }
+        if self.plain {
+            note(&format!("[{}/{}] {line}", state.finished, state.sources));
+        } else {
+            self.bars.suspend(|| note(line));
+        }
     }
 
     fn show_all(&self, state: &State) {

@@ -13,4 +13,5 @@ pub mod pictures;
 pub mod reading;
 pub mod retrieval;
 pub mod setup;
+pub mod speech;
 pub mod zero_shot;

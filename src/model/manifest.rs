@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::task::{self, CaptionerSpec, EncoderSpec, SpeechSpec, Task, TextSpec, VoiceSpec};
 use crate::error::{Error, Result};
 use crate::toml_check::{self, Mistake, Table};
 
@@ -35,136 +36,6 @@ pub enum Commercial {
     Yes,
     No,
     Unknown,
-}
-
-/// What a model is for.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Task {
-    Encoder(EncoderSpec),
-    Text(TextSpec),
-    /// The ONNX Runtime shared library itself.
-    Runtime,
-    /// Names of an encoder's classes.
-    Classes,
-    /// A fitted codebook.
-    Codebook {
-        /// The id of the encoder whose features it was fitted on.
-        encoder: String,
-    },
-    /// A trained transformer that writes captions.
-    Captioner(CaptionerSpec),
-}
-
-impl Task {
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Task::Encoder(_) => "encoder",
-            Task::Text(_) => "text",
-            Task::Runtime => "runtime",
-            Task::Classes => "classes",
-            Task::Codebook { .. } => "codebook",
-            Task::Captioner(_) => "captioner",
-        }
-    }
-}
-
-/// A trained transformer: what it was trained with, by the ids of their manifests, and how captions are
-/// written with it. Its file says the rest, with the hashes of what it was trained with.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct CaptionerSpec {
-    // The weights' own hashes name these in a recipe.
-    #[serde(skip)]
-    pub encoder: String,
-    /// `None` where it sees no visual words.
-    #[serde(skip)]
-    pub codebook: Option<String>,
-    /// The sentence encoder in whose space its embeddings lie.
-    #[serde(skip)]
-    pub text: String,
-    /// Whether it sees the nine parts of a picture beside the whole.
-    pub cells: bool,
-    /// Whether captions are written of what was said, too, or of the picture alone.
-    pub words: bool,
-    /// The most clips of a segment that it sees, spread evenly: 1 for a network that was trained on
-    /// photos.
-    pub clips: usize,
-    /// Beginnings of a caption that are followed at a time.
-    pub beams: usize,
-    /// Word pieces of a caption at most.
-    pub longest: usize,
-    /// A caption's log-probability is divided by its length to this power.
-    pub length_power: f64,
-    /// A caption of less confidence, 0 to 1, is none.
-    pub confidence: f64,
-}
-
-/// A CNN that makes features of pictures: its input and its outputs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EncoderSpec {
-    pub width_px: u32,
-    pub height_px: u32,
-    /// Frames in one input: 1 for a network that sees single pictures.
-    pub frames: u32,
-    /// A channel's value `x` (0 to 255; red, green, blue) enters as `(x - mean) / scale`.
-    pub mean: [f32; 3],
-    pub scale: [f32; 3],
-    /// Order of the input's axes after the first (batch): some order of `c`, `h`, `w`, and `t`
-    /// where an input has several frames.
-    pub layout: String,
-    pub input: String,
-    /// `[N, dim]`.
-    pub features: OutputSpec,
-    /// `[N, 9, dim]`: the map's 3x3 cells, row by row.
-    pub cells: Option<String>,
-    /// `[N, dim]`: class probabilities.
-    pub classes: Option<ClassesSpec>,
-}
-
-/// A named output tensor `[N, dim]`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OutputSpec {
-    pub name: String,
-    pub dim: usize,
-}
-
-/// The classes that an encoder tells apart.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ClassesSpec {
-    pub output: OutputSpec,
-    /// The manifest (id or path) with their names.
-    pub names: String,
-}
-
-/// A sentence encoder: its tokenizer, inputs (`[N, T]`, i64) and output.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TextSpec {
-    /// Length of an embedding.
-    pub dim: usize,
-    /// Longer texts are cut, special tokens included.
-    pub max_tokens: usize,
-    /// BCP-47.
-    pub languages: Vec<String>,
-    /// Which of the files is the tokenizer.
-    pub tokenizer: String,
-    pub ids: String,
-    pub mask: String,
-    /// Some graphs want token types too; they are all zero.
-    pub types: Option<String>,
-    pub output: String,
-    pub pooling: Pooling,
-    /// Whether embeddings are to be scaled to length 1 (again).
-    pub normalize: bool,
-}
-
-/// How one vector is had from a text's token vectors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pooling {
-    /// The graph does it: its output is `[N, dim]`.
-    InGraph,
-    /// The mean over the tokens of the mask; the output is `[N, T, dim]`.
-    Mean,
-    /// The first token's vector; the output is `[N, T, dim]`.
-    First,
 }
 
 /// One file of a model.
@@ -201,7 +72,7 @@ pub struct Package {
     pub bytes: u64,
 }
 
-/// How a checkpoint becomes an ONNX graph.
+/// How a checkpoint becomes an ONNX graph, or a GGML file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Conversion {
     /// EfficientNet-Lite from a PyTorch checkpoint: Tan and Le, "EfficientNet" (2019), without
@@ -215,6 +86,8 @@ pub enum Conversion {
     },
     /// A BERT with mean pooling and L2 norm (Sentence-BERT) from a safetensors checkpoint.
     SentenceBert { checkpoint: String, heads: usize },
+    /// A Whisper from CTranslate2's `model.bin`, which may come in parts, and its vocabulary.
+    Whisper { parts: Vec<String>, vocabulary: String },
 }
 
 impl Conversion {
@@ -224,6 +97,7 @@ impl Conversion {
         match self {
             Conversion::EfficientNetLite { .. } => 1,
             Conversion::SentenceBert { .. } => 2,
+            Conversion::Whisper { .. } => 1,
         }
     }
 }
@@ -279,6 +153,20 @@ impl Manifest {
         }
     }
 
+    pub fn voice(&self) -> Result<&VoiceSpec> {
+        match &self.task {
+            Task::Voice(spec) => Ok(spec),
+            _ => Err(self.wrong_task("voice")),
+        }
+    }
+
+    pub fn speech(&self) -> Result<&SpeechSpec> {
+        match &self.task {
+            Task::Speech(spec) => Ok(spec),
+            _ => Err(self.wrong_task("speech")),
+        }
+    }
+
     pub(super) fn wrong_task(&self, wanted: &str) -> Error {
         Error::invalid_input(format!(
             "model {} has task = \"{}\", but one with task = \"{wanted}\" is needed here",
@@ -329,12 +217,12 @@ impl Manifest {
         }
     }
 
-    /// Name of the ONNX graph within the folder: a converted one carries the conversion's
-    /// version, and one with 8 bits the hash of the ranges that it was made with.
+    /// Name of the ONNX graph (of a Whisper, the GGML file) within the folder: a converted one carries
+    /// the conversion's version, and one with 8 bits the hash of the ranges that it was made with.
     pub(super) fn graph_name(&self) -> Result<String> {
         match (&self.conversion, self.variant) {
             (Some(conversion), Variant::Fp32) => {
-                Ok(format!("{}.v{}.onnx", self.id, conversion.version()))
+                Ok(format!("{}.v{}.{}", self.id, conversion.version(), self.graph_ending()))
             }
             (Some(conversion), Variant::Int8) => {
                 let ranges = &self.file(self.ranges().unwrap_or_default())?.sha256;
@@ -344,11 +232,21 @@ impl Manifest {
             }
             (None, _) => self
                 .files_here()
-                .find(|file| Path::new(&file.name).extension().is_some_and(|ext| ext == "onnx"))
+                .find(|file| {
+                    Path::new(&file.name).extension().is_some_and(|ext| ext == self.graph_ending())
+                })
                 .map(|file| file.name.clone())
                 .ok_or_else(|| {
-                    Error::invalid_input(format!("model {} has no .onnx file", self.id))
+                    let ending = self.graph_ending();
+                    Error::invalid_input(format!("model {} has no .{ending} file", self.id))
                 }),
+        }
+    }
+
+    fn graph_ending(&self) -> &'static str {
+        match self.task {
+            Task::Speech(_) => GGML_ENDING,
+            _ => "onnx",
         }
     }
 
@@ -366,6 +264,8 @@ impl Manifest {
 }
 
 const LARGEST_FILE_BYTES: i64 = 16 << 30;
+/// As whisper.cpp's own files are named.
+const GGML_ENDING: &str = "bin";
 
 fn manifest(root: &Table<'_>, folder: Option<PathBuf>) -> Manifest {
     root.required_int("schema", 1..=1);
@@ -377,28 +277,18 @@ fn manifest(root: &Table<'_>, folder: Option<PathBuf>) -> Manifest {
     if files.is_empty() {
         root.mistake("files", "at least one [[files]] is needed");
     }
-    let tasks = [
-        ("encoder", "encoder"),
-        ("text", "text"),
-        ("runtime", "runtime"),
-        ("classes", "classes"),
-        ("codebook", "codebook"),
-        ("captioner", "captioner"),
-    ];
-    let task = match root.required_choice("task", &tasks) {
-        "encoder" => Task::Encoder(root.required_table("encoder", encoder)),
-        "text" => Task::Text(root.required_table("text", |table| text(table, &files))),
-        "runtime" => Task::Runtime,
-        "classes" => Task::Classes,
-        "captioner" => Task::Captioner(root.required_table("captioner", captioner)),
-        _ => root.required_table("codebook", |table| Task::Codebook {
-            encoder: table.required_str("encoder").to_owned(),
-        }),
-    };
+    let task = task::read(root, &files);
     let conversion = root.optional_table("conversion", |table| conversion(table, &files));
-    let needs_graph = matches!(task, Task::Encoder(_) | Task::Text(_)) && conversion.is_none();
-    if needs_graph && !files.iter().any(|file| file.name.ends_with(".onnx")) {
-        root.mistake("files", "one of the files must be named *.onnx, or a [conversion] be given");
+    let ending = match task {
+        Task::Encoder(_) | Task::Text(_) | Task::Voice(_) => Some(".onnx"),
+        Task::Speech(_) => Some(".bin"),
+        _ => None,
+    };
+    if let (Some(ending), None) = (ending, &conversion)
+        && !files.iter().any(|file| file.name.ends_with(ending))
+    {
+        let named = format!("one of the files must be named *{ending}, or a [conversion] be given");
+        root.mistake("files", named);
     }
     Manifest {
         id: id.to_owned(),
@@ -481,62 +371,8 @@ fn file(table: &Table<'_>, users: bool) -> ModelFile {
     }
 }
 
-fn dimension(table: &Table<'_>, key: &'static str) -> usize {
-    table.required_int(key, 1..=65_536).unsigned_abs() as usize
-}
-
-fn encoder(table: &Table<'_>) -> EncoderSpec {
-    let side = |key| table.required_int(key, 8..=2048).unsigned_abs() as u32;
-    let (width_px, height_px) = (side("width"), side("height"));
-    let frames = table.optional_int("frames", 1..=256).unwrap_or(1).unsigned_abs() as u32;
-    let layout = table.required_str("layout");
-    let mut axes: Vec<char> = layout.chars().collect();
-    axes.sort_unstable();
-    let (wanted, example) = if frames == 1 { ("chnw", "nchw") } else { ("chntw", "nctw or ntchw") };
-    if !layout.is_empty() && (!layout.starts_with('n') || axes.iter().collect::<String>() != wanted)
-    {
-        table.mistake(
-            "layout",
-            format!("`layout` must be n, then the other axes in some order, as in \"{example}\""),
-        );
-    }
-    EncoderSpec {
-        width_px,
-        height_px,
-        frames,
-        mean: channels(table, "mean", -1e6..=1e6),
-        scale: channels(table, "scale", 1e-6..=1e6),
-        layout: layout.to_owned(),
-        input: table.required_str("input").to_owned(),
-        features: table.required_table("features", output),
-        cells: table.optional_str("cells").map(str::to_owned),
-        classes: table.optional_table("classes", |classes| ClassesSpec {
-            names: classes.required_str("names").to_owned(),
-            output: output(classes),
-        }),
-    }
-}
-
-fn output(table: &Table<'_>) -> OutputSpec {
-    OutputSpec { name: table.required_str("name").to_owned(), dim: dimension(table, "dim") }
-}
-
-fn channels(
-    table: &Table<'_>,
-    key: &'static str,
-    range: std::ops::RangeInclusive<f64>,
-) -> [f32; 3] {
-    match table.floats(key, range)[..] {
-        [red, green, blue] => [red as f32, green as f32, blue as f32],
-        _ => {
-            table.mistake(key, format!("`{key}` must be three numbers: red, green, blue"));
-            [1.0; 3]
-        }
-    }
-}
-
 /// A key whose value names one of the files.
-fn file_name(table: &Table<'_>, key: &'static str, files: &[ModelFile]) -> String {
+pub(super) fn file_name(table: &Table<'_>, key: &'static str, files: &[ModelFile]) -> String {
     let name = table.required_str(key);
     if !name.is_empty() && !files.iter().any(|file| file.name == name) {
         table.mistake(key, format!("there is no [[files]] with name = \"{name}\""));
@@ -544,55 +380,28 @@ fn file_name(table: &Table<'_>, key: &'static str, files: &[ModelFile]) -> Strin
     name.to_owned()
 }
 
-fn text(table: &Table<'_>, files: &[ModelFile]) -> TextSpec {
-    let poolings =
-        [("graph", Pooling::InGraph), ("mean", Pooling::Mean), ("first", Pooling::First)];
-    let owned = |text: &str| text.to_owned();
-    let languages = table.strings("languages").into_iter().map(owned).collect();
-    TextSpec {
-        dim: dimension(table, "dim"),
-        max_tokens: table.required_int("max_tokens", 4..=8192).unsigned_abs() as usize,
-        languages,
-        tokenizer: file_name(table, "tokenizer", files),
-        ids: table.required_str("ids").to_owned(),
-        mask: table.required_str("mask").to_owned(),
-        types: table.optional_str("types").map(owned),
-        output: table.required_str("output").to_owned(),
-        pooling: table.required_choice("pooling", &poolings),
-        normalize: table.optional_bool("normalize").unwrap_or(true),
-    }
-}
-
-fn captioner(table: &Table<'_>) -> CaptionerSpec {
-    let count = |key, most| table.required_int(key, 1..=most).unsigned_abs() as usize;
-    let codebook = table.required_str("codebook");
-    CaptionerSpec {
-        encoder: table.required_str("encoder").to_owned(),
-        codebook: (codebook != "none").then(|| codebook.to_owned()),
-        text: table.required_str("text").to_owned(),
-        cells: table.required_choice("cells", &[("3x3", true), ("none", false)]),
-        words: table.required_choice("from", &[("picture", false), ("picture and words", true)]),
-        clips: count("clips", 256),
-        beams: count("beams", 16),
-        longest: count("longest", 256),
-        length_power: table.required_float("length_power", 0.0..=4.0),
-        confidence: table.required_float("confidence", 0.0..=1.0),
-    }
-}
-
 fn conversion(table: &Table<'_>, files: &[ModelFile]) -> Conversion {
-    let checkpoint = file_name(table, "checkpoint", files);
-    match table.required_choice("from", &[("efficientnet-lite", true), ("sentence-bert", false)]) {
-        true => Conversion::EfficientNetLite {
-            checkpoint,
+    let from = [("efficientnet-lite", 0), ("sentence-bert", 1), ("ctranslate2-whisper", 2)];
+    match table.required_choice("from", &from) {
+        0 => Conversion::EfficientNetLite {
+            checkpoint: file_name(table, "checkpoint", files),
             width: table.required_float("width", 0.25..=4.0),
             depth: table.required_float("depth", 0.25..=4.0),
             ranges: table.has("ranges").then(|| file_name(table, "ranges", files)),
         },
-        false => Conversion::SentenceBert {
-            checkpoint,
+        1 => Conversion::SentenceBert {
+            checkpoint: file_name(table, "checkpoint", files),
             heads: table.required_int("heads", 1..=64).unsigned_abs() as usize,
         },
+        _ => {
+            let parts: Vec<String> =
+                table.strings("parts").into_iter().map(str::to_owned).collect();
+            let is_there = |part: &String| files.iter().any(|file| file.name == *part);
+            if parts.is_empty() || !parts.iter().all(is_there) {
+                table.mistake("parts", "`parts` must name [[files]] that make up the model");
+            }
+            Conversion::Whisper { parts, vocabulary: file_name(table, "vocabulary", files) }
+        }
     }
 }
 

@@ -13,20 +13,33 @@ mod fetch;
 mod manifest;
 mod session;
 mod store;
+mod task;
 
 pub use classes::ClassName;
 pub use fetch::Progress;
-pub use manifest::{
-    CaptionerSpec, ClassesSpec, Commercial, Conversion, EncoderSpec, Made, Manifest, ModelFile,
-    Origin, OutputSpec, Package, Pooling, Task, TextSpec, Variant,
-};
+pub use manifest::{Commercial, Conversion, Made, Manifest, ModelFile, Origin, Package, Variant};
 pub use session::{Device, NO_REPORTS, Session, Tensor};
 pub use store::FileState;
+pub use task::{
+    CaptionerSpec, ClassesSpec, EncoderSpec, OutputSpec, Pooling, SpeechSpec, Task, TextSpec,
+    VoiceSpec,
+};
 
 use store::Store;
 
+/// The models that the default pipeline needs, and those that listen.
+#[cfg(feature = "speech")]
+pub const DEFAULT_MODELS: &[&str] = &[
+    "onnxruntime",
+    "efficientnet-lite0",
+    "minilm",
+    "silero-vad",
+    "whisper-tiny.en",
+    "whisper-base",
+];
 /// The models that the default pipeline needs.
-pub const DEFAULT_MODELS: [&str; 3] = ["onnxruntime", "efficientnet-lite0", "minilm"];
+#[cfg(not(feature = "speech"))]
+pub const DEFAULT_MODELS: &[&str] = &["onnxruntime", "efficientnet-lite0", "minilm"];
 
 /// The models that are known, and the cache folder that holds their files.
 #[derive(Debug, Clone)]
@@ -144,8 +157,8 @@ impl Models {
         classes::read(&file.name, &self.bytes(&manifest, &file.name)?)
     }
 
-    /// The path of a model's ONNX graph, verified; converted ones are made by
-    /// [`crate::onnx::prepare`].
+    /// The path of a model's ONNX graph (of a Whisper, its GGML file), verified; converted ones are
+    /// made by [`crate::onnx::prepare`].
     ///
     /// # Errors
     /// `NotFound`, saying how to get it; `Corrupt`.

@@ -1,5 +1,5 @@
-//! Writing ONNX graphs from checkpoints, so that models come as their authors published them and
-//! no Python is needed to run them.
+//! Writing ONNX graphs, and the files that whisper.cpp reads, from checkpoints, so that models come as
+//! their authors published them and no Python is needed to run them.
 
 use crate::error::{Error, Kind, Result};
 use crate::model::{Conversion, Manifest, Models, Progress, Variant};
@@ -7,17 +7,20 @@ use crate::model::{Conversion, Manifest, Models, Progress, Variant};
 mod bert;
 mod build;
 mod checkpoint;
+mod ctranslate2;
 mod efficientnet;
+pub mod ggml;
 mod pickle;
 mod proto;
 mod quantize;
 pub mod transformer;
+mod whisper;
 
 use checkpoint::Checkpoint;
 use efficientnet::Form;
 pub use quantize::Ranges;
 
-/// Fetches a model's files and, where its manifest has a conversion, writes its ONNX graph into
+/// Fetches a model's files and, where its manifest has a conversion, writes its graph into
 /// the cache. What is there already stays.
 ///
 /// # Errors
@@ -84,6 +87,13 @@ fn convert(models: &Models, manifest: &Manifest, conversion: &Conversion) -> Res
             let bytes = models.bytes(manifest, checkpoint)?;
             let mut checkpoint = Checkpoint::from_safetensors(&bytes)?;
             bert::convert(&mut checkpoint, manifest.text()?, *heads)
+        }
+        Conversion::Whisper { parts, vocabulary } => {
+            let mut model = Vec::new();
+            for part in parts {
+                model.extend_from_slice(&models.bytes(manifest, part)?);
+            }
+            whisper::convert(&model, &models.bytes(manifest, vocabulary)?)
         }
     }
 }

@@ -9,6 +9,8 @@ mod identity;
 mod ingest;
 mod jobs;
 mod licence;
+#[cfg(feature = "speech")]
+mod listening;
 mod loaded;
 mod report;
 mod stages;
@@ -19,6 +21,8 @@ mod witness;
 pub use config::{Listed, Pipeline};
 pub use ingest::{Options, index};
 pub use licence::commercial_only;
+#[cfg(feature = "speech")]
+pub use listening::{Ears, Listening, Transcript, listen};
 pub use loaded::Loaded;
 pub use report::{Problem, Progress, RunReport, SourceReport, SourceState};
 pub use stages::DEFAULT_BATCH;

@@ -7,9 +7,12 @@
 mod cue_text;
 mod segment;
 mod sentence;
+mod subtitle;
 mod track;
 
 pub use cue_text::{clean_text, is_spoken};
 pub use segment::{SegmentPlan, SegmentRules, segments};
+pub(crate) use sentence::ends_sentence;
 pub use sentence::{Sentence, SentenceRules, sentences};
+pub use subtitle::{Subtitle, subtitles};
 pub use track::chosen_track;

@@ -25,6 +25,8 @@ mod models;
 mod retrieval;
 mod same;
 mod skipping;
+#[cfg(feature = "speech")]
+mod speech;
 mod speed;
 mod splits;
 mod stopping;

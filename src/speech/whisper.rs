@@ -1,0 +1,280 @@
+//! Whisper, as whisper.cpp runs it. Nothing else names it.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Once;
+
+use whisper_rs::{
+    DtwAhead, DtwMode, DtwParameters, FullParams, SamplingStrategy, WhisperContext,
+    WhisperContextParameters, WhisperState,
+};
+
+use super::words::Piece;
+use crate::error::{Error, Result};
+use crate::model::{Manifest, Models};
+use crate::onnx::ggml::{self, AUDIO_POSITIONS, Sizes};
+use crate::time::{Micros, Timestamp};
+
+/// Samples of one position of the encoder.
+const POSITION: usize = 320;
+/// Positions behind the sound: with few, Whisper doesn't see that it ends, and writes it again.
+const SPARE: usize = 256;
+/// What is computed on is a multiple of it, and no less.
+const STEP: usize = 64;
+const LEAST: usize = 320;
+/// Pieces that are written for one window at most. Whisper stops at 219 by itself, and by its alignment
+/// then ends the process where the window seems to be shorter than 0.15 s.
+const MOST_PIECES: i32 = 200;
+/// Memory that whisper.cpp may take for aligning: all pieces by all heads over 30 s take 41 MB, some
+/// four times. Only what is used is taken.
+const ALIGNING_BYTES: usize = 256 << 20;
+const MOST_HEADS: usize = 32;
+/// The decoder's attention leaves a piece this much after it was said: the median over GRID's sentences.
+const LAG: Micros = Micros::from_millis(80);
+/// Shorter sound is not read at all.
+const LEAST_SAMPLES: usize = 4_000;
+
+/// A model, ready to be read with. Readers share it.
+pub struct Whisper {
+    context: WhisperContext,
+    /// whisper.cpp keeps only where these lie, and looks there again for each reader.
+    _heads: Box<[DtwAhead]>,
+    pub(super) id: String,
+    /// BCP-47; none for those that know many.
+    languages: Vec<String>,
+    sizes: Sizes,
+}
+
+impl fmt::Debug for Whisper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Whisper").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Whisper {
+    /// # Errors
+    /// As [`Models::graph`]; `Corrupt` where the file is no Whisper that can be read.
+    pub fn load(models: &Models, manifest: &Manifest) -> Result<Whisper> {
+        let spec = manifest.speech()?;
+        let path = models.graph(manifest)?;
+        let sizes = ggml::check(&path)?;
+        let heads = heads(&spec.heads, &sizes)
+            .map_err(|why| Error::invalid_input(format!("model {}: {why}", manifest.id)))?
+            .into_boxed_slice();
+        let cannot = |cause| {
+            Error::corrupt(format!("whisper.cpp cannot load {}", path.display())).caused_by(cause)
+        };
+        static QUIET: Once = Once::new();
+        QUIET.call_once(whisper_rs::install_logging_hooks);
+        let mut parameters = WhisperContextParameters::new();
+        parameters.dtw_parameters(DtwParameters {
+            mode: DtwMode::Custom { aheads: &heads },
+            dtw_mem_size: ALIGNING_BYTES,
+        });
+        let context =
+            WhisperContext::new_with_params(Path::new(&path), parameters).map_err(cannot)?;
+        Ok(Whisper {
+            context,
+            _heads: heads,
+            id: manifest.id.clone(),
+            languages: spec.languages.clone(),
+            sizes,
+        })
+    }
+
+    /// Whether it reads a language, given by the code that Whisper has for it.
+    pub fn reads(&self, language: &str) -> bool {
+        match self.languages.is_empty() {
+            true => self.knows(language),
+            false => self.languages.iter().any(|known| known == language),
+        }
+    }
+
+    fn knows(&self, language: &str) -> bool {
+        let is_code = (2..=3).contains(&language.len())
+            && language.bytes().all(|byte| byte.is_ascii_lowercase());
+        let id = is_code.then(|| whisper_rs::get_lang_id(language)).flatten();
+        id.is_some_and(|id| usize::try_from(id).is_ok_and(|id| id < self.sizes.languages()))
+    }
+
+    pub(super) fn is_multilingual(&self) -> bool {
+        self.sizes.is_multilingual()
+    }
+
+    /// What one thread reads with.
+    pub(super) fn reader(&self) -> Result<Reader> {
+        let state = self.context.create_state().map_err(|cause| {
+            Error::exhausted(format!("model {} takes more memory than there is", self.id))
+                .caused_by(cause)
+        })?;
+        Ok(Reader {
+            state,
+            languages: self.sizes.languages(),
+            end_of_text: self.context.token_eot(),
+            first_time: self.context.token_beg(),
+        })
+    }
+}
+
+/// The heads that are aligned by; where none are given, those of the upper half of the layers.
+fn heads(given: &[(u16, u16)], sizes: &Sizes) -> Result<Vec<DtwAhead>, String> {
+    let (layers, heads) = (sizes.decoder_layers, sizes.heads);
+    let head = |layer: usize, head: usize| DtwAhead {
+        n_text_layer: i32::try_from(layer).unwrap_or(0),
+        n_head: i32::try_from(head).unwrap_or(0),
+    };
+    if given.is_empty() {
+        let upper = (layers / 2..layers).rev();
+        let all = upper.flat_map(|layer| (0..heads).map(move |at| head(layer, at)));
+        return Ok(all.take(MOST_HEADS).collect());
+    }
+    if given.len() > MOST_HEADS {
+        return Err(format!("`heads` has more than {MOST_HEADS}"));
+    }
+    let within = |&(layer, at): &(u16, u16)| {
+        let (layer, at) = (usize::from(layer), usize::from(at));
+        (layer < layers && at < heads).then(|| head(layer, at)).ok_or_else(|| {
+            format!("`heads` has {layer}.{at}, but there are {layers} layers with {heads} heads")
+        })
+    };
+    given.iter().map(within).collect()
+}
+
+/// How a stretch of sound is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct How {
+    /// Beginnings that are followed at a time.
+    pub(super) beams: u8,
+    /// Whether Whisper also writes when sentences begin and end. It reads a little differently then.
+    pub(super) times: bool,
+}
+
+/// What came of it, unjudged.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) pieces: Vec<Piece>,
+    /// When the first sentence begins, as Whisper has it.
+    pub(super) start: Option<Timestamp>,
+    /// That nobody speaks.
+    pub(super) silence: f32,
+}
+
+/// A thread's own memory for a model.
+pub(super) struct Reader {
+    state: WhisperState,
+    languages: usize,
+    end_of_text: i32,
+    first_time: i32,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// Reads at most 30 s of sound, of which the first sample is at `at`, with one thread. What was read
+    /// before makes no difference.
+    pub(super) fn read(
+        &mut self,
+        samples: &[f32],
+        at: Timestamp,
+        language: &str,
+        how: How,
+    ) -> Result<Reading> {
+        let nothing = Reading { pieces: Vec::new(), start: None, silence: 1.0 };
+        if samples.len() < LEAST_SAMPLES {
+            return Ok(nothing);
+        }
+        let strategy = match how.beams {
+            1 => SamplingStrategy::Greedy { best_of: 1 },
+            beams => SamplingStrategy::BeamSearch { beam_size: beams.into(), patience: -1.0 },
+        };
+        let mut parameters = FullParams::new(strategy);
+        parameters.set_n_threads(1);
+        parameters.set_language(Some(language));
+        parameters.set_no_context(true);
+        parameters.set_single_segment(true);
+        parameters.set_no_timestamps(!how.times);
+        parameters.set_max_tokens(MOST_PIECES);
+        parameters.set_suppress_nst(true);
+        // Another temperature would be drawn by chance; what is doubted is read another way instead.
+        parameters.set_temperature_inc(0.0);
+        parameters.set_print_progress(false);
+        parameters.set_print_special(false);
+        parameters.set_print_realtime(false);
+        parameters.set_print_timestamps(false);
+        parameters.set_audio_ctx(positions(samples.len()));
+        let failed = |cause| Error::internal("whisper.cpp failed").caused_by(cause);
+        self.state.full(parameters, samples).map_err(failed)?;
+        let mut reading = nothing;
+        for segment in self.state.as_iter() {
+            reading.silence = segment.no_speech_probability();
+            for number in 0..segment.n_tokens() {
+                let Some(token) = segment.get_token(number) else { continue };
+                let data = token.token_data();
+                if data.id < self.end_of_text {
+                    reading.pieces.push(Piece {
+                        bytes: token.to_bytes().map_err(failed)?.to_vec(),
+                        log_probability: data.plog,
+                        end: (at + hundredths(data.t_dtw) - LAG).max(at),
+                    });
+                } else if data.id >= self.first_time && reading.pieces.is_empty() {
+                    let since = i64::from(data.id - self.first_time) * 2;
+                    reading.start = Some(at + hundredths(since));
+                }
+            }
+        }
+        Ok(reading)
+    }
+
+    /// How likely each language is, by Whisper's codes. For a reader that has read nothing else: the
+    /// positions of the window before would be those that are looked at.
+    pub(super) fn languages(mut self, samples: &[f32]) -> Result<Vec<(&'static str, f32)>> {
+        let failed = |cause| Error::internal("whisper.cpp failed").caused_by(cause);
+        self.state.pcm_to_mel(samples, 1).map_err(failed)?;
+        let (_, likely) = self.state.lang_detect(0, 1).map_err(failed)?;
+        // The library knows languages that older models have no token for.
+        let known = (0_i32..).zip(likely).take(self.languages);
+        Ok(known.filter_map(|(id, likely)| Some((whisper_rs::get_lang_str(id)?, likely))).collect())
+    }
+}
+
+/// Positions of the encoder that are computed for so many samples: what is left out of the 30 s is
+/// silence that would only take time.
+fn positions(samples: usize) -> i32 {
+    let wanted = (samples.div_ceil(POSITION) + SPARE).next_multiple_of(STEP);
+    i32::try_from(wanted.clamp(LEAST, AUDIO_POSITIONS)).unwrap_or(0)
+}
+
+fn hundredths(count: i64) -> Micros {
+    Micros(count.saturating_mul(10_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_sound_takes_few_positions_and_long_sound_all() {
+        assert_eq!(positions(16_000), 320);
+        assert_eq!(positions(16_000 * 10), 768);
+        assert_eq!(positions(16_000 * 29), 1_500);
+    }
+
+    #[test]
+    fn heads_are_those_given_or_the_upper_half() {
+        let sizes = Sizes {
+            vocabulary: 51_865,
+            width: 512,
+            heads: 8,
+            encoder_layers: 6,
+            decoder_layers: 6,
+            mels: 80,
+        };
+        assert_eq!(heads(&[(5, 7)], &sizes).unwrap().len(), 1);
+        assert_eq!(heads(&[], &sizes).unwrap().len(), 24);
+        assert!(heads(&[(6, 0)], &sizes).unwrap_err().contains("6.0"));
+    }
+}
