@@ -86,8 +86,8 @@ impl Files<'_> {
         Ok(texts)
     }
 
-    /// Reads cues to the end, or none of them and says why. A host that died gets a second try: what
-    /// killed it may not have been the source.
+    /// Reads cues to the end, or none of them and says why. A host that died or hung gets a second try:
+    /// what was wrong may not have been the source.
     fn read_cues(
         &mut self,
         input: &Input,
@@ -105,7 +105,7 @@ impl Files<'_> {
             attempts += 1;
             match error.kind() {
                 Kind::Cancelled => return Err(error),
-                Kind::Corrupt | Kind::Internal if attempts == 1 => {}
+                Kind::Corrupt | Kind::Exhausted | Kind::Internal if attempts == 1 => {}
                 _ => return Ok(Err(error.reason())),
             }
         }
