@@ -15,7 +15,7 @@ const HIDDEN: f64 = 0.15;
 /// film, too…
 const HELD: f64 = 0.125;
 /// … of so many clips.
-const HELD_CLIPS: std::ops::RangeInclusive<usize> = 2..=4;
+pub(super) const HELD_CLIPS: std::ops::RangeInclusive<usize> = 2..=4;
 
 /// What a step does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

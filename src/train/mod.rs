@@ -7,10 +7,12 @@ pub mod config;
 pub mod corpus;
 mod draw;
 mod examples;
+mod films;
 mod losses;
 mod material;
 mod network;
 mod optimizer;
+mod outcome;
 mod report;
 mod run;
 #[cfg(test)]
@@ -18,7 +20,9 @@ mod tests;
 mod trainer;
 
 pub use config::Config;
+pub use films::Learnt;
 pub use material::{Material, Sources};
+pub use outcome::CODEBOOK;
 pub use run::{Event, Finished, train};
 
 use rand::SeedableRng;

@@ -10,28 +10,28 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint;
 use super::config::{Config, Length};
 use super::material::Material;
-use super::report;
 use super::trainer::{Taken, Trainer};
+use super::{outcome, report};
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::agreement::Agreement;
 use crate::evaluate::captions;
 use crate::evaluate::pictures::{Pictures, Visuals};
 use crate::evaluate::setup::Example;
 use crate::model::Models;
-use crate::onnx::transformer::{Precision, reading_graph, writing_graph};
+use crate::onnx::transformer::Precision;
 use crate::transformer::{Captioner, Writing};
 
 const LOG: &str = "log.jsonl";
 const REPORT: &str = "report.html";
 /// Steps that a line of the log is the mean of.
 const STEPS_A_LINE: u64 = 20;
-/// The pieces of a caption at most, in scoring.
-const LONGEST: usize = 24;
+/// The pieces of a caption at most.
+pub(super) const LONGEST: usize = 24;
 
 /// What happens, for the one who watches.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event<'a> {
-    /// What the training begins with.
+    /// What the training begins with; segments of films count as photos.
     Begun { photos: usize, captions: usize, texts: usize, numbers: usize },
     /// A step was taken.
     Step {
@@ -116,6 +116,7 @@ pub fn train(
             out.display()
         )));
     }
+    outcome::keep_codebook(config, material, out)?;
     let mut log = Log::open(&out.join(LOG), trainer.progress.step)?;
     let (photos, captions, texts) = trainer.counts();
     let numbers = trainer.optimizer.weights.values().map(|tensor| tensor.values.len()).sum();
@@ -160,7 +161,10 @@ pub fn train(
     Ok(Finished {
         steps: trainer.progress.step,
         cpu_secs: trainer.progress.cpu_secs,
-        files: if interrupted { Vec::new() } else { export(&trainer, out)? },
+        files: match interrupted {
+            true => Vec::new(),
+            false => outcome::write(models, config, material, &trainer, run.scores.as_ref(), out)?,
+        },
         scores: run.scores,
         interrupted,
     })
@@ -222,7 +226,8 @@ impl Run<'_> {
         watch(Event::Checkpoint { step, scores: scored.as_ref() })
     }
 
-    /// The scores on the first photos of the first collection that has some to score.
+    /// The scores on the first photos, or segments, of the first collection or library that has some to
+    /// score.
     fn score(&self, trainer: &Trainer<'_>) -> Result<Option<Agreement>> {
         let dev: Option<&Pictures> = self.material.dev.iter().find(|dev| !dev.is_empty());
         let Some(dev) = dev.filter(|_| self.config.checkpoints.scored > 0) else { return Ok(None) };
@@ -232,35 +237,14 @@ impl Run<'_> {
         let codebook = self.material.codebook.as_ref().filter(|_| is_seen);
         let (with_features, cells) = (trained.network.features > 0, trained.network.cells);
         let visuals = Visuals::new(dev, with_features, codebook, cells)?;
-        let photos: Vec<Example> =
-            (0..dev.len().min(self.config.checkpoints.scored)).map(|photo| vec![photo]).collect();
+        let segments = dev.segments().take(self.config.checkpoints.scored);
+        let photos: Vec<Example> = segments.map(Iterator::collect).collect();
         let how =
             Writing { beams: self.config.checkpoints.beams, most: LONGEST, length_power: 1.0 };
         let written = captions::describe(&mut captioner, &visuals, &photos, how, &mut |_| Ok(()))?;
         let best = written.iter().map(|found| found.first().map_or("", |caption| &caption.text));
         captions::judge(best, dev, &photos).map(|scored| Some(scored.all))
     }
-}
-
-/// Writes the weights and the graphs, in each precision.
-fn export(trainer: &Trainer<'_>, out: &Path) -> Result<Vec<PathBuf>> {
-    let trained = trainer.trained();
-    let weights = out.join("transformer.safetensors");
-    trained.save(&weights)?;
-    let mut files = vec![weights];
-    for (name, precision) in
-        [("fp32", Precision::Fp32), ("fp16", Precision::Fp16), ("int8", Precision::Int8)]
-    {
-        for (part, graph) in [
-            ("read", reading_graph(&trained.network, &trained.tensors, precision)?),
-            ("write", writing_graph(&trained.network, &trained.tensors, precision)?),
-        ] {
-            let path = out.join(format!("{part}.{name}.onnx"));
-            std::fs::write(&path, graph).map_err(|cause| Error::io(&path, "write", cause))?;
-            files.push(path);
-        }
-    }
-    Ok(files)
 }
 
 /// Sums over the steps since the last line of the log.

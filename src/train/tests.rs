@@ -8,7 +8,7 @@ use super::batch::{Batch, Row};
 use super::checkpoint;
 use super::config::{self, Config, Inputs, Length};
 use super::examples::Examples;
-use super::material::Material;
+use super::material::{Material, Sources};
 use super::network::Model;
 use super::optimizer::Optimizer;
 use super::run::train;
@@ -55,6 +55,8 @@ fn material(photos: usize) -> Material {
         row /= length;
     }
     Material {
+        sources: Sources::default(),
+        libraries: Vec::new(),
         train: vec![Pictures::made(photos, DIM, &features)],
         dev: Vec::new(),
         texts: vec![vec!["a bird in the sky".into(), "some birds fly".into()]; 3],
