@@ -175,14 +175,19 @@ pub(super) fn distinct(found: Vec<Result<Location>>) -> (Vec<Location>, Vec<Sour
     (locations, missing)
 }
 
-/// Says, the first time that a captioner is used for a library, that it is not for every use.
+/// Says, the first time that a captioner is used for a library, that it is, or may be, not for every use.
 fn tell_licence(models: &Models, loaded: &Loaded, reader: &Reader) -> Result<(), Failure> {
     let Some(captioner) = &loaded.pipeline.captioner else { return Ok(()) };
     let manifest = models.manifest(captioner).map_err(Failure::cannot_open)?;
-    if manifest.commercial != Commercial::Yes && !reader.knows(&loaded.segment_recipe.id)? {
+    let is_for = match manifest.commercial {
+        Commercial::Yes => return Ok(()),
+        Commercial::No => "which is not for commercial use",
+        Commercial::Unknown => "whose manifest does not say whether it is for commercial use",
+    };
+    if !reader.knows(&loaded.segment_recipe.id)? {
         note(&format!(
-            "Captions are written by {}, which is not for commercial use (licence: {}). \
-             `--captioner none` switches them off; `cinelex train` makes a captioner of your own.",
+            "Captions are written by {}, {is_for} (licence: {}). `--captioner none` switches them off; \
+             `cinelex train` makes a captioner of your own.",
             manifest.id, manifest.licence
         ));
     }

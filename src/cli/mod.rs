@@ -199,6 +199,7 @@ enum Command {
     #[command(after_help = "Examples:
   cinelex train flickr8k --out trained
   cinelex train flickr8k youcook2_frames --text captions.tsv --minutes 180 --threads 1 --out trained
+  cinelex train films.library --out trained
   cinelex train flickr8k --out trained --resume")]
     Train(train::Args),
     /// Serve decoding to the parent process

@@ -1,4 +1,4 @@
-//! `cinelex train`: the transformer, on photos with captions.
+//! `cinelex train`: the transformer, on films in which somebody speaks and on photos with captions.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -6,19 +6,22 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::counter::Counter;
-use super::{CommandResult, Failure, Outcome, interrupt, note, print_json, print_line};
+use super::{
+    CommandResult, Failure, Outcome, counted, interrupt, note, one_line, print_json, print_line,
+};
 use crate::error::{Error, Kind};
 use crate::model::Models;
 use crate::train::config::{Inputs, Length};
 use crate::train::corpus::Skipped;
-use crate::train::{self, Config, Event, Finished, Material, Sources};
+use crate::train::{self, CODEBOOK, Config, Event, Finished, Learnt, Material, Sources};
 
 /// The configuration that is part of the executable.
 const DEFAULT: &str = include_str!("../../training/default.toml");
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Folders with captions.tsv and images/; photos of the split "train" are trained on
+    /// Libraries, of which what is said is learnt beside what is seen; or folders with captions.tsv and
+    /// images/, of which the photos of the split "train" are trained on
     #[arg(required = true, value_name = "DATA")]
     data: Vec<PathBuf>,
     /// Captions without pictures: tab-separated, with a column "caption"
@@ -66,8 +69,14 @@ pub fn run(args: Args) -> CommandResult {
     let go_on = || if cancel.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) };
 
     let counter = Counter::new();
-    let sources = Sources { collections: args.data.clone(), texts: args.text.clone() };
-    let material = Material::load(&models, &config, &sources, threads, &mut |progress| {
+    let kept = args.out.join(CODEBOOK);
+    let sources = Sources {
+        data: args.data.clone(),
+        texts: args.text.clone(),
+        fitted: (args.resume && kept.exists()).then_some(kept),
+        command: command(),
+    };
+    let material = Material::load(&models, &config, sources, threads, &mut |progress| {
         counter.show(progress.what, progress.done, progress.of);
         go_on()
     });
@@ -78,19 +87,19 @@ pub fn run(args: Args) -> CommandResult {
         _ => error.into(),
     })?;
     tell_skipped(&material.skipped);
+    material.libraries.iter().for_each(tell_learnt);
 
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let command = format!("cinelex {}", words.join(" "));
     let counter = Counter::new();
     let finished =
-        train::train(&models, &config, &material, &args.out, args.resume, &command, &mut |event| {
+        train::train(&models, &config, &material, &args.out, args.resume, &mut |event| {
             show(&counter, &event);
             go_on()
         });
     counter.finish();
     let finished = finished?;
     if args.json {
-        print_json("trained", &Trained { skipped: material.skipped, finished: &finished })?;
+        let Material { skipped, libraries, .. } = &material;
+        print_json("trained", &Trained { skipped, libraries, finished: &finished })?;
     } else {
         print(&finished)?;
     }
@@ -99,9 +108,24 @@ pub fn run(args: Args) -> CommandResult {
 
 #[derive(Serialize)]
 struct Trained<'a> {
-    skipped: Skipped,
+    skipped: &'a Skipped,
+    libraries: &'a [Learnt],
     #[serde(flatten)]
     finished: &'a Finished,
+}
+
+/// The command as it was typed.
+fn command() -> String {
+    let quoted = |text: String| {
+        if text.is_empty() || text.contains(|c: char| c.is_whitespace() || "'\"\\$`*?".contains(c))
+        {
+            format!("'{}'", text.replace('\'', "'\\''"))
+        } else {
+            text
+        }
+    };
+    let typed = std::env::args_os().skip(1).map(|text| quoted(text.to_string_lossy().into_owned()));
+    std::iter::once("cinelex".to_owned()).chain(typed).collect::<Vec<_>>().join(" ")
 }
 
 fn configuration(args: &Args) -> Result<Config, Error> {
@@ -130,6 +154,11 @@ fn tell_skipped(skipped: &Skipped) {
         (skipped.photos, "photos that could not be decoded"),
         (skipped.without_captions, "photos without a caption"),
         (skipped.captions, "captions without words"),
+        (skipped.sources, "sources in which nothing is said that can be learnt"),
+        (skipped.copies, "sources that a library before has, too"),
+        (skipped.foreign, "segments in languages that the sentence encoder does not read"),
+        (skipped.unseen, "segments with words and without a picture"),
+        (skipped.clips, "clips whose features are lost"),
     ] {
         if count > 0 {
             note(&format!("left out: {count} {what}"));
@@ -137,10 +166,22 @@ fn tell_skipped(skipped: &Skipped) {
     }
 }
 
+fn tell_learnt(learnt: &Learnt) {
+    let library = learnt.library.display();
+    let (segments, sources) =
+        (counted(learnt.segments, "segment"), counted(learnt.sources, "source"));
+    let held_out = match &learnt.held_out[..] {
+        [] => "none of them is held out to score on: one of four is, where there are so many"
+            .to_owned(),
+        names => format!("held out to score on: {}", names.join(", ")),
+    };
+    note(&one_line(&format!("{library}: {segments} with words, of {sources}; {held_out}")));
+}
+
 fn show(counter: &Counter, event: &Event<'_>) {
     match event {
         Event::Begun { photos, captions, texts, numbers } => note(&format!(
-            "{photos} photos with {captions} captions, {texts} texts; {:.2} M weights",
+            "{photos} photos and segments with {captions} captions, {texts} texts; {:.2} M weights",
             *numbers as f64 / 1e6
         )),
         Event::Step { step, loss, captions_per_sec, share, secs_left } => {

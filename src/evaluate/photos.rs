@@ -103,20 +103,12 @@ impl Collection {
         Ok(photos)
     }
 
-    /// Where there is no split `dev`: the videos of `train` that settings are chosen
-    /// by, and that no network is trained on. Of at most 60, and at most a quarter of them, those whose
-    /// names have the least BLAKE3.
+    /// Where there is no split `dev`: the videos of `train` that are [held out](held_out).
     pub fn held_out(&self) -> BTreeSet<&str> {
         if self.has_split("dev") {
             return BTreeSet::new();
         }
-        let train = self.photos.iter().filter(|photo| photo.split == "train");
-        let mut videos: Vec<&str> = train.map(video).collect();
-        videos.sort_unstable();
-        videos.dedup();
-        videos.sort_by_key(|video| *blake3::hash(video.as_bytes()).as_bytes());
-        videos.truncate(HELD_OUT.min(videos.len() / HELD_OUT_OF));
-        videos.into_iter().collect()
+        held_out(self.photos.iter().filter(|photo| photo.split == "train").map(video))
     }
 
     /// Where a photo's file is.
@@ -128,6 +120,16 @@ impl Collection {
     pub fn image_path(&self, image: &str) -> PathBuf {
         self.folder.join("images").join(image)
     }
+}
+
+/// Of some videos, those that settings are chosen by, and that no network is trained on: at most 60,
+/// and at most a quarter of them, those whose names have the least BLAKE3.
+pub fn held_out<'a>(videos: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
+    let videos: BTreeSet<&str> = videos.into_iter().collect();
+    let mut videos: Vec<&str> = videos.into_iter().collect();
+    videos.sort_by_key(|video| *blake3::hash(video.as_bytes()).as_bytes());
+    videos.truncate(HELD_OUT.min(videos.len() / HELD_OUT_OF));
+    videos.into_iter().collect()
 }
 
 /// The video of a frame; a photo is its own.

@@ -1,5 +1,7 @@
-//! The features of a collection's photos, encoded once and kept in the cache folder.
+//! Pictures with their features: of a collection's photos, encoded once and kept in the cache folder, or
+//! of the clips of a library.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::f16;
@@ -10,7 +12,8 @@ use super::photos::{self, Collection, Photo};
 use super::setup::Progress;
 use crate::codebook::Codebook;
 use crate::error::{Error, Kind, Result};
-use crate::media::VisualWord;
+use crate::library::SeenClip;
+use crate::media::{CellFeatures, VisualWord};
 use crate::model::{Device, Manifest, Models};
 use crate::picture::{CELLS, Encoder};
 use crate::transformer::VisualToken;
@@ -18,7 +21,7 @@ use crate::transformer::VisualToken;
 /// Changes whenever the same photos would give another file.
 const VERSION: u32 = 1;
 
-/// Photos with their features, in the order of the captions' file.
+/// Photos with their features, in the order of the captions' file; or clips of films, in order of time.
 #[derive(Debug, Clone, Default)]
 pub struct Pictures {
     /// Those that could be decoded.
@@ -26,8 +29,24 @@ pub struct Pictures {
     /// Those that could not, with the reason.
     pub failed: Vec<(String, String)>,
     dim: usize,
+    features: Features,
+    /// Clips that are read together, one after the other all of them; none where each photo is alone.
+    segments: Vec<Range<usize>>,
+}
+
+/// Features as they are held in memory.
+#[derive(Debug, Clone)]
+enum Features {
     /// `[photos, 1 + CELLS, dim]`: of the whole picture, then of its parts.
-    features: Vec<f16>,
+    Photos(Vec<f16>),
+    /// Of each clip as a library keeps them, which takes a seventh of that.
+    Clips(Vec<(Vec<f16>, CellFeatures)>),
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Features::Photos(Vec::new())
+    }
 }
 
 /// What to encode with.
@@ -69,7 +88,8 @@ impl Pictures {
         let pictures = encode(collection, &photos, eye, progress)?;
         // A failure may pass (a disk that was away), so only what is complete is kept.
         if pictures.failed.is_empty()
-            && let Err(error) = write(&path, &pictures)
+            && let Features::Photos(features) = &pictures.features
+            && let Err(error) = write(&path, [pictures.len(), 1 + CELLS, pictures.dim], features)
         {
             tracing::warn!(%error, "the photos' features are not kept");
         }
@@ -79,8 +99,28 @@ impl Pictures {
     /// Photos with features made up: `[photos, 1 + CELLS, dim]`.
     #[cfg(test)]
     pub(crate) fn made(photos: Vec<Photo>, dim: usize, features: &[f32]) -> Self {
-        let features = features.iter().map(|x| f16::from_f32(*x)).collect();
-        Pictures { photos, failed: Vec::new(), dim, features }
+        let features = Features::Photos(features.iter().map(|x| f16::from_f32(*x)).collect());
+        Pictures { photos, dim, features, ..Pictures::default() }
+    }
+
+    /// The clips of films, those of each segment together: its captions are those of its first clip.
+    /// All have `dim` features, and all or none have cells of as many.
+    pub fn of_segments(
+        dim: usize,
+        segments: impl IntoIterator<Item = Vec<(Photo, SeenClip)>>,
+    ) -> Self {
+        let mut pictures = Pictures { dim, ..Pictures::default() };
+        let mut features = Vec::new();
+        for segment in segments {
+            let start = pictures.len();
+            for (photo, clip) in segment {
+                pictures.photos.push(photo);
+                features.push((clip.features, clip.cells));
+            }
+            pictures.segments.push(start..pictures.len());
+        }
+        pictures.features = Features::Clips(features);
+        pictures
     }
 
     /// How many photos.
@@ -97,22 +137,68 @@ impl Pictures {
         self.dim
     }
 
-    /// The photos for which `keep` is true.
+    /// What is read together, in order: each photo alone, or the clips of a segment.
+    pub fn segments(&self) -> impl Iterator<Item = Range<usize>> {
+        let alone = if self.segments.is_empty() { 0..self.len() } else { 0..0 };
+        self.segments.iter().cloned().chain(alone.map(|photo| photo..photo + 1))
+    }
+
+    /// The photos for which `keep` is true; the segments for whose first clip it is.
     pub fn retained(&self, mut keep: impl FnMut(&Photo) -> bool) -> Self {
-        let mut kept = Pictures { dim: self.dim, ..Pictures::default() };
-        for (photo, features) in self.photos.iter().zip(self.features.chunks(self.each())) {
-            if keep(photo) {
-                kept.photos.push(photo.clone());
-                kept.features.extend_from_slice(features);
-            }
+        let (mut kept, mut segments) = (Vec::new(), Vec::new());
+        for segment in self.segments().filter(|segment| keep(&self.photos[segment.start])) {
+            segments.push(kept.len()..kept.len() + segment.len());
+            kept.extend(segment);
         }
-        kept
+        let each = self.each();
+        Pictures {
+            photos: kept.iter().map(|photo| self.photos[*photo].clone()).collect(),
+            failed: Vec::new(),
+            dim: self.dim,
+            features: match &self.features {
+                Features::Photos(all) => {
+                    let of = |photo: &usize| all[photo * each..(photo + 1) * each].iter().copied();
+                    Features::Photos(kept.iter().flat_map(of).collect())
+                }
+                Features::Clips(all) => {
+                    Features::Clips(kept.iter().map(|clip| all[*clip].clone()).collect())
+                }
+            },
+            segments: if self.segments.is_empty() { Vec::new() } else { segments },
+        }
     }
 
     /// Features of the whole photo (part 0) or of one of its parts.
     pub fn features(&self, photo: usize, part: usize) -> Vec<f32> {
-        let at = photo * self.each() + part * self.dim;
-        self.features[at..at + self.dim].iter().map(|x| x.to_f32()).collect()
+        self.of_parts(photo, part + 1).split_off(part * self.dim)
+    }
+
+    /// Features of the first parts of a photo, one after the other.
+    pub fn of_parts(&self, photo: usize, parts: usize) -> Vec<f32> {
+        let widened = |halves: &[f16]| -> Vec<f32> { halves.iter().map(|x| x.to_f32()).collect() };
+        match &self.features {
+            Features::Photos(all) => {
+                let at = photo * self.each();
+                widened(&all[at..at + parts * self.dim])
+            }
+            Features::Clips(all) => {
+                let (whole, cells) = &all[photo];
+                let mut features = widened(whole);
+                if parts > 1 {
+                    features.extend(cells.values(self.dim).unwrap_or_default());
+                }
+                features.truncate(parts * self.dim);
+                features
+            }
+        }
+    }
+
+    /// Of how many parts there are features: 1 where a library keeps those of whole pictures only.
+    pub fn parts(&self) -> usize {
+        match &self.features {
+            Features::Clips(all) if all.first().is_none_or(|(_, cells)| cells.is_empty()) => 1,
+            _ => 1 + CELLS,
+        }
     }
 
     /// Values of one photo.
@@ -169,10 +255,10 @@ impl<'a> Visuals<'a> {
 
     pub fn seen(&self, photo: usize) -> Seen {
         let mut seen = Seen { parts: self.parts, features: Vec::new(), centroids: Vec::new() };
+        if self.with_features {
+            seen.features = self.pictures.of_parts(photo, self.parts);
+        }
         for part in 0..self.parts {
-            if self.with_features {
-                seen.features.extend(self.pictures.features(photo, part));
-            }
             if let (Some((codebook, _)), Some(word)) = (&self.codebook, self.word(photo, part)) {
                 match codebook.centroid(word) {
                     Some(centroid) => seen.centroids.extend(centroid),
@@ -209,10 +295,8 @@ fn words(pictures: &Pictures, codebook: &Codebook, parts: usize) -> Result<Vec<V
     let mut words = Vec::with_capacity(pictures.len() * parts);
     for from in (0..pictures.len()).step_by(AT_A_TIME) {
         let photos = from..pictures.len().min(from + AT_A_TIME);
-        let rows: Vec<f32> = photos
-            .clone()
-            .flat_map(|photo| (0..parts).flat_map(move |part| pictures.features(photo, part)))
-            .collect();
+        let of_photo = |photo| pictures.of_parts(photo, parts);
+        let rows: Vec<f32> = photos.clone().flat_map(of_photo).collect();
         let rows = ArrayView2::from_shape((photos.len() * parts, pictures.dim), &rows)
             .map_err(|cause| Error::internal("features are cut short").caused_by(cause))?;
         words.extend(codebook.quantize(rows)?);
@@ -244,12 +328,14 @@ fn encode(
     })?;
     failed.sort();
     let mut pictures = Pictures { failed, dim: encoder.dim(), ..Pictures::default() };
+    let mut all = Vec::new();
     for (photo, features) in photos.iter().zip(encoded) {
         if let Some(features) = features {
             pictures.photos.push((*photo).clone());
-            pictures.features.extend(features);
+            all.extend(features);
         }
     }
+    pictures.features = Features::Photos(all);
     if pictures.is_empty() {
         let (image, why) = pictures.failed.first().cloned().unwrap_or_default();
         return Err(Error::invalid_input(format!("no photo could be used: {image}: {why}")));
@@ -293,15 +379,14 @@ fn read(path: &Path, photos: &[&Photo], dim: usize) -> Result<Pictures> {
     }
     let features = features.data().as_chunks().0.iter().map(|x| f16::from_le_bytes(*x)).collect();
     let photos = photos.iter().map(|photo| (*photo).clone()).collect();
-    Ok(Pictures { photos, failed: Vec::new(), dim, features })
+    Ok(Pictures { photos, dim, features: Features::Photos(features), ..Pictures::default() })
 }
 
-fn write(path: &Path, pictures: &Pictures) -> Result<()> {
+fn write(path: &Path, shape: [usize; 3], features: &[f16]) -> Result<()> {
     use std::io::Write;
     let writing = |cause| Error::io(path, "write", cause);
-    let bytes: Vec<u8> = pictures.features.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let shape = vec![pictures.len(), 1 + CELLS, pictures.dim];
-    let serialized = TensorView::new(Dtype::F16, shape, &bytes)
+    let bytes: Vec<u8> = features.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let serialized = TensorView::new(Dtype::F16, shape.to_vec(), &bytes)
         .and_then(|view| safetensors::serialize([("features", view)], None))
         .map_err(|cause| Error::internal("features cannot be written").caused_by(cause))?;
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -312,4 +397,42 @@ fn write(path: &Path, pictures: &Pictures) -> Result<()> {
     file.as_file().sync_all().map_err(writing)?;
     file.persist(path).map_err(|error| writing(error.error))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn photo(name: &str) -> Photo {
+        let (image, split) = (name.to_owned(), "train".to_owned());
+        Photo { image, split, video: None, captions: Vec::new() }
+    }
+
+    #[test]
+    fn clips_of_a_segment_stay_together_and_are_seen_as_the_library_keeps_them() {
+        let clip = |name: &str, value: f32| {
+            let cells: Vec<f32> = (0..CELLS * 2).map(|at| value + at as f32).collect();
+            let seen = SeenClip {
+                words: Vec::new(),
+                features: vec![f16::from_f32(value); 2],
+                cells: CellFeatures::new(&cells, 2),
+            };
+            (photo(name), seen)
+        };
+        let segments = [vec![clip("a", 1.0), clip("b", 2.0)], vec![clip("c", 3.0)]];
+        let pictures = Pictures::of_segments(2, segments);
+        assert_eq!(pictures.segments().collect::<Vec<_>>(), [0..2, 2..3]);
+        assert_eq!((pictures.len(), pictures.parts()), (3, 1 + CELLS));
+        let all = pictures.of_parts(1, 1 + CELLS);
+        assert_eq!(all.len(), (1 + CELLS) * 2);
+        assert_eq!(all[..2], [2.0, 2.0]);
+        assert_eq!(pictures.features(1, 9), all[18..]);
+        let kept = pictures.retained(|photo| photo.image == "a");
+        assert_eq!(kept.segments().collect::<Vec<_>>(), [0..2]);
+        assert_eq!(kept.of_parts(1, 10), all);
+        // Of photos, each is read alone.
+        let photos = Pictures::made(vec![photo("x"), photo("y")], 2, &[0.5; 2 * 20]);
+        assert_eq!(photos.segments().collect::<Vec<_>>(), [0..1, 1..2]);
+        assert_eq!(photos.retained(|photo| photo.image == "y").segments().count(), 1);
+    }
 }

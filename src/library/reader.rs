@@ -139,6 +139,11 @@ impl Reader {
         Ok(Reader { folder: folder.to_owned(), record, features, memory: Memory::of(folder) })
     }
 
+    /// Whether a folder looks like a library.
+    pub fn is_at(folder: &Path) -> bool {
+        folder.join(RECORD.file_name).is_file()
+    }
+
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -563,9 +568,11 @@ pub(super) fn folder_bytes(folder: &Path) -> Result<u64> {
 
 impl Shown {
     /// The clips that belong to a segment: those whose midpoint it holds.
-    pub fn clips_of(&self, segment: &SegmentRow) -> impl Iterator<Item = &ClipRow> {
+    pub fn clips_of(&self, segment: &SegmentRow) -> &[ClipRow] {
         let span = segment.span;
-        self.clips.iter().filter(move |clip| span.contains(clip.head.span.midpoint()))
+        let before = self.clips.partition_point(|clip| clip.head.span.midpoint() < span.start);
+        let through = self.clips.partition_point(|clip| clip.head.span.midpoint() < span.end);
+        &self.clips[before..through.max(before)]
     }
 
     /// The clips that belong to no segment.

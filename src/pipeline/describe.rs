@@ -8,7 +8,7 @@ use crate::library::{SeenClip, SegmentReading};
 use crate::model::{CaptionerSpec, Manifest, Models};
 use crate::onnx::transformer::{Network, Precision};
 use crate::text::pieces::UNKNOWN;
-use crate::transformer::{Captioner, Fitting, Segment, Trained, VisualToken, Writing};
+use crate::transformer::{Captioner, Fitting, Segment, Trained, VisualToken, Writing, spread};
 
 /// Segments that are read and written about at a time.
 pub(super) const AT_A_TIME: usize = 8;
@@ -54,8 +54,7 @@ impl Describer {
 
     /// Which of so many clips of a segment are seen: spread evenly.
     pub(super) fn chosen(&self, clips: usize) -> impl Iterator<Item = usize> + use<> {
-        let seen = clips.min(self.spec.clips).min(self.network.clips);
-        (0..seen).map(move |at| (2 * at + 1) * clips / (2 * seen))
+        spread(clips, self.spec.clips.min(self.network.clips))
     }
 
     /// The embedding of one clip's picture; `None` where it lacks what the network sees.

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::graph::{Cancel, StageStats};
 use crate::library::{Reader, RecipeId, SegmentReading, SegmentRecord, SourceId, State, Writer};
 use crate::media::{ClipHead, Cue};
-use crate::text::TextTower;
+use crate::text::{TextTower, reads};
 use crate::time::{Span, Timestamp};
 use crate::transcript::{
     SegmentPlan, SegmentRules, SentenceRules, chosen_track, segments, sentences,
@@ -178,24 +178,4 @@ fn clips_of(clips: &[ClipHead], span: Span) -> &[ClipHead] {
 fn knows_words(tower: &TextTower, plan: &SegmentPlan) -> bool {
     !plan.text.is_empty()
         && plan.language.as_deref().is_none_or(|tag| reads(tower.languages(), tag))
-}
-
-/// Whether a tower of these languages (none: unstated, so it may) reads text tagged `tag`: `en` reads
-/// `en-GB`.
-pub(super) fn reads(languages: &[String], tag: &str) -> bool {
-    let primary = |tag: &str| tag.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase();
-    languages.is_empty() || languages.iter().any(|known| primary(known) == primary(tag))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tower_reads_the_regional_forms_of_its_languages() {
-        let english = ["en".to_owned()];
-        assert!(reads(&english, "en-GB") && reads(&english, "EN"));
-        assert!(!reads(&english, "de"));
-        assert!(reads(&[], "de"));
-    }
 }

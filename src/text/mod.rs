@@ -184,6 +184,13 @@ fn space_id(tower: &Manifest) -> String {
     format!("{} {}", tower.id, tower.version)
 }
 
+/// Whether a tower of these languages (none: unstated, so it may) reads text tagged `tag`: `en` reads
+/// `en-GB`.
+pub fn reads(languages: &[String], tag: &str) -> bool {
+    let primary = |tag: &str| tag.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase();
+    languages.is_empty() || languages.iter().any(|known| primary(known) == primary(tag))
+}
+
 fn masked_mean(output: ArrayView3<f32>, mask: &Array2<i64>) -> Array2<f32> {
     let (texts, _, dim) = output.dim();
     let mut mean = Array2::zeros((texts, dim));
@@ -212,6 +219,14 @@ mod tests {
     fn padding_takes_no_part_in_the_mean() {
         let output = array![[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]]];
         assert_eq!(masked_mean(output.view(), &array![[1, 1, 0]]), array![[4.0, 6.0]]);
+    }
+
+    #[test]
+    fn a_tower_reads_the_regional_forms_of_its_languages() {
+        let english = ["en".to_owned()];
+        assert!(reads(&english, "en-GB") && reads(&english, "EN"));
+        assert!(!reads(&english, "de"));
+        assert!(reads(&[], "de"));
     }
 
     #[test]

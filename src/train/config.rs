@@ -52,6 +52,9 @@ pub struct Mix {
     pub masked: f64,
 }
 
+/// What stands for a codebook that is fitted on what is trained on.
+const FIT: &str = "fit";
+
 /// A training's configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -60,6 +63,7 @@ pub struct Config {
     pub inputs: Inputs,
     /// Ids or paths of manifests.
     pub encoder: String,
+    /// Or the codebook's own file, or "fit": see [`Config::fits_codebook`].
     pub codebook: String,
     pub text: String,
     pub network: Sizes,
@@ -128,6 +132,16 @@ impl Config {
     /// `InvalidInput` with every mistake and its place.
     pub fn read(file: &str, text: &str) -> Result<Config> {
         toml_check::read(file, text, build).map_err(|mistakes| toml_check::as_error(&mistakes))
+    }
+
+    /// Whether visual words are seen, or guessed.
+    pub fn needs_codebook(&self) -> bool {
+        self.inputs.tokens || self.losses.visual_words > 0.0
+    }
+
+    /// Whether the codebook is fitted on what is trained on.
+    pub fn fits_codebook(&self) -> bool {
+        self.needs_codebook() && self.codebook == FIT
     }
 
     /// The network that is trained, for so many word pieces, and features, centroids (0 without a

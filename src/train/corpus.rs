@@ -65,6 +65,16 @@ pub struct Skipped {
     pub without_captions: usize,
     /// Captions without words.
     pub captions: usize,
+    /// Sources of libraries in which nothing is said that can be learnt…
+    pub sources: usize,
+    /// … and those that a library before has, too.
+    pub copies: usize,
+    /// Segments in a language that the sentence encoder does not read…
+    pub foreign: usize,
+    /// … and those with words and without a picture.
+    pub unseen: usize,
+    /// Clips whose features are lost.
+    pub clips: usize,
 }
 
 /// Captions that have words.

@@ -3,7 +3,7 @@
 use rand::Rng;
 
 use super::batch::Row;
-use super::examples::{Example, Examples, JOINED, Joined};
+use super::examples::{Examples, Joined};
 use crate::evaluate::pictures::Seen;
 use crate::text::pieces::MASK;
 use crate::transformer::{Segment, VisualToken};
@@ -15,7 +15,7 @@ const HIDDEN: f64 = 0.15;
 /// film, too…
 const HELD: f64 = 0.125;
 /// … of so many clips.
-const HELD_CLIPS: std::ops::RangeInclusive<usize> = 2..=4;
+pub(super) const HELD_CLIPS: std::ops::RangeInclusive<usize> = 2..=4;
 
 /// What a step does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,13 +114,6 @@ impl Examples<'_> {
             }
         }
         step
-    }
-
-    /// The most clips that a row has, if the network has places for them.
-    pub(super) fn most_clips(&self) -> usize {
-        let of = |example: &Example| example.clips.len() * JOINED.min(example.video.len());
-        let joined = self.examples.iter().map(of).max().unwrap_or(0);
-        joined.max(*HELD_CLIPS.end())
     }
 
     fn text(&self, text: usize, hides: bool, random: &mut impl Rng) -> Drawn<'_> {

@@ -9,7 +9,8 @@ use rand::seq::index;
 
 use super::config::Config;
 use super::corpus::{self, Skipped};
-use super::material::Material;
+use super::draw::HELD_CLIPS;
+use super::material::{Material, captions_of};
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
 use crate::evaluate::photos::video;
@@ -19,7 +20,7 @@ use crate::onnx::transformer::Network;
 use crate::text::WordPieces;
 
 /// Neighbours in a video that are read together, at most.
-pub(super) const JOINED: usize = 3;
+const JOINED: usize = 3;
 /// How often they are.
 const JOINING: f64 = 0.5;
 /// Of clips in sequence every one, every second … or every fifth is kept (Sun and others, 2019).
@@ -66,11 +67,11 @@ impl<'a> Examples<'a> {
         let most = config.network.words - 2;
         // They were counted when the material was loaded.
         let mut skipped = Skipped::default();
-        let mut found: Vec<((usize, usize), Vec<&str>)> = Vec::new();
+        let mut found: Vec<(Vec<(usize, usize)>, Vec<&str>)> = Vec::new();
         for (collection, pictures) in material.train.iter().enumerate() {
-            for (place, photo) in pictures.photos.iter().enumerate() {
-                let usable = corpus::usable(&photo.captions, &mut skipped);
-                found.push(((collection, place), usable));
+            for (segment, captions) in pictures.segments().zip(captions_of(pictures)) {
+                let clips = segment.map(|place| (collection, place)).collect();
+                found.push((clips, corpus::usable(captions, &mut skipped)));
             }
         }
         let texts: Vec<Vec<&str>> = material
@@ -84,12 +85,12 @@ impl<'a> Examples<'a> {
 
         let (mut examples, mut captions, mut example_of_caption) =
             (Vec::<Example>::new(), Vec::new(), Vec::new());
-        for (clip, usable) in found.into_iter().filter(|(_, usable)| !usable.is_empty()) {
+        for (clips, usable) in found.into_iter().filter(|(_, usable)| !usable.is_empty()) {
             let own = captions.len()..captions.len() + usable.len();
             captions.extend(corpus::encoded(&pieces, &usable, most)?);
             example_of_caption.extend(usable.iter().map(|_| examples.len()));
             let video = examples.len()..examples.len() + 1;
-            examples.push(Example { clips: vec![clip], captions: own, video });
+            examples.push(Example { clips, captions: own, video });
         }
         join_videos(&mut examples, |(collection, place): (usize, usize)| {
             (collection, video(&material.train[collection].photos[place]))
@@ -163,6 +164,15 @@ impl<'a> Examples<'a> {
             clips: clips.into_iter().map(|(_, clip)| clip).collect(),
             captions: kept.iter().flat_map(|of| self.examples[*of].captions.clone()).collect(),
         }
+    }
+
+    /// The most clips that a step reads together, where there are `places` for them.
+    pub(super) fn most_clips(&self, places: usize) -> usize {
+        let read = |example: usize| {
+            let end = self.examples[example].video.end.min(example + JOINED);
+            self.examples[example..end].iter().map(|of| of.clips.len()).sum()
+        };
+        (0..self.examples.len()).map(read).fold(*HELD_CLIPS.end(), usize::max).min(places)
     }
 
     /// What is said with a caption: now and then the next sentence of the video, too.

@@ -7,6 +7,7 @@ pub mod config;
 pub mod corpus;
 mod draw;
 mod examples;
+mod films;
 mod losses;
 mod material;
 mod network;
@@ -21,7 +22,9 @@ mod trainer;
 mod vector;
 
 pub use config::Config;
+pub use films::Learnt;
 pub use material::{Material, Sources};
+pub use outcome::CODEBOOK;
 pub use run::{Event, Finished, train};
 
 use rand::SeedableRng;

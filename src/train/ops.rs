@@ -449,7 +449,7 @@ mod tests {
     ) {
         let weights = Tensor::random(found.dims(), Distribution::Default, &found.device());
         let of = |result: Tensor<D>| {
-            let values = result.clone().into_data().into_vec::<f32>().unwrap();
+            let values = result.clone().into_data().try_into_vec::<f32>().unwrap();
             let backward = (result * weights.clone()).sum().backward();
             let gradients = gradients.iter().map(|gradient| gradient(&backward));
             std::iter::once(values).chain(gradients).collect::<Vec<_>>()
@@ -463,7 +463,7 @@ mod tests {
     }
 
     fn gradient<const D: usize>(of: &Tensor<D>) -> impl Fn(&Gradients) -> Vec<f32> {
-        |gradients| of.grad(gradients).unwrap().into_data().into_vec().unwrap()
+        |gradients| of.grad(gradients).unwrap().into_data().try_into_vec().unwrap()
     }
 
     #[test]

@@ -10,9 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint;
 use super::config::{Config, Length};
 use super::material::Material;
-use super::outcome::{self, LONGEST};
-use super::report;
 use super::trainer::{Taken, Trainer};
+use super::{outcome, report};
 use crate::error::{Error, Kind, Result};
 use crate::evaluate::agreement::Agreement;
 use crate::evaluate::captions;
@@ -26,11 +25,13 @@ const LOG: &str = "log.jsonl";
 const REPORT: &str = "report.html";
 /// Steps that a line of the log is the mean of.
 const STEPS_A_LINE: u64 = 20;
+/// The pieces of a caption at most.
+pub(super) const LONGEST: usize = 24;
 
 /// What happens, for the one who watches.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event<'a> {
-    /// What the training begins with.
+    /// What the training begins with; segments of films count as photos.
     Begun { photos: usize, captions: usize, texts: usize, numbers: usize },
     /// A step was taken.
     Step {
@@ -83,12 +84,12 @@ pub struct Finished {
     pub scores: Option<Agreement>,
     /// Whether it was stopped before its end.
     pub interrupted: bool,
-    /// The files that were made of it: a manifest that `index` takes, the weights, and their graphs.
+    /// The files that were made of it: the weights, their graphs, and manifests that `index` takes.
     pub files: Vec<PathBuf>,
 }
 
-/// Trains into the folder `out`; with `resume`, goes on from its last checkpoint. The manifest says that
-/// `command` made it. `watch` gets every event; its error ends the training after a checkpoint.
+/// Trains into the folder `out`; with `resume`, goes on from its last checkpoint. `watch` gets every
+/// event; its error ends the training after a checkpoint.
 ///
 /// # Errors
 /// `InvalidInput` where the folder holds another training, or the loss is no number; where a file
@@ -99,7 +100,6 @@ pub fn train(
     material: &Material,
     out: &Path,
     resume: bool,
-    command: &str,
     watch: &mut dyn FnMut(Event<'_>) -> Result<()>,
 ) -> Result<Finished> {
     std::fs::create_dir_all(out).map_err(|cause| Error::io(out, "create", cause))?;
@@ -116,6 +116,7 @@ pub fn train(
             out.display()
         )));
     }
+    outcome::keep_codebook(config, material, out)?;
     let mut log = Log::open(&out.join(LOG), trainer.progress.step)?;
     let (photos, captions, texts) = trainer.counts();
     let numbers = trainer.optimizer.weights.values().map(|tensor| tensor.values.len()).sum();
@@ -157,14 +158,13 @@ pub fn train(
     } else {
         interrupted = stopped(run.checkpoint(&trainer, &mut log, watch))?;
     }
-    let files = match interrupted {
-        true => Vec::new(),
-        false => outcome::write(&trainer, config, run.scores.as_ref(), command, out)?,
-    };
     Ok(Finished {
         steps: trainer.progress.step,
         cpu_secs: trainer.progress.cpu_secs,
-        files,
+        files: match interrupted {
+            true => Vec::new(),
+            false => outcome::write(models, config, material, &trainer, run.scores.as_ref(), out)?,
+        },
         scores: run.scores,
         interrupted,
     })
@@ -226,7 +226,8 @@ impl Run<'_> {
         watch(Event::Checkpoint { step, scores: scored.as_ref() })
     }
 
-    /// The scores on the first photos of the first collection that has some to score.
+    /// The scores on the first photos, or segments, of the first collection or library that has some to
+    /// score.
     fn score(&self, trainer: &Trainer<'_>) -> Result<Option<Agreement>> {
         let dev: Option<&Pictures> = self.material.dev.iter().find(|dev| !dev.is_empty());
         let Some(dev) = dev.filter(|_| self.config.checkpoints.scored > 0) else { return Ok(None) };
@@ -236,8 +237,8 @@ impl Run<'_> {
         let codebook = self.material.codebook.as_ref().filter(|_| is_seen);
         let (with_features, cells) = (trained.network.features > 0, trained.network.cells);
         let visuals = Visuals::new(dev, with_features, codebook, cells)?;
-        let photos: Vec<Example> =
-            (0..dev.len().min(self.config.checkpoints.scored)).map(|photo| vec![photo]).collect();
+        let segments = dev.segments().take(self.config.checkpoints.scored);
+        let photos: Vec<Example> = segments.map(Iterator::collect).collect();
         let how =
             Writing { beams: self.config.checkpoints.beams, most: LONGEST, length_power: 1.0 };
         let written = captions::describe(&mut captioner, &visuals, &photos, how, &mut |_| Ok(()))?;

@@ -52,11 +52,15 @@ impl<'a> Trainer<'a> {
     pub(super) fn new(config: &'a Config, material: &'a Material) -> Result<Self> {
         let (examples, network) = Examples::new(config, material)?;
         let seed = *blake3::hash(&config.seed.to_le_bytes()).as_bytes();
-        let lengths = |group: &[Vec<u32>]| group.iter().map(|caption| caption.len() + 1).sum();
+        let lengths =
+            |group: &[Vec<u32>]| -> usize { group.iter().map(|caption| caption.len() + 1).sum() };
         let of_photos: Vec<usize> = examples
             .examples
             .iter()
-            .map(|example| lengths(&examples.captions[example.captions.clone()]))
+            .map(|example| {
+                let clips = (1 + network.cells) * (example.clips.len() - 1);
+                lengths(&examples.captions[example.captions.clone()]) + clips
+            })
             .collect();
         let of_texts = examples.texts.iter().map(|group| lengths(group)).collect();
         let other = *blake3::hash(&seed).as_bytes();
@@ -90,15 +94,15 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// How many photos and captions are trained on, and groups of captions alone.
+    /// How many photos and segments, and captions, are trained on, and groups of captions alone.
     pub(super) fn counts(&self) -> (usize, usize, usize) {
         let Examples { examples, captions, texts, .. } = &self.examples;
         (examples.len(), captions.len(), texts.len())
     }
 
-    /// The most clips of a segment that the network sees in training.
+    /// The most clips that a step reads together.
     pub(super) fn most_clips(&self) -> usize {
-        self.examples.most_clips().min(self.network.clips)
+        self.examples.most_clips(self.network.clips)
     }
 
     /// The network with the average of the weights: what is scored and shipped.

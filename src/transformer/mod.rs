@@ -8,5 +8,5 @@ mod weights;
 
 pub use captioner::{Captioner, Reading, Writing};
 pub use guesser::Guesser;
-pub use packing::{Packed, Segment, VisualToken, pack};
+pub use packing::{Packed, Segment, VisualToken, pack, spread};
 pub use weights::{Fitting, Numbers, Trained, read_tensors, write_tensors};

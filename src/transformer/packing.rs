@@ -60,6 +60,12 @@ impl Packed {
     }
 }
 
+/// Which of so many clips of a segment are seen, where at most `most` are: spread evenly.
+pub fn spread(clips: usize, most: usize) -> impl Iterator<Item = usize> {
+    let seen = clips.min(most);
+    (0..seen).map(move |at| (2 * at + 1) * clips / (2 * seen))
+}
+
 /// Packs segments for `network`.
 ///
 /// # Errors
@@ -142,6 +148,13 @@ pub(super) mod tests {
             space: 4,
             guessed: 0,
         }
+    }
+
+    #[test]
+    fn clips_are_seen_from_all_of_a_segment() {
+        assert_eq!(spread(3, 16).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(spread(12, 4).collect::<Vec<_>>(), [1, 4, 7, 10]);
+        assert_eq!(spread(0, 4).count(), 0);
     }
 
     #[test]

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use cinelex::model::Models;
+use cinelex::train::{Config, Material, Sources};
+use serde_json::{Value, json};
 
-use crate::cinelex::{command, run};
+use crate::cinelex::{Ran, command, finish, index_with, run, show};
 use crate::media::ffmpeg;
 
 /// A collection of six photos, one of which is none and one of which has no caption with words.
@@ -30,6 +32,55 @@ fn collection(folder: &Path) -> PathBuf {
     captions += "mute.png\ttrain\t .\nnone.png\ttrain\tnothing to see\ngone.png\ttrain\tnor here\n";
     fs::write(data.join("captions.tsv"), captions).unwrap();
     data
+}
+
+const COLORS: [&str; 5] = ["red", "green", "blue", "white", "yellow"];
+
+/// A film of two segments for each of so many colors: what is said in both names it.
+fn films(folder: &Path, count: usize) -> Vec<PathBuf> {
+    let film = |color: &&str| {
+        let film = folder.join(format!("{color}.mp4"));
+        let made = format!("-f lavfi -i color={color}:s=64x64:r=4:d=6 -c:v libx264 -g 8");
+        ffmpeg(folder, &format!("{made} -pix_fmt yuv420p {color}.mp4"));
+        let srt = format!(
+            "1\n00:00:00,100 --> 00:00:02,900\nThe {color} card lies here.\n\n\
+             2\n00:00:03,100 --> 00:00:05,900\nIt is {color}, all of it.\n\n"
+        );
+        fs::write(film.with_extension("srt"), srt).unwrap();
+        film
+    };
+    COLORS[..count].iter().map(film).collect()
+}
+
+fn indexed(library: &Path, films: &[PathBuf], options: &[&str]) -> Ran {
+    let films: Vec<&Path> = films.iter().map(PathBuf::as_path).collect();
+    index_with(library, &films, options).exits(0)
+}
+
+/// `cinelex train DATA… --config CONFIG --out OUT`, ready to go.
+fn train(data: &[&Path], config: &Path, out: &Path, options: &[&str]) -> Ran {
+    let mut command = command(["train", "--json", "--threads", "1"]);
+    command.args(data).arg("--config").arg(config).arg("--out").arg(out).args(options);
+    finish(&mut command)
+}
+
+/// The captions of the films' segments.
+fn captions(library: &Path, films: &[PathBuf]) -> Vec<String> {
+    let name = |film: &PathBuf| film.file_name().unwrap().to_str().unwrap().to_owned();
+    let of = |film| show(library, &name(film)).exits(0).lines("segment");
+    let segments: Vec<Value> = films.iter().flat_map(of).collect();
+    segments.iter().filter_map(|line| Some(line["caption"].as_str()?.to_owned())).collect()
+}
+
+/// Changes what a configuration says.
+fn changed(config: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(config).unwrap();
+    assert!(text.contains(from), "{text}");
+    fs::write(config, text.replace(from, to)).unwrap();
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
 }
 
 fn configuration(folder: &Path, length: &str) -> PathBuf {
@@ -147,7 +198,7 @@ fn a_training_that_was_killed_goes_on_from_its_last_checkpoint() {
     let kept = checkpoints();
     assert!(!kept.is_empty());
 
-    let again = crate::cinelex::finish(&mut train()).exits(1);
+    let again = finish(&mut train()).exits(1);
     assert!(again.err.contains("--resume"), "{again:?}");
     let mut going_on = train().arg("--resume").spawn().unwrap();
     let start = std::time::Instant::now();
@@ -169,7 +220,7 @@ fn a_checkpoint_that_cannot_be_written_leaves_the_one_before() {
     let out = folder.path().join("trained");
     let mut train = command(["train", "--threads", "1"]);
     train.arg(&data).arg("--config").arg(&config).arg("--out").arg(&out);
-    crate::cinelex::finish(&mut train).exits(0);
+    finish(&mut train).exits(0);
     let files = || -> BTreeSet<PathBuf> {
         fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect()
     };
@@ -180,10 +231,10 @@ fn a_checkpoint_that_cannot_be_written_leaves_the_one_before() {
     limited.args(["-c", "trap '' XFSZ; ulimit -f 200; exec \"$@\"", "sh"]);
     limited.arg(train.get_program()).args(train.get_args());
     limited.envs(train.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let failed = crate::cinelex::finish(&mut limited).exits(1);
+    let failed = finish(&mut limited).exits(1);
     assert!(failed.err.contains("checkpoint-00000003"), "{failed:?}");
     assert_eq!(files(), before);
-    crate::cinelex::finish(&mut train).exits(0);
+    finish(&mut train).exits(0);
 }
 
 #[test]
@@ -207,4 +258,155 @@ fn what_cannot_be_trained_on_is_refused() {
     let config = configuration(folder.path(), "count = 0");
     let ran = run(["train", data, "--out", out, "--config", config.to_str().unwrap()]).exits(2);
     assert!(ran.err.contains("`count` must be"), "{ran:?}");
+}
+
+#[test]
+fn a_library_is_learnt_from_and_described_by_what_came_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (library, out) = (folder.path().join("films"), folder.path().join("my films"));
+    let films = films(folder.path(), 5);
+    indexed(&library, &films, &["--captioner", "none"]);
+    let config = configuration(folder.path(), "count = 40");
+    changed(&config, "warm_up = 200", "warm_up = 4");
+    let trained = train(&[&library], &config, &out, &[]).exits(0);
+    let line = trained.line("trained");
+    let learnt = &line["libraries"][0];
+    assert_eq!((&learnt["sources"], &learnt["segments"]), (&json!(5), &json!(10)));
+    let held_out = learnt["held_out"].as_array().unwrap();
+    assert_eq!(held_out.len(), 1, "{line}");
+    assert!(trained.err.contains(&format!("to score on: {}", held_out[0].as_str().unwrap())));
+    assert!(line["scores"]["rouge_l"].is_number(), "{line}");
+    assert!(line["skipped"].as_object().unwrap().values().all(|count| count == 0), "{line}");
+    assert!(trained.err.contains("8 photos and segments with 8 captions"), "{trained:?}");
+
+    // Nothing is decoded for what was learnt to be used, and all of it is words that were said.
+    let captioner = out.join("captioner.toml");
+    let manifest = fs::read_to_string(&captioner).unwrap();
+    assert!(manifest.contains("id = \"captioner-my-films\"") && manifest.contains("clips = 4"));
+    let ran = indexed(&library, &films, &["--captioner", text(&captioner)]);
+    assert!(ran.err.contains("does not say whether it is for commercial use"), "{ran:?}");
+    let stages = ran.line("run")["stages"].as_array().unwrap().clone();
+    let items =
+        |stage: &str| stages.iter().find(|of| of["stage"] == stage).unwrap()["items"].clone();
+    assert_eq!((items("decode"), items("caption")), (json!(0), json!(10)));
+    let written = captions(&library, &films);
+    assert_eq!(written.len(), 10, "{written:?}");
+    run(["caption", text(&films[0]), "--captioner", text(&captioner)]).exits(0);
+
+    // A training that has ended is left as it is.
+    let again = train(&[&library], &config, &out, &["--resume"]).exits(0).line("trained");
+    assert_eq!(again["steps"], 40);
+    // A film that two libraries have is learnt from once, and not at all where it is held out.
+    let copy = folder.path().join("copy");
+    indexed(&copy, &films, &["--captioner", "none"]);
+    let sources = Sources { data: vec![library, copy], ..Sources::default() };
+    let read = fs::read_to_string(&config).unwrap();
+    let config = Config::read("small.toml", &read).unwrap();
+    let models = Models::open().unwrap();
+    let material = Material::load(&models, &config, sources, 1, &mut |_| Ok(())).unwrap();
+    assert_eq!((material.skipped.copies, material.libraries[1].sources), (5, 0));
+    let films = |pictures: &[cinelex::evaluate::pictures::Pictures]| -> BTreeSet<String> {
+        let photos = pictures.iter().flat_map(|pictures| &pictures.photos);
+        photos.map(|photo| photo.image.split('@').next().unwrap().to_owned()).collect()
+    };
+    let (learnt, held_out) = (films(&material.train), films(&material.dev));
+    assert_eq!((learnt.len(), held_out.len()), (4, 1));
+    assert!(learnt.is_disjoint(&held_out));
+}
+
+#[test]
+#[cfg(feature = "fit")]
+fn a_codebook_of_the_same_pictures_comes_with_a_pipeline() {
+    let folder = tempfile::tempdir().unwrap();
+    let (library, out) = (folder.path().join("films"), folder.path().join("trained"));
+    let films = films(folder.path(), 4);
+    let pipeline = folder.path().join("short.toml");
+    let default = include_str!("../../pipelines/default.toml");
+    fs::write(&pipeline, default.replace("clip_secs = 1.5", "clip_secs = 1.0")).unwrap();
+    indexed(&library, &films, &["--captioner", "none", "--pipeline", text(&pipeline)]);
+    let photos = collection(folder.path());
+    let config = configuration(folder.path(), "count = 12");
+    changed(&config, "codebook = \"codebook-default\"", "codebook = \"fit\"");
+    let data: [&Path; 2] = [&photos, &library];
+    let line = train(&data, &config, &out, &[]).exits(0).line("trained");
+    assert!(line["scores"]["cider"].is_number(), "{line}");
+    let codebook = fs::read(out.join("codebook.safetensors")).unwrap();
+    // It goes on with the same one.
+    train(&data, &config, &out, &["--resume"]).exits(0);
+    assert!(fs::read(out.join("codebook.safetensors")).unwrap() == codebook);
+
+    let with = out.join("pipeline.toml");
+    run(["pipeline", "check", text(&with)]).exits(0);
+    let said = fs::read_to_string(&with).unwrap();
+    assert!(said.contains("clip_secs = 1.0") && said.contains("captioner.toml"), "{said}");
+    let ran = indexed(&library, &films, &["--pipeline", text(&with)]);
+    assert_eq!(ran.line("run")["segments"], 8);
+    assert!(!captions(&library, &films).is_empty());
+    let manifest = out.join("codebook.toml");
+    run(["codebook", "stats", text(&library), "--codebook", text(&manifest)]).exits(0);
+
+    // What the library's words are of, no other network that sees words may be trained for.
+    changed(&config, "codebook = \"fit\"", "codebook = \"codebook-default\"");
+    let other = folder.path().join("other");
+    let ran = train(&[&library], &config, &other, &[]).exits(2);
+    assert!(
+        ran.err.contains("not with codebook-default (") && ran.err.contains("with the codebook")
+    );
+    assert!(ran.err.contains("films: "), "{ran:?}");
+    // One that only guesses them may be.
+    train(&[&library], &config, &other, &["--inputs", "features+cells"]).exits(0);
+}
+
+#[test]
+fn one_film_with_one_sentence_is_enough() {
+    let folder = tempfile::tempdir().unwrap();
+    let (library, out) = (folder.path().join("films"), folder.path().join("trained"));
+    let films = films(folder.path(), 1);
+    let srt = "1\n00:00:00,100 --> 00:00:01,400\nA red wall.\n\n";
+    fs::write(films[0].with_extension("srt"), srt).unwrap();
+    indexed(&library, &films, &["--captioner", "none"]);
+    let config = configuration(folder.path(), "count = 6");
+    let trained = train(&[&library], &config, &out, &[]).exits(0);
+    let line = trained.line("trained");
+    assert_eq!((&line["scores"], &line["libraries"][0]["segments"]), (&Value::Null, &json!(1)));
+    assert!(trained.err.contains("1 segment with words, of 1 source; none of them is held out"));
+    let captioner = out.join("captioner.toml");
+    let said = fs::read_to_string(&captioner).unwrap();
+    assert!(said.contains("none: nothing was held out"), "{said}");
+    indexed(&library, &films, &["--captioner", text(&captioner)]);
+}
+
+#[test]
+fn a_library_that_cannot_be_learnt_from_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let (library, out) = (folder.path().join("films"), folder.path().join("out"));
+    let films = films(folder.path(), 2);
+    let config = configuration(folder.path(), "count = 2");
+    let refused = |options: &[&str]| train(&[&library], &config, &out, options).exits(2).err;
+    fs::create_dir(&library).unwrap();
+    let ran = train(&[&library], &config, &out, &[]).exits(3);
+    assert!(ran.err.contains("neither a library nor a folder with captions.tsv"), "{ran:?}");
+
+    // Words that nobody here reads, and none at all.
+    let [spoken, mute] = [0, 1].map(|film: usize| films[film].with_extension("srt"));
+    fs::rename(&spoken, folder.path().join("red.de.srt")).unwrap();
+    fs::remove_file(mute).unwrap();
+    indexed(&library, &films, &["--captioner", "none"]);
+    let told = refused(&[]);
+    assert!(told.contains("films: nothing is said in it that could be learnt"), "{told}");
+    assert!(told.contains("2 segments are in others") && told.contains(".srt"), "{told}");
+
+    fs::rename(folder.path().join("red.de.srt"), spoken).unwrap();
+    let pipeline = folder.path().join("no-cells.toml");
+    let default = include_str!("../../pipelines/default.toml");
+    fs::write(&pipeline, default.replace("cells = \"3x3\"", "cells = \"none\"")).unwrap();
+    indexed(&library, &films, &["--captioner", "none", "--pipeline", text(&pipeline)]);
+    let told = refused(&[]);
+    assert!(told.contains("`cells = \"3x3\"`"), "{told}");
+    train(&[&library], &config, &out, &["--inputs", "features"]).exits(0);
+
+    changed(&config, "encoder = \"efficientnet-lite0\"", "encoder = \"efficientnet-lite1\"");
+    let told = refused(&["--inputs", "features"]);
+    assert!(told.contains("with the encoder efficientnet-lite0-"), "{told}");
+    assert!(told.contains("not efficientnet-lite1-"), "{told}");
 }

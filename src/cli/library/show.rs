@@ -191,7 +191,7 @@ fn print_shown_json(shown: &Shown) -> Result<()> {
                 caption: caption.as_ref().map(|caption| &caption.text[..]),
                 confidence: caption.as_ref().map(|caption| caption.confidence),
                 alignment: *alignment,
-                clips: shown.clips_of(segment).count(),
+                clips: shown.clips_of(segment).len(),
             },
         )?;
     }

@@ -380,7 +380,7 @@ fn read_everything(lib: &Path, id: SourceId) -> crate::error::Result<()> {
         reader.source(&id.to_string()).map(drop),
         reader.show(id).map(|shown| {
             for segment in &shown.segments {
-                let _ = shown.clips_of(segment).count();
+                let _ = shown.clips_of(segment).len();
             }
         }),
         reader.each_features(&clips_recipe(), |_, _| Ok(())),
