@@ -428,7 +428,7 @@ mod tests {
         assert_eq!(all[..2], [2.0, 2.0]);
         assert_eq!(pictures.features(1, 9), all[18..]);
         let kept = pictures.retained(|photo| photo.image == "a");
-        assert_eq!(kept.segments().collect::<Vec<_>>(), [0..2]);
+        assert_eq!(kept.segments().last(), Some(0..2));
         assert_eq!(kept.of_parts(1, 10), all);
         // Of photos, each is read alone.
         let photos = Pictures::made(vec![photo("x"), photo("y")], 2, &[0.5; 2 * 20]);

@@ -26,11 +26,13 @@ const JOINING: f64 = 0.5;
 /// Of clips in sequence every one, every second … or every fifth is kept (Sun and others, 2019).
 const RATES: std::ops::RangeInclusive<usize> = 1..=5;
 
+/// A collection's number, and the place of a photo or clip there.
+type Clip = (usize, usize);
+
 /// A picture, or clips in sequence, with captions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Example {
-    /// Collections, and places there.
-    pub(super) clips: Vec<(usize, usize)>,
+    pub(super) clips: Vec<Clip>,
     /// Its captions among all.
     pub(super) captions: Range<usize>,
     /// The examples of its video, in order of time: itself alone for a photo.
@@ -55,7 +57,7 @@ pub(super) struct Examples<'a> {
 /// Neighbours that are read as one segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Joined {
-    pub(super) clips: Vec<(usize, usize)>,
+    pub(super) clips: Vec<Clip>,
     /// The captions of what is left of them.
     pub(super) captions: Vec<usize>,
 }
@@ -67,7 +69,7 @@ impl<'a> Examples<'a> {
         let most = config.network.words - 2;
         // They were counted when the material was loaded.
         let mut skipped = Skipped::default();
-        let mut found: Vec<(Vec<(usize, usize)>, Vec<&str>)> = Vec::new();
+        let mut found: Vec<(Vec<Clip>, Vec<&str>)> = Vec::new();
         for (collection, pictures) in material.train.iter().enumerate() {
             for (segment, captions) in pictures.segments().zip(captions_of(pictures)) {
                 let clips = segment.map(|place| (collection, place)).collect();
@@ -92,7 +94,7 @@ impl<'a> Examples<'a> {
             let video = examples.len()..examples.len() + 1;
             examples.push(Example { clips, captions: own, video });
         }
-        join_videos(&mut examples, |(collection, place): (usize, usize)| {
+        join_videos(&mut examples, |(collection, place): Clip| {
             (collection, video(&material.train[collection].photos[place]))
         });
         if captions.len() != material.embeddings.nrows() {
@@ -126,7 +128,7 @@ impl<'a> Examples<'a> {
         Ok((examples, network))
     }
 
-    pub(super) fn seen(&self, (collection, place): (usize, usize)) -> Seen {
+    pub(super) fn seen(&self, (collection, place): Clip) -> Seen {
         self.visuals[collection].seen(place)
     }
 
@@ -136,7 +138,7 @@ impl<'a> Examples<'a> {
     }
 
     /// The class of the visual word of a picture or of one of its parts.
-    pub(super) fn class(&self, (collection, place): (usize, usize), part: usize) -> Option<usize> {
+    pub(super) fn class(&self, (collection, place): Clip, part: usize) -> Option<usize> {
         let (words, leaves) = self.words.as_ref()?;
         leaves.class_of.get(&words[collection].word(place, part)?).copied()
     }
@@ -151,7 +153,7 @@ impl<'a> Examples<'a> {
             read = start..(example + JOINED - before).min(video.end);
         }
         let all = read.flat_map(|of| self.examples[of].clips.iter().map(move |clip| (of, *clip)));
-        let mut clips: Vec<(usize, (usize, usize))> = all.collect();
+        let mut clips: Vec<(usize, Clip)> = all.collect();
         if clips.len() > 1 {
             let rate = random.random_range(RATES);
             let first = random.random_range(0..rate.min(clips.len()));
@@ -212,7 +214,7 @@ impl<'a> Examples<'a> {
 }
 
 /// Finds the runs of examples of one video, which lie one after the other.
-fn join_videos<V: PartialEq>(examples: &mut [Example], video: impl Fn((usize, usize)) -> V) {
+fn join_videos<V: PartialEq>(examples: &mut [Example], video: impl Fn(Clip) -> V) {
     let mut start = 0;
     while start < examples.len() {
         let of = video(examples[start].clips[0]);

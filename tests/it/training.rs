@@ -266,8 +266,7 @@ fn a_library_is_learnt_from_and_described_by_what_came_of_it() {
     let (library, out) = (folder.path().join("films"), folder.path().join("my films"));
     let films = films(folder.path(), 5);
     indexed(&library, &films, &["--captioner", "none"]);
-    let config = configuration(folder.path(), "count = 40");
-    changed(&config, "warm_up = 200", "warm_up = 4");
+    let config = configuration(folder.path(), "count = 400");
     let trained = train(&[&library], &config, &out, &[]).exits(0);
     let line = trained.line("trained");
     let learnt = &line["libraries"][0];
@@ -279,7 +278,7 @@ fn a_library_is_learnt_from_and_described_by_what_came_of_it() {
     assert!(line["skipped"].as_object().unwrap().values().all(|count| count == 0), "{line}");
     assert!(trained.err.contains("8 photos and segments with 8 captions"), "{trained:?}");
 
-    // Nothing is decoded for what was learnt to be used, and all of it is words that were said.
+    // Nothing is decoded for what was learnt to be used, and what is written is what was said.
     let captioner = out.join("captioner.toml");
     let manifest = fs::read_to_string(&captioner).unwrap();
     assert!(manifest.contains("id = \"captioner-my-films\"") && manifest.contains("clips = 4"));
@@ -290,12 +289,13 @@ fn a_library_is_learnt_from_and_described_by_what_came_of_it() {
         |stage: &str| stages.iter().find(|of| of["stage"] == stage).unwrap()["items"].clone();
     assert_eq!((items("decode"), items("caption")), (json!(0), json!(10)));
     let written = captions(&library, &films);
-    assert_eq!(written.len(), 10, "{written:?}");
+    let is_said = |caption: &String| caption.contains("card lies") || caption.contains("all of it");
+    assert!(written.len() == 10 && written.iter().all(is_said), "{written:?}");
     run(["caption", text(&films[0]), "--captioner", text(&captioner)]).exits(0);
 
     // A training that has ended is left as it is.
     let again = train(&[&library], &config, &out, &["--resume"]).exits(0).line("trained");
-    assert_eq!(again["steps"], 40);
+    assert_eq!(again["steps"], 400);
     // A film that two libraries have is learnt from once, and not at all where it is held out.
     let copy = folder.path().join("copy");
     indexed(&copy, &films, &["--captioner", "none"]);
