@@ -179,14 +179,17 @@ impl Kind {
     }
 }
 
+/// Gives a tensor's numbers by its name and shape.
+type Values<'a> = &'a mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>>;
+
 /// Writes such a file. `tokens` are the pieces of the vocabulary that are text; `filters` is row-major,
-/// a row of 201 for each mel; `values` gives a tensor's numbers by its name and shape.
+/// a row of 201 for each mel.
 pub(super) fn write(
     sizes: &Sizes,
     kind: Kind,
     filters: &[f32],
     tokens: &[Vec<u8>],
-    values: &mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>>,
+    values: Values<'_>,
 ) -> Result<Vec<u8>> {
     let version = if kind.numbers > 1 { QUANTIZATION_VERSION * VERSION_FACTOR } else { 0 };
     let mut file = Vec::new();

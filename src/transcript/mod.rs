@@ -12,7 +12,6 @@ mod track;
 
 pub use cue_text::{clean_text, is_spoken};
 pub use segment::{SegmentPlan, SegmentRules, segments};
-pub(crate) use sentence::ends_sentence;
-pub use sentence::{Sentence, SentenceRules, sentences};
+pub use sentence::{Sentence, SentenceRules, ends_sentence, sentences};
 pub use subtitle::{Subtitle, subtitles};
 pub use track::chosen_track;

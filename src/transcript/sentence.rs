@@ -228,7 +228,7 @@ fn split_after_full_stops(text: &str) -> Vec<&str> {
 
 /// Whether a sentence ends with `word`, before `next`. `cased`: the sentence began with a capital,
 /// so that a small letter after it tells that it goes on.
-pub(crate) fn ends_sentence(word: &str, next: Option<&str>, cased: bool) -> bool {
+pub fn ends_sentence(word: &str, next: Option<&str>, cased: bool) -> bool {
     let bare = word.trim_end_matches(['"', '\'', ')', ']', '»', '”', '’', '」', '』', '）']);
     let Some(last) = bare.chars().last() else { return false };
     if !matches!(last, '.' | '!' | '?' | '…' | '。' | '！' | '？' | '؟' | '।' | '։') {
