@@ -444,11 +444,7 @@ mod tests {
 
     /// Holds a result and the gradients of a sum over it, weighed at random, against those of the same in
     /// burn's own operations.
-    fn same<const D: usize>(
-        found: Tensor<D>,
-        wanted: Tensor<D>,
-        gradients: &[Gradient<'_>],
-    ) {
+    fn same<const D: usize>(found: Tensor<D>, wanted: Tensor<D>, gradients: &[Gradient<'_>]) {
         let weights = Tensor::random(found.dims(), Distribution::Default, &found.device());
         let of = |result: Tensor<D>| {
             let values = result.clone().into_data().try_into_vec::<f32>().unwrap();
