@@ -5,7 +5,7 @@
 //! reference.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
@@ -424,11 +424,6 @@ pub fn read_heard(path: &Path) -> Result<Vec<Heard>> {
             })
         })
         .collect()
-}
-
-/// Where a recording lies.
-pub fn file_of(folder: &Path, recording: &Recording) -> PathBuf {
-    folder.join(&recording.path)
 }
 
 #[cfg(test)]

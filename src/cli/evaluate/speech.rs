@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> CommandResult {
     for (language, group) in &groups {
         let ears = Ears::load(&models, &args.model, language.as_deref());
         let ears = ears.map_err(Failure::cannot_open)?;
-        let place = |of: &&Recording| Location::File(speech::file_of(&args.data, of));
+        let place = |of: &&Recording| Location::File(args.data.join(&of.path));
         let locations: Vec<Location> = group.iter().map(place).collect();
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let threads = args.workers.unwrap_or(cores).get();
