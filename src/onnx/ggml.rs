@@ -169,6 +169,11 @@ const KINDS: [Kind; 7] = [
 ];
 
 impl Kind {
+    /// Of the layout: only quantized numbers have one.
+    fn version(self) -> u32 {
+        if self.numbers > 1 { QUANTIZATION_VERSION } else { 0 }
+    }
+
     fn of_tensor(self, form: Form) -> Kind {
         match form {
             Form::Exact => F32,
@@ -191,7 +196,7 @@ pub(super) fn write(
     tokens: &[Vec<u8>],
     values: Values<'_>,
 ) -> Result<Vec<u8>> {
-    let version = if kind.numbers > 1 { QUANTIZATION_VERSION * VERSION_FACTOR } else { 0 };
+    let version = kind.version() * VERSION_FACTOR;
     let mut file = Vec::new();
     let number = |file: &mut Vec<u8>, number: usize| {
         file.extend(u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
@@ -323,7 +328,7 @@ impl<R: Read + Seek> Walk<R> {
         let (version, kind) = (kind as u32 / VERSION_FACTOR, kind as u32 % VERSION_FACTOR);
         let kind = KINDS.into_iter().find(|known| known.file == kind);
         match kind {
-            Some(kind) if kind.numbers == 1 || version == QUANTIZATION_VERSION => Ok((sizes, kind)),
+            Some(kind) if kind.version() == version => Ok((sizes, kind)),
             _ => Err(self.wrong("its numbers are of a kind that is not known here")),
         }
     }
