@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 
-use super::codes::{CodedQuery, Rotation, code_words, encode};
+use super::codes::{CodedQuery, Rotation, code_words, encode, encode_fine, fine_bytes};
 use super::dot::dot;
 use super::rows;
 use super::vectors::Row;
 use crate::error::{Error, Result};
 use crate::time::{Span, Timestamp};
 
-const MAGIC: [u8; 8] = *b"cnlxvec1";
+const MAGIC: [u8; 8] = *b"cnlxvec2";
 const HEADER_BYTES: usize = 8 + 32 + 4 * 8 + 4;
 
 /// No part has more rows, nor embeddings of more bytes: they are in memory while it is made.
@@ -66,6 +66,8 @@ pub(super) struct Part {
     centre: Vec<f32>,
     factors: Vec<f32>,
     codes: Vec<u64>,
+    fine_factors: Vec<f32>,
+    fine_codes: Vec<u8>,
     /// CRC-32 of each embedding.
     sums: Vec<u32>,
     values_at: u64,
@@ -131,6 +133,8 @@ impl Part {
             factors: fields.column(count, f32::from_le_bytes),
             sums: fields.column(count, u32::from_le_bytes),
             codes: fields.column(count * code_words(dimension), u64::from_le_bytes),
+            fine_factors: fields.column(count, f32::from_le_bytes),
+            fine_codes: fields.column(count * fine_bytes(dimension), u8::from_le_bytes),
             values_at,
             file,
         })
@@ -147,6 +151,20 @@ impl Part {
         let base = query.centre_product(&self.centre);
         let codes = &self.codes[places.start * words..places.end * words];
         query.estimate(base, codes, &self.factors[places], estimates);
+    }
+
+    /// The estimated products of a query and the rows at `places`, by their fine codes.
+    pub fn estimate_fine<'a>(
+        &'a self,
+        query: &'a CodedQuery,
+        places: impl IntoIterator<Item = usize> + 'a,
+    ) -> impl Iterator<Item = f32> + 'a {
+        let bytes = fine_bytes(self.dimension);
+        let base = query.centre_product(&self.centre);
+        places.into_iter().map(move |place| {
+            let code = &self.fine_codes[place * bytes..(place + 1) * bytes];
+            query.estimate_fine(base, code, self.fine_factors[place])
+        })
     }
 
     /// The exact product of `query` and the row at `place`. `scratch` saves allocations.
@@ -220,7 +238,7 @@ pub(super) fn write(
     let Columns { rows, values } = columns;
     let dimension = origin.dimension;
     let rotation = Rotation::new(dimension);
-    let (centre, factors, codes) = coded(&rotation, values);
+    let (centre, coded) = coded(&rotation, values);
 
     let mut head = Vec::with_capacity(HEADER_BYTES + column_bytes(rows.len(), dimension) + 4);
     head.extend(MAGIC);
@@ -233,11 +251,13 @@ pub(super) fn write(
     head.extend(rows.iter().flat_map(|row| row.span.start.0.to_le_bytes()));
     head.extend(rows.iter().flat_map(|row| row.span.end.0.to_le_bytes()));
     head.extend(centre.iter().flat_map(|value| value.to_le_bytes()));
-    head.extend(factors.iter().flat_map(|factor| factor.to_le_bytes()));
+    head.extend(coded.factors.iter().flat_map(|factor| factor.to_le_bytes()));
     let bytes = rows::halves_to_bytes(values);
     let sum = |row: &[u8]| crc32fast::hash(row).to_le_bytes();
     head.extend(bytes.chunks_exact(dimension * 2).flat_map(sum));
-    head.extend(codes.iter().flat_map(|word| word.to_le_bytes()));
+    head.extend(coded.codes.iter().flat_map(|word| word.to_le_bytes()));
+    head.extend(coded.fine_factors.iter().flat_map(|factor| factor.to_le_bytes()));
+    head.extend(&coded.fine_codes);
     head.extend(crc32fast::hash(&head).to_le_bytes());
 
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -248,8 +268,17 @@ pub(super) fn write(
     Ok(())
 }
 
-/// The rotated centre of all vectors, and each one's factor and code.
-fn coded(rotation: &Rotation, values: &[f16]) -> (Vec<f32>, Vec<f32>, Vec<u64>) {
+/// What the rows of a part are estimated by.
+#[derive(Debug, Default)]
+struct Coded {
+    factors: Vec<f32>,
+    codes: Vec<u64>,
+    fine_factors: Vec<f32>,
+    fine_codes: Vec<u8>,
+}
+
+/// The rotated centre of all vectors, and each one's codes.
+fn coded(rotation: &Rotation, values: &[f16]) -> (Vec<f32>, Coded) {
     use rayon::prelude::*;
     const BLOCK: usize = 2_048;
     let dimension = rotation.dimension();
@@ -262,29 +291,33 @@ fn coded(rotation: &Rotation, values: &[f16]) -> (Vec<f32>, Vec<f32>, Vec<u64>) 
     let count = (values.len() / dimension.max(1)).max(1);
     let mut centre: Vec<f32> = sums.iter().map(|sum| (sum / count as f64) as f32).collect();
     rotation.apply(&mut centre);
-    let blocks: Vec<(Vec<f32>, Vec<u64>)> = values
+    let blocks: Vec<Coded> = values
         .par_chunks(BLOCK * dimension)
         .map(|block| {
-            let (mut factors, mut codes) = (Vec::new(), Vec::new());
+            let mut coded = Coded::default();
             for row in block.chunks_exact(dimension) {
                 let mut offset: Vec<f32> = row.iter().map(|value| value.to_f32()).collect();
                 rotation.apply(&mut offset);
                 offset.iter_mut().zip(&centre).for_each(|(value, centre)| *value -= centre);
-                factors.push(encode(&offset, &mut codes));
+                coded.factors.push(encode(&offset, &mut coded.codes));
+                coded.fine_factors.push(encode_fine(&offset, &mut coded.fine_codes));
             }
-            (factors, codes)
+            coded
         })
         .collect();
-    let (mut factors, mut codes) = (Vec::new(), Vec::new());
-    for (block_factors, block_codes) in blocks {
-        factors.extend(block_factors);
-        codes.extend(block_codes);
+    let mut coded = Coded::default();
+    for block in blocks {
+        coded.factors.extend(block.factors);
+        coded.codes.extend(block.codes);
+        coded.fine_factors.extend(block.fine_factors);
+        coded.fine_codes.extend(block.fine_codes);
     }
-    (centre, factors, codes)
+    (centre, coded)
 }
 
 fn column_bytes(count: usize, dimension: usize) -> usize {
-    count * (3 * 8 + 4 + 4 + 8 * code_words(dimension)) + 4 * dimension
+    let codes = 4 + 8 * code_words(dimension) + 4 + fine_bytes(dimension);
+    count * (3 * 8 + 4 + codes) + 4 * dimension
 }
 
 /// Takes fields from bytes that are known to be long enough.

@@ -18,7 +18,7 @@ use super::rows;
 use super::spans::SegmentSpans;
 use super::types::{Location, RecipeKind, SegmentReading};
 use super::vectors::VectorSet;
-use super::words::{COMMON, Matches, TextRow, WordIndex};
+use super::words::{COMMON, Matches, Postings, TextRow, WordIndex};
 use crate::error::{Error, Kind, Result};
 use crate::media::{Caption, Channel};
 use crate::time::{Span, Timestamp};
@@ -168,6 +168,7 @@ pub(super) struct Memory {
     segments: VectorSet,
     readings: VectorSet,
     spans: SegmentSpans,
+    postings: Postings,
 }
 
 impl Memory {
@@ -178,6 +179,7 @@ impl Memory {
             segments: VectorSet::new(Embedded::Segments),
             readings: VectorSet::new(Embedded::Readings),
             spans: SegmentSpans::default(),
+            postings: Postings::default(),
         }
     }
 }
@@ -209,7 +211,10 @@ impl Reader {
         self.record.read(|sql| {
             memory.refresh(sql)?;
             let filter = Filter::of(sql, query)?;
-            let lists = memory.lists(sql, query, &filter)?;
+            let mut postings = std::mem::take(&mut memory.postings);
+            let lists = memory.lists(sql, query, &filter, &mut postings);
+            memory.postings = postings;
+            let lists = lists?;
             let clip_recipe = rows::current_recipe(sql, RecipeKind::Clip)?.map(|row| row.key);
             fuse(&lists, query.top.max(1))
                 .into_iter()
@@ -232,7 +237,13 @@ impl Memory {
         self.spans.refresh(sql, segment_recipe.as_ref())
     }
 
-    fn lists(&self, sql: &Connection, query: &Query, filter: &Filter) -> Result<Vec<List>> {
+    fn lists(
+        &self,
+        sql: &Connection,
+        query: &Query,
+        filter: &Filter,
+        postings: &mut Postings,
+    ) -> Result<Vec<List>> {
         let length = LIST.max(query.top.saturating_mul(LIST_TIMES_TOP));
         let asked =
             |channel: &Channel| query.channels.is_empty() || query.channels.contains(channel);
@@ -252,7 +263,7 @@ impl Memory {
             }
             Ok(lists)
         };
-        let by_words = || -> Result<Vec<List>> {
+        let mut by_words = || -> Result<Vec<List>> {
             let Some(words) = &query.words else { return Ok(Vec::new()) };
             let most = if filter.is_any() { usize::MAX } else { COMMON };
             let mut lists = Vec::new();
@@ -260,7 +271,7 @@ impl Memory {
                 (WordIndex::CUES, &[Channel::Speech, Channel::Screen][..]),
                 (WordIndex::CAPTIONS, &[Channel::Caption][..]),
             ] {
-                let matches = Matches::find(sql, index, words, most)?;
+                let matches = Matches::find(sql, index, words, most, postings)?;
                 for channel in channels.iter().copied().filter(asked) {
                     let list = self.by_words(sql, &matches, channel, filter, length)?;
                     lists.push((channel, By::Words, list));

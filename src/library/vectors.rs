@@ -1,7 +1,8 @@
 //! The embeddings of one table, and which of them are nearest to a query.
 //!
-//! Rows that a [`Part`] of the index covers are found by their codes first: the candidates that
-//! are estimated best are compared exactly. The newest rows, and all of a library without an index,
+//! Rows that a [`Part`] of the index covers are found by their codes first: of the candidates that
+//! are estimated best by one bit a dimension, those that are best by four are compared exactly. The
+//! newest rows, and all of a library without an index,
 //! are in memory and each is compared.
 
 use rayon::prelude::*;
@@ -18,9 +19,9 @@ use crate::time::Span;
 /// Vectors scored by one task.
 const BLOCK: usize = 2_048;
 
-/// Rows that are compared exactly: so many for each that is asked for, and at least one of so many that
-/// there are. With more rows, more come between the best and where they are estimated to be;
-/// `benches/search` measures what of the best ten is found.
+/// Candidates: so many for each row that is asked for, and at least one of so many that there are. With
+/// more rows, more come between the best and where they are estimated to be; `benches/search` measures
+/// what of the best ten is found.
 const CANDIDATES: usize = 10;
 const ONE_OF: usize = 80;
 
@@ -120,9 +121,8 @@ impl VectorSet {
         (self.state.recipe != 0).then_some(self.state.recipe)
     }
 
-    /// Rows that `keeps` accepts with their dot product with `query`, best first: the best `most`,
-    /// and perhaps more. Where there are no more than [`CANDIDATES`] times `most` such rows, it is
-    /// all of them; else those of the index are the best by estimate.
+    /// Rows that `keeps` accepts with their dot product with `query`, best first: the best `most`
+    /// (of the index, by estimate), and perhaps more; fewer only where there are no more.
     ///
     /// Errors: `InvalidInput` where the query is not of the rows' space; `Corrupt` or `Unavailable`
     /// where a file of the index is damaged.
@@ -145,8 +145,8 @@ impl VectorSet {
         }
         let rows = self.parts.iter().map(|part| part.rows.len()).sum::<usize>();
         let candidates = most.saturating_mul(CANDIDATES).max(rows / ONE_OF);
-        let mut found = self.best_of_parts(query, candidates, &keeps)?;
-        found.extend(self.best_of_newest(query, candidates, &keeps));
+        let mut found = self.best_of_parts(query, candidates, most, &keeps)?;
+        found.extend(self.best_of_newest(query, most, &keeps));
         // A stable sort: equal ones stay in order of key.
         found.par_sort_by(|a, b| b.1.total_cmp(&a.1));
         Ok(found)
@@ -156,6 +156,7 @@ impl VectorSet {
     fn best_of_parts(
         &self,
         query: &[f32],
+        candidates: usize,
         most: usize,
         keeps: &(impl Fn(&Row) -> bool + Sync),
     ) -> Result<Vec<(Row, f32)>> {
@@ -173,7 +174,7 @@ impl VectorSet {
         let nearest = blocks
             .par_chunks(each)
             .map(|blocks| {
-                let mut nearest = Nearest::new(most);
+                let mut nearest = Nearest::new(candidates);
                 let mut estimates = Vec::with_capacity(BLOCK);
                 for &(number, first) in blocks {
                     let part = &self.parts[number];
@@ -187,8 +188,8 @@ impl VectorSet {
                 }
                 nearest
             })
-            .reduce(|| Nearest::new(most), Nearest::and);
-        let places = nearest.places();
+            .reduce(|| Nearest::new(candidates), Nearest::and);
+        let places = self.best_by_fine_codes(&coded, &nearest.places(), most);
         let products: Result<Vec<Vec<(Row, f32)>>> = places
             .par_chunks(128)
             .map(|places| {
@@ -201,6 +202,26 @@ impl VectorSet {
             })
             .collect();
         Ok(products?.concat())
+    }
+
+    /// Of these places, the best by estimate.
+    fn best_by_fine_codes(&self, query: &CodedQuery, places: &[Place], most: usize) -> Vec<Place> {
+        let estimate = |places: &[Place]| {
+            let mut nearest = Nearest::new(most);
+            for places in places.chunk_by(|(part, _), (other, _)| part == other) {
+                let part = &self.parts[places[0].0];
+                let estimates = part.estimate_fine(query, places.iter().map(|(_, place)| *place));
+                for (place, score) in places.iter().zip(estimates) {
+                    if score > nearest.floor {
+                        nearest.add(score, *place);
+                    }
+                }
+            }
+            nearest
+        };
+        let each = places.len().div_ceil(rayon::current_num_threads().max(1)).max(BLOCK);
+        let nearest = places.par_chunks(each).map(estimate);
+        nearest.reduce(|| Nearest::new(most), Nearest::and).places()
     }
 
     /// In order of key.

@@ -5,6 +5,9 @@
 //! holds them all. Unlike BM25's, the score means the same for every query, so it can be shown and
 //! cut off; among texts of the same score the shorter comes first, which is what BM25 would do.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows;
@@ -18,6 +21,11 @@ pub(super) const COMMON: usize = 2_000;
 
 /// Terms of a query that are used; a mask has as many bits.
 const MOST_TERMS: usize = 64;
+
+/// Of a term that more texts hold, only so many are kept in memory.
+const MOST_OF_A_TERM: usize = 1 << 16;
+/// Keys that are kept in memory, of all terms: 32 MB.
+const MOST_KEPT: usize = 1 << 22;
 
 /// An index of words, and the texts that it is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +48,55 @@ impl WordIndex {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let find = format!("SELECT rowid FROM {0} WHERE {0} MATCH ?1 LIMIT ?2", self.name);
         rows::all(sql, &find, params![expression, most], |row| row.get(0))
+    }
+}
+
+/// Which texts hold a term.
+#[derive(Debug)]
+struct Posting {
+    /// The first of them, in order.
+    keys: Vec<i64>,
+    /// Whether these are all.
+    is_whole: bool,
+}
+
+/// The terms that were asked for, and which texts hold them: the small words of a language are in every
+/// query, and in so many texts that to read the index for them takes most of a search.
+#[derive(Debug, Default)]
+pub(super) struct Postings {
+    /// SQLite's count of what others have changed; the terms are as of this one.
+    version: i64,
+    of: HashMap<(&'static str, String), Arc<Posting>>,
+    /// Of all terms.
+    keys: usize,
+}
+
+impl Postings {
+    /// Forgets everything if the record was changed since.
+    fn refresh(&mut self, sql: &Connection) -> Result<()> {
+        let version = rows::one(sql, "PRAGMA data_version", [])?;
+        if self.version != version {
+            *self = Postings { version, ..Postings::default() };
+        }
+        Ok(())
+    }
+
+    fn of(&mut self, sql: &Connection, index: WordIndex, term: &str) -> Result<Arc<Posting>> {
+        let name = (index.name, term.to_owned());
+        if let Some(known) = self.of.get(&name) {
+            return Ok(Arc::clone(known));
+        }
+        let mut keys = index.holding(sql, term, MOST_OF_A_TERM + 1)?;
+        let is_whole = keys.len() <= MOST_OF_A_TERM;
+        keys.truncate(MOST_OF_A_TERM);
+        if self.keys + keys.len() > MOST_KEPT {
+            self.of.clear();
+            self.keys = 0;
+        }
+        self.keys += keys.len();
+        let posting = Arc::new(Posting { keys, is_whole });
+        self.of.insert(name, Arc::clone(&posting));
+        Ok(posting)
     }
 }
 
@@ -74,42 +131,63 @@ pub(super) struct Matches {
 impl Matches {
     /// `most`: of a term that more texts hold, only some are looked at. [`COMMON`] where any hit will
     /// do; `usize::MAX` where most of them may be filtered out.
-    pub fn find(sql: &Connection, index: WordIndex, query: &str, most: usize) -> Result<Self> {
+    pub fn find(
+        sql: &Connection,
+        index: WordIndex,
+        query: &str,
+        most: usize,
+        postings: &mut Postings,
+    ) -> Result<Self> {
+        postings.refresh(sql)?;
         let last = format!("SELECT coalesce(max(key), 0) FROM {}", index.table);
         let texts: i64 = rows::one(sql, &last, [])?;
         let terms = terms(query);
         let mut weights = Vec::new();
         let mut pairs: Vec<(i64, u64)> = Vec::new();
         let mut rare: Vec<&str> = Vec::new();
-        let mut common: Vec<(usize, &str)> = Vec::new();
+        let mut common: Vec<Common<'_>> = Vec::new();
         for (bit, term) in terms.iter().enumerate() {
-            let found = index.holding(sql, term, most.saturating_add(1))?;
-            let mut with = found.len() as i64;
-            if found.len() > most {
+            let mut posting = postings.of(sql, index, term)?;
+            if !posting.is_whole && most > posting.keys.len() {
+                let keys = index.holding(sql, term, usize::MAX)?;
+                posting = Arc::new(Posting { keys, is_whole: true });
+            }
+            let keys = &posting.keys[..posting.keys.len().min(most)];
+            let mut with = posting.keys.len() as i64;
+            if !posting.is_whole {
                 // Rows come in order of key, so the last one tells how far apart they lie.
-                let last = found.last().copied().unwrap_or(1).max(1);
+                let last = posting.keys.last().copied().unwrap_or(1).max(1);
                 with = (i128::from(with) * i128::from(texts) / i128::from(last)) as i64;
-                common.push((bit, term));
-            } else if !found.is_empty() {
-                rare.push(term);
             }
             weights.push(weight(texts, with));
-            pairs.extend(found.into_iter().map(|key| (key, 1 << bit)));
+            pairs.extend(keys.iter().map(|key| (*key, 1 << bit)));
+            if posting.keys.len() > most {
+                common.push(Common { bit: 1 << bit, term, posting });
+            } else if !posting.keys.is_empty() {
+                rare.push(term);
+            }
         }
         if !rare.is_empty() {
             // A text with common terms only is not looked for.
-            let bits = common.iter().fold(0, |bits, (bit, _)| bits | 1 << bit);
+            let bits = common.iter().fold(0, |bits, common| bits | common.bit);
             pairs.retain(|(_, bit)| bit & bits == 0);
+            let mut with_rare: Vec<i64> = pairs.iter().map(|(key, _)| *key).collect();
+            with_rare.sort_unstable();
+            with_rare.dedup();
             let rare = rare.join(" OR ");
-            for (bit, term) in common {
-                let found = index.holding(sql, &format!("{term} AND ({rare})"), usize::MAX)?;
-                pairs.extend(found.into_iter().map(|key| (key, 1 << bit)));
+            for Common { bit, term, posting } in &common {
+                let held = if posting.is_whole {
+                    in_both(&with_rare, &posting.keys)
+                } else {
+                    index.holding(sql, &format!("{term} AND ({rare})"), usize::MAX)?
+                };
+                pairs.extend(held.into_iter().map(|key| (key, *bit)));
             }
         } else if common.len() > 1 {
-            let all: Vec<&str> = common.iter().map(|(_, term)| *term).collect();
-            for key in index.holding(sql, &all.join(" AND "), most)? {
-                pairs.extend(common.iter().map(|(bit, _)| (key, 1 << bit)));
-            }
+            let held = in_all(sql, index, &common, most)?;
+            pairs.extend(
+                held.into_iter().flat_map(|key| common.iter().map(move |of| (key, of.bit))),
+            );
         }
         pairs.sort_unstable();
         let mut matches = Matches { index, texts: Vec::new(), weights };
@@ -139,6 +217,52 @@ impl Matches {
             caption_row(sql, found.key, recipe)
         }
     }
+}
+
+/// A term that many texts hold.
+struct Common<'a> {
+    bit: u64,
+    term: &'a str,
+    posting: Arc<Posting>,
+}
+
+/// The first `most` texts that hold all of these terms.
+fn in_all(
+    sql: &Connection,
+    index: WordIndex,
+    common: &[Common<'_>],
+    most: usize,
+) -> Result<Vec<i64>> {
+    if common.iter().any(|common| !common.posting.is_whole) {
+        let all: Vec<&str> = common.iter().map(|common| common.term).collect();
+        return index.holding(sql, &all.join(" AND "), most);
+    }
+    let mut postings: Vec<&[i64]> = common.iter().map(|of| &of.posting.keys[..]).collect();
+    postings.sort_by_key(|keys| keys.len());
+    let mut held = postings.first().map_or(Vec::new(), |keys| keys.to_vec());
+    for keys in postings.iter().skip(1) {
+        held = in_both(&held, keys);
+    }
+    held.truncate(most);
+    Ok(held)
+}
+
+/// What of `few` is in `many`, too; both are in order.
+fn in_both(few: &[i64], mut many: &[i64]) -> Vec<i64> {
+    let mut both = Vec::new();
+    for key in few {
+        // The next one is near: the search widens from where the last one ended.
+        let mut reach = 1;
+        while many.get(reach).is_some_and(|other| other < key) {
+            reach *= 2;
+        }
+        let within = &many[..many.len().min(reach + 1)];
+        many = &many[within.partition_point(|other| other < key)..];
+        if many.first() == Some(key) {
+            both.push(*key);
+        }
+    }
+    both
 }
 
 fn score(weights: &[f32], terms: u64) -> f32 {
@@ -203,6 +327,7 @@ fn caption_row(sql: &Connection, key: i64, recipe: i64) -> Result<Option<TextRow
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_query_has_words_and_phrases_and_no_operators() {
@@ -210,6 +335,18 @@ mod tests {
         assert_eq!(terms(r#"a "red car" a"#), [r#""a""#, r#""red car""#]);
         assert_eq!(terms("NEAR(x* -y) OR ^"), [r#""near(x*""#, r#""-y)""#, r#""or""#]);
         assert_eq!(terms(r#"" "" - !"#), Vec::<String>::new());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_in_both_is_in_each(
+            few in prop::collection::btree_set(0i64..60, 0..20),
+            many in prop::collection::btree_set(0i64..60, 0..50),
+        ) {
+            let both: Vec<i64> = few.intersection(&many).copied().collect();
+            let (few, many) = (Vec::from_iter(few), Vec::from_iter(many));
+            prop_assert_eq!(in_both(&few, &many), both);
+        }
     }
 
     #[test]

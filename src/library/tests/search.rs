@@ -282,3 +282,44 @@ fn a_query_of_another_space_is_refused() {
     let error = reader.search(&Query::default()).unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidInput);
 }
+
+#[test]
+fn words_of_many_texts_count_beside_rarer_ones() {
+    let (folder, mut writer) = new_library();
+    let mut reader = open(folder.path());
+    let add = |writer: &mut Writer, name: &str, texts: &[&str]| {
+        let id = writer.add_source(&new_source(name)).unwrap().id;
+        let cue = |(place, text): (usize, &&str)| {
+            cue(place as i64 * CLIP_US, (place as i64 + 1) * CLIP_US, text)
+        };
+        writer
+            .replace_cues(id, "", &texts.iter().enumerate().map(cue).collect::<Vec<_>>())
+            .unwrap();
+        id
+    };
+    let mut found = |words: &str| -> Vec<(SourceId, String, f32)> {
+        let query = Query { words: Some(words.into()), top: 100, ..Query::default() };
+        let hits = reader.search(&query).unwrap();
+        hits.into_iter().map(|hit| (hit.source, hit.words, hit.found.score)).collect()
+    };
+    // More than are looked at one by one.
+    let mut texts = vec!["the sea of the night"; 3_000];
+    texts[1_500] = "the horse of the night";
+    texts[2_900] = "a horse";
+    let many = add(&mut writer, "many.mp4", &texts);
+    for _ in 0..2 {
+        let hits = found("the horse of");
+        let said: Vec<&str> = hits.iter().map(|(_, words, _)| words.as_str()).collect();
+        assert_eq!(said, ["the horse of the night", "a horse"]);
+        assert!(hits[0].2 == 1.0 && hits[1].2 < 1.0);
+        // Nothing rarer: those that hold all of them.
+        let hits = found("of the");
+        assert_eq!((hits.len(), hits[0].2), (100, 1.0));
+    }
+    // What came since is found, and what has gone is not.
+    let new = add(&mut writer, "new.mp4", &["the horse of mine"]);
+    assert_eq!(found("the horse of").len(), 3);
+    assert!(found("the horse of").iter().any(|(source, ..)| *source == new));
+    writer.forget(many).unwrap();
+    assert_eq!(found("the horse of").len(), 1);
+}
