@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ndarray::{Array2, ArrayView1};
+use ndarray::{Array1, Array2, ArrayView1, Axis};
 
 use super::setup::{Material, Progress};
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ pub struct Consensus<'a> {
 }
 
 impl<'a> Consensus<'a> {
-    /// Nearest by the cosine of their features.
+    /// Nearest by the cosine of their features, less the mean of those that are known.
     ///
     /// # Errors
     /// `InvalidInput` where nothing is known; that of `progress`.
@@ -36,7 +36,10 @@ impl<'a> Consensus<'a> {
                 "there are no training photos with the same features",
             ));
         }
-        let similar = unit_rows(asked).dot(&unit_rows(known).t());
+        let known_rows = rows(known);
+        // What all pictures have in common tells nothing, and is most of what they are.
+        let centre = known_rows.mean_axis(Axis(0)).unwrap_or_default();
+        let similar = directions(rows(asked), &centre).dot(&directions(known_rows, &centre).t());
         let mut nearest = Vec::with_capacity(asked.examples.len());
         for row in similar.rows() {
             let mut order: Vec<usize> = (0..row.len()).collect();
@@ -91,14 +94,23 @@ impl<'a> Consensus<'a> {
     }
 }
 
-/// `[examples, dim]`: the direction of the mean of each example's features.
-fn unit_rows(material: &Material) -> Array2<f32> {
+/// `[examples, dim]`: the mean of each example's features.
+fn rows(material: &Material) -> Array2<f32> {
     let pictures = &material.pictures;
     let mut rows = Array2::zeros((material.examples.len(), pictures.dim()));
     for (mut row, example) in rows.rows_mut().into_iter().zip(&material.examples) {
         for photo in example {
             row += &ArrayView1::from(&pictures.features(*photo, 0));
         }
+        row /= example.len().max(1) as f32;
+    }
+    rows
+}
+
+/// The rows as seen from the centre, with length 1.
+fn directions(mut rows: Array2<f32>, centre: &Array1<f32>) -> Array2<f32> {
+    for mut row in rows.rows_mut() {
+        row -= centre;
         let length = row.dot(&row).sqrt().max(f32::MIN_POSITIVE);
         row /= length;
     }
