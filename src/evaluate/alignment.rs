@@ -33,10 +33,8 @@ pub struct Report {
     pub examples: usize,
     /// Pairs of a picture and one of its captions.
     pub pairs: usize,
-    /// By the network's own judgement.
+    /// By the network's embedding of the picture and the caption's.
     pub alignment: Separation,
-    /// By the cosine of the network's embedding of the picture and the caption's.
-    pub embedding: Separation,
     /// By that of the embedding that the CNN's classes give; only of single photos.
     pub conse: Option<Separation>,
     /// Photos that could not be decoded, with the reason; they take no part.
@@ -69,23 +67,6 @@ pub fn alignment(
     let random = randomly(&owners);
     let nearest = nearest(&owners, &sentences, progress)?;
 
-    let pieces = &examinee.trained.pieces;
-    let most = examinee.trained.network.words;
-    let words: Vec<Vec<u32>> =
-        texts.iter().map(|text| pieces.encode(text, most)).collect::<Result<_>>()?;
-    let all: Vec<(usize, &[u32])> = [&own, &random, &nearest]
-        .into_iter()
-        .flatten()
-        .map(|(example, caption)| (*example, &words[*caption][..]))
-        .collect();
-    let scores = reading::alignments(&mut captioner, &visuals, examples, &all, progress)?;
-    let (of_own, others) = scores.split_at(own.len());
-    let (of_random, of_nearest) = others.split_at(own.len());
-    let alignment = Separation {
-        random: separation(of_own, of_random),
-        nearest: separation(of_own, of_nearest),
-    };
-
     let by_cosine = |pictures: &Array2<f32>| {
         let scores = |pairs: &[Pair]| -> Vec<f32> {
             let cosine =
@@ -110,8 +91,7 @@ pub fn alignment(
         split: setup.split.to_owned(),
         examples: examples.len(),
         pairs: own.len(),
-        alignment,
-        embedding: by_cosine(&embeddings),
+        alignment: by_cosine(&embeddings),
         conse,
         failed: material.pictures.failed.clone(),
     })

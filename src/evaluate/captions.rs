@@ -152,17 +152,14 @@ pub fn captions(
         });
         chosen = Some(judge(texts, pictures, examples)?.all);
     }
-    let pieces = &examinee.trained.pieces;
-    let words: Vec<Vec<u32>> = best
-        .iter()
-        .map(|caption| pieces.encode(caption, examinee.trained.network.words))
-        .collect::<Result<_>>()?;
-    let pairs: Vec<(usize, &[u32])> = words.iter().map(Vec::as_slice).enumerate().collect();
-    let alignments = reading::alignments(&mut captioner, &visuals, examples, &pairs, progress)?;
+    let seen = reading::embeddings(&mut captioner, &visuals, examples, progress)?;
+    let said = reading::sentences(&mut setup.tower()?, &best, progress)?;
+    let pairs = seen.rows().into_iter().zip(said.rows());
+    let alignments = pairs.map(|(seen, said)| captioner.alignment(seen, said));
     let described: Vec<Described> = written
         .iter()
         .zip(examples)
-        .zip(alignments.into_iter().zip(&scored.each))
+        .zip(alignments.zip(&scored.each))
         .map(|((found, example), (alignment, agreement))| Described {
             images: material.images(example).map(str::to_owned).collect(),
             caption: found.first().map_or_else(String::new, |best| best.text.clone()),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ndarray::{Array2, ArrayView1};
 
-use super::photos::{self, Photo};
+use super::photos::{self, Photo, View};
 use super::setup::{Progress, Setup};
 use crate::error::{Error, Result};
 use crate::picture::Encoder;
@@ -37,7 +37,7 @@ pub(super) fn embed<'a>(
     let mut embeddings: Vec<Option<Vec<f32>>> = vec![None; photos.len()];
     let mut failed = Vec::new();
     let mut done = 0;
-    photos::encode(&mut encoder, &paths, setup.threads, &mut |photo, encoded| {
+    photos::encode(&mut encoder, &paths, View::WHOLE, setup.threads, &mut |photo, encoded| {
         match encoded.and_then(|encoded| space.picture(&encoded.classes)) {
             Ok(embedding) => embeddings[photo] = Some(embedding),
             Err(error) => failed.push((photos[photo].image.clone(), error.reason())),

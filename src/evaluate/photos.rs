@@ -27,6 +27,8 @@ const HELD_OUT_OF: usize = 4;
 const DECODED_AHEAD: usize = 32;
 /// Photos that the encoder gets at a time.
 const BATCH: usize = 16;
+/// Of a photo's width and height, a corner has so much.
+const CORNER: (u32, u32) = (7, 8);
 
 /// A photo of a collection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +40,53 @@ pub struct Photo {
     pub video: Option<String>,
     /// In the order of the file.
     pub captions: Vec<String>,
+}
+
+/// How a photo is seen. What is learnt from is seen in several views, so that less of it is learnt by
+/// heart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct View {
+    pub mirrored: bool,
+    /// All but an edge on two sides is left, the corner at the right and at the bottom where these
+    /// are true; all of it where there is none.
+    pub corner: Option<(bool, bool)>,
+}
+
+impl View {
+    /// The photo as it is.
+    pub const WHOLE: View = View { mirrored: false, corner: None };
+    /// In the order in which they are taken.
+    pub const ALL: [View; 6] = [
+        View::WHOLE,
+        View { mirrored: true, corner: None },
+        View { mirrored: false, corner: Some((false, false)) },
+        View { mirrored: true, corner: Some((true, true)) },
+        View { mirrored: false, corner: Some((true, false)) },
+        View { mirrored: true, corner: Some((false, true)) },
+    ];
+
+    /// What a photo is decoded to for `px` of it to be seen.
+    fn rendition(self, (width, height): (u32, u32)) -> Rendition {
+        let whole = |px: u32| if self.corner.is_some() { px * CORNER.1 / CORNER.0 } else { px };
+        Rendition { width_px: whole(width), height_px: whole(height), fit: Fit::Squash }
+    }
+
+    /// What of a photo in that rendition is seen; both are packed RGB.
+    fn of(self, rgb: &[u8], (width, height): (u32, u32)) -> Vec<u8> {
+        let Rendition { width_px, height_px, .. } = self.rendition((width, height));
+        let (right, bottom) = self.corner.unwrap_or_default();
+        let left = if right { width_px - width } else { 0 } as usize * 3;
+        let top = if bottom { height_px - height } else { 0 } as usize;
+        let mut seen = Vec::with_capacity(3 * (width * height) as usize);
+        for row in rgb.chunks_exact(width_px as usize * 3).skip(top).take(height as usize) {
+            let row = &row[left..left + width as usize * 3];
+            match self.mirrored {
+                true => seen.extend(row.rchunks_exact(3).flatten()),
+                false => seen.extend(row),
+            }
+        }
+        seen
+    }
 }
 
 /// A folder of captioned photos.
@@ -190,11 +239,12 @@ fn parse(text: &str) -> Result<Vec<Photo>> {
 pub fn encode(
     encoder: &mut Encoder,
     paths: &[PathBuf],
+    view: View,
     hosts: usize,
     each: &mut dyn FnMut(usize, Result<FrameFeatures>) -> Result<()>,
 ) -> Result<()> {
-    let (width_px, height_px) = encoder.input_px();
-    let rendition = Rendition { width_px, height_px, fit: Fit::Squash };
+    let px = encoder.input_px();
+    let rendition = view.rendition(px);
     let stop = Arc::new(AtomicBool::new(false));
     let next = AtomicUsize::new(0);
     let hosts: Vec<Host> = (0..hosts.max(1))
@@ -209,6 +259,7 @@ pub fn encode(
                     let photo = next.fetch_add(1, Ordering::Relaxed);
                     let Some(path) = paths.get(photo) else { break };
                     let pixels = still(&mut host, path, rendition);
+                    let pixels = pixels.map(|rgb| view.of(&rgb, px));
                     // The other end is gone after an error: there is nobody to decode for.
                     if decoded_in.send((photo, pixels)).is_err() {
                         break;
@@ -229,7 +280,7 @@ pub fn encode(
 
 fn encode_decoded(
     encoder: &mut Encoder,
-    decoded: &crossbeam_channel::Receiver<(usize, Result<Arc<[u8]>>)>,
+    decoded: &crossbeam_channel::Receiver<(usize, Result<Vec<u8>>)>,
     each: &mut dyn FnMut(usize, Result<FrameFeatures>) -> Result<()>,
 ) -> Result<()> {
     loop {
@@ -308,6 +359,26 @@ mod tests {
         assert!(
             wrong(&format!("{header}a\tb\tc\na\tz\td\n")).contains("line 3: a is in two splits")
         );
+    }
+
+    #[test]
+    fn a_view_is_what_it_says() {
+        // A photo of 16 by 8 places, each with its place as red and green.
+        let px = (14, 7);
+        let rgb = |width: u8, height: u8| -> Vec<u8> {
+            (0..height).flat_map(|y| (0..width).flat_map(move |x| [x, y, 0])).collect()
+        };
+        assert_eq!(View::WHOLE.of(&rgb(14, 7), px), rgb(14, 7));
+        for view in View::ALL {
+            let Rendition { width_px, height_px, .. } = view.rendition(px);
+            let seen = view.of(&rgb(width_px as u8, height_px as u8), px);
+            assert_eq!(seen.len(), 14 * 7 * 3);
+            let (right, bottom) = view.corner.unwrap_or_default();
+            let (first, last) = if view.mirrored { (13, 0) } else { (0, 13) };
+            let place = |x: u8, y: u8| [x + 2 * u8::from(right), y + u8::from(bottom), 0];
+            assert_eq!(seen[..3], place(first, 0));
+            assert_eq!(seen[seen.len() - 3..], place(last, 6));
+        }
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use half::f16;
 use ndarray::ArrayView2;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::photos::{self, Collection, Photo};
+use super::photos::{self, Collection, Photo, View};
 use super::setup::Progress;
 use crate::codebook::Codebook;
 use crate::error::{Error, Kind, Result};
@@ -55,6 +55,7 @@ pub struct Eye<'a> {
     pub models: &'a Models,
     pub encoder: &'a Manifest,
     pub device: Device,
+    pub view: View,
     /// Threads of the encoder, and decoder hosts side by side.
     pub threads: usize,
 }
@@ -315,7 +316,7 @@ fn encode(
     let mut encoded: Vec<Option<Vec<f16>>> = vec![None; photos.len()];
     let mut failed = Vec::new();
     let mut done = 0;
-    photos::encode(&mut encoder, &paths, eye.threads, &mut |photo, features| {
+    photos::encode(&mut encoder, &paths, eye.view, eye.threads, &mut |photo, features| {
         match features {
             Ok(frame) => {
                 let all = frame.features.iter().chain(&frame.cells);
@@ -353,6 +354,7 @@ fn cached_path(collection: &Collection, photos: &[&Photo], eye: Eye<'_>) -> Resu
     };
     field(&VERSION.to_le_bytes());
     field(eye.encoder.identity().as_bytes());
+    field(format!("{:?}", eye.view).as_bytes());
     for photo in photos {
         field(photo.image.as_bytes());
         let found = std::fs::metadata(collection.path(photo)).ok();

@@ -65,32 +65,6 @@ pub fn embeddings(
         .map_err(|cause| Error::internal("embeddings differ in length").caused_by(cause))
 }
 
-/// How well words fit pictures, 0 to 1, for pairs of an example's place and word pieces.
-///
-/// # Errors
-/// As [`Captioner::read`]; that of `progress`.
-pub fn alignments(
-    captioner: &mut Captioner,
-    visuals: &Visuals<'_>,
-    examples: &[Example],
-    pairs: &[(usize, &[u32])],
-    progress: &mut dyn FnMut(Progress) -> Result<()>,
-) -> Result<Vec<f32>> {
-    let mut alignments = Vec::with_capacity(pairs.len());
-    for batch in pairs.chunks(AT_A_TIME) {
-        let looks: Vec<Look> =
-            batch.iter().map(|(example, _)| Look::of(visuals, &examples[*example])).collect();
-        let segments: Vec<Segment<'_>> = batch
-            .iter()
-            .zip(&looks)
-            .map(|((_, words), look)| Segment { words, visual: look.tokens() })
-            .collect();
-        alignments.extend(captioner.read(&segments)?.alignments);
-        progress(Progress { what: "pairs", done: alignments.len(), of: pairs.len() })?;
-    }
-    Ok(alignments)
-}
-
 /// The captions' embeddings: `[captions, space]`, rows of length 1.
 ///
 /// # Errors

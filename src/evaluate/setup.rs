@@ -1,6 +1,6 @@
 //! What an evaluation works with.
 
-use super::photos::{Collection, Photo, video};
+use super::photos::{Collection, Photo, View, video};
 use super::pictures::{Eye, Pictures, Visuals};
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
@@ -92,7 +92,7 @@ impl Setup<'_> {
 
     fn eye(&self) -> Eye<'_> {
         let Setup { models, encoder, device, threads, .. } = *self;
-        Eye { models, encoder, device, threads }
+        Eye { models, encoder, device, view: View::WHOLE, threads }
     }
 
     /// # Errors

@@ -1,6 +1,7 @@
 //! What a trained transformer makes of segments: captions, embeddings, alignments.
 
 use half::f16;
+use ndarray::Array1;
 
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
@@ -25,8 +26,8 @@ pub struct Describer {
 /// A segment that is to be described.
 #[derive(Debug)]
 pub(super) struct Described<'a> {
-    /// What was said, where the network may know the language.
-    pub text: &'a str,
+    /// What was said, where the network may know the language, and its embedding.
+    pub said: Option<(&'a str, &'a [f16])>,
     /// In order of start; those that [`Describer::chosen`] names.
     pub clips: Vec<SeenClip>,
 }
@@ -88,25 +89,25 @@ impl Describer {
         if seen.is_empty() {
             return Ok(readings);
         }
-        let words: Vec<Vec<u32>> = seen
+        let said: Vec<Option<Said>> = seen
             .iter()
-            .map(|(place, _)| self.words(segments[*place].text))
+            .map(|(place, _)| self.said(segments[*place].said))
             .collect::<Result<_>>()?;
-        let has_words = words.iter().any(|words| !words.is_empty());
         let read = |captioner: &mut Captioner, with_words: bool| {
             let segments: Vec<Segment<'_>> = seen
                 .iter()
-                .zip(&words)
-                .map(|((_, seen), words)| Segment {
-                    words: if with_words { words } else { &[] },
+                .zip(&said)
+                .map(|((_, seen), said)| Segment {
+                    words: said.as_ref().filter(|_| with_words).map_or(&[], |said| &said.pieces),
                     visual: seen.tokens(&self.network),
                 })
                 .collect();
             captioner.read(&segments)
         };
         let pictures = read(&mut self.captioner, false)?;
-        let both = has_words.then(|| read(&mut self.captioner, true)).transpose()?;
-        let from = both.as_ref().filter(|_| self.spec.words).unwrap_or(&pictures);
+        let reads_words = self.spec.words && said.iter().any(Option::is_some);
+        let both = reads_words.then(|| read(&mut self.captioner, true)).transpose()?;
+        let from = both.as_ref().unwrap_or(&pictures);
         let how = Writing {
             beams: self.spec.beams,
             most: self.spec.longest,
@@ -120,17 +121,20 @@ impl Describer {
             reading.caption = best.filter(|best| is_sure(best.confidence) && !best.text.is_empty());
             let embedding = pictures.embeddings.row(row);
             reading.embedding = embedding.iter().copied().map(f16::from_f32).collect();
-            let alignment = both.as_ref().map(|both| both.alignments[row]);
-            reading.alignment = alignment.filter(|_| !words[row].is_empty());
+            let aligned = |said: &Said| self.captioner.alignment(embedding, said.embedding.view());
+            reading.alignment = said[row].as_ref().map(aligned);
         }
         Ok(readings)
     }
 
-    /// The pieces of a text; none where they say nothing, as of a script that was never seen.
-    fn words(&self, text: &str) -> Result<Vec<u32>> {
-        let words = self.captioner.pieces().encode(text, self.network.words)?;
-        let is_known = words.iter().any(|piece| *piece != UNKNOWN);
-        Ok(if is_known { words } else { Vec::new() })
+    /// What was said as the network reads it; `None` where it says nothing, as a text in a script that
+    /// was never seen.
+    fn said(&self, said: Option<(&str, &[f16])>) -> Result<Option<Said>> {
+        let Some((text, embedding)) = said else { return Ok(None) };
+        let pieces = self.captioner.pieces().encode(text, self.network.words)?;
+        let embedding = embedding.iter().map(|x| x.to_f32()).collect();
+        let is_known = pieces.iter().any(|piece| *piece != UNKNOWN);
+        Ok(is_known.then_some(Said { pieces, embedding }))
     }
 
     /// The clips as the network sees them. Those without what it needs are left out.
@@ -174,6 +178,14 @@ impl Describer {
         let fits = features.len() == (1 + cells) * dim && centroids.len() == (1 + cells) * length;
         fits.then_some((features, centroids))
     }
+}
+
+/// What was said in a segment.
+struct Said {
+    /// Of words.
+    pieces: Vec<u32>,
+    /// The sentence encoder's.
+    embedding: Array1<f32>,
 }
 
 /// A segment's clips as a network sees them.

@@ -67,7 +67,7 @@ impl Understand<'_> {
         let clips = self.reader.clip_heads(source, self.clip_recipe)?;
         let (stats, describing) = (self.stats, self.describing);
         let (plans, embeddings) = worked(stats, || self.plans(source, &clips))?;
-        let readings = worked(describing, || self.describe(source, &clips, &plans))?;
+        let readings = worked(describing, || self.describe(source, &clips, &plans, &embeddings))?;
         // Captions of a long film take a while; without the rest, the next run makes all of them.
         let Some(readings) = readings else { return Ok(0) };
         worked(stats, || {
@@ -116,25 +116,27 @@ impl Understand<'_> {
         source: SourceId,
         clips: &[ClipHead],
         plans: &[SegmentPlan],
+        embeddings: &[Vec<f16>],
     ) -> Result<Option<Vec<Option<SegmentReading>>>> {
         let Some(describer) = &mut self.describer else {
             return Ok(Some(vec![None; plans.len()]));
         };
         let mut readings = Vec::with_capacity(plans.len());
-        for batch in plans.chunks(AT_A_TIME) {
+        for (batch, embeddings) in plans.chunks(AT_A_TIME).zip(embeddings.chunks(AT_A_TIME)) {
             if self.cancel.is_cancelled() {
                 return Ok(None);
             }
             let mut segments = Vec::with_capacity(batch.len());
-            for plan in batch {
+            for (plan, embedding) in batch.iter().zip(embeddings) {
                 let of_plan = clips_of(clips, plan.span);
                 let starts: Vec<Timestamp> = describer
                     .chosen(of_plan.len())
                     .map(|place| of_plan[place].span.start)
                     .collect();
                 let clips = self.reader.seen_clips(source, self.clip_recipe, &starts)?;
-                let is_known = knows_words(&self.tower, plan);
-                segments.push(Described { text: if is_known { &plan.text } else { "" }, clips });
+                // There is an embedding where the words are in a language that the tower reads.
+                let said = (!embedding.is_empty()).then_some((plan.text.as_str(), &embedding[..]));
+                segments.push(Described { said, clips });
             }
             let described = describer.describe(&segments, self.codebook)?;
             self.describing.count_items(described.len());

@@ -18,8 +18,6 @@ pub(super) struct Row<'a> {
     /// Visual tokens that are hidden (their values read 0): the place among them, and the class of
     /// their visual word.
     pub(super) hidden_visual: Vec<(usize, usize)>,
-    /// Where words and picture are told to fit, or not.
-    pub(super) fits: Option<bool>,
     /// The embeddings that the picture's is drawn to, one of all those of the step: its place there.
     pub(super) embedding: Option<usize>,
 }
@@ -39,8 +37,6 @@ pub(super) struct Batch {
     pub(super) targets: Vec<(usize, u32)>,
     /// Tokens, counted over all rows, and the class to guess at each.
     pub(super) visual_targets: Vec<(usize, usize)>,
-    /// Rows and whether words and picture fit.
-    pub(super) fits: Vec<(usize, bool)>,
     /// Rows and the place of their embedding.
     pub(super) embeddings: Vec<(usize, usize)>,
 }
@@ -63,7 +59,6 @@ impl Batch {
             bias: vec![UNSEEN; rows.len() * tokens * tokens],
             targets: Vec::new(),
             visual_targets: Vec::new(),
-            fits: Vec::new(),
             embeddings: Vec::new(),
             packed,
         };
@@ -99,7 +94,6 @@ impl Batch {
             let first = at * tokens + batch.packed.words;
             let hidden = row.hidden_visual.iter().map(|(place, class)| (first + place, *class));
             batch.visual_targets.extend(hidden);
-            batch.fits.extend(row.fits.map(|fits| (at, fits)));
             batch.embeddings.extend(row.embedding.map(|embedding| (at, embedding)));
         }
         Ok(batch)
@@ -137,7 +131,6 @@ mod tests {
                 captions: vec![&[7]],
                 hidden: vec![(0, 9)],
                 hidden_visual: vec![(0, 5)],
-                fits: Some(true),
                 ..Row::default()
             },
         ];
@@ -160,7 +153,6 @@ mod tests {
                 "xx....xx"
             ]
         );
-        assert_eq!(batch.fits, [(1, true)]);
         assert_eq!(batch.visual_targets, [(10, 5)]);
     }
 }

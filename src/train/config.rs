@@ -1,6 +1,7 @@
 //! What is trained, and how: a TOML file.
 
 use crate::error::Result;
+use crate::evaluate::photos::View;
 use crate::onnx::transformer::Network;
 use crate::picture::CELLS;
 use crate::toml_check::{self, Table};
@@ -47,8 +48,8 @@ pub struct Mix {
     pub captions: f64,
     /// Text alone: captions are written, or their hidden words guessed.
     pub text: f64,
-    /// Both: beside a picture, hidden words and visual words are guessed, what fits it is told from what
-    /// does not, and a caption is written.
+    /// Both: beside a picture, hidden words and visual words are guessed, and a caption is written, also
+    /// where the words are of another picture.
     pub masked: f64,
 }
 
@@ -92,6 +93,10 @@ pub struct Steps {
     pub length: Length,
     /// Photos of a step, each with all its captions.
     pub photos: usize,
+    /// How a photo is seen: so many of [`View::ALL`], one of them at a time.
+    ///
+    /// [`View::ALL`]: crate::evaluate::photos::View::ALL
+    pub views: usize,
     pub rate: f64,
     /// Steps in which the rate rises from 0; all the while, it falls as a cosine does.
     pub warm_up: u64,
@@ -237,6 +242,7 @@ fn steps(table: &Table<'_>) -> Steps {
     Steps {
         length,
         photos: size(table, "photos", 1, 4_096),
+        views: size(table, "views", 1, View::ALL.len() as i64),
         rate: float("rate", 1e-9..=1.0),
         warm_up: size(table, "warm_up", 0, 1_000_000) as u64,
         betas: [float("beta_1", 0.0..=0.999_999), float("beta_2", 0.0..=0.999_999)],

@@ -33,7 +33,6 @@ pub(super) struct Drawn<'a> {
     captions: Vec<&'a [u32]>,
     hidden: Vec<(usize, u32)>,
     hidden_visual: Vec<(usize, usize)>,
-    fits: Option<bool>,
     embedding: Option<usize>,
 }
 
@@ -62,7 +61,6 @@ impl Drawn<'_> {
             captions: self.captions.clone(),
             hidden: self.hidden.clone(),
             hidden_visual: self.hidden_visual.clone(),
-            fits: self.fits,
             embedding: self.embedding,
         }
     }
@@ -138,8 +136,8 @@ impl Examples<'_> {
     }
 
     /// Words and clips: once words that fit, once words that do not. Of both a caption is written
-    /// other than that which was said. In both, words and visual tokens are hidden alike, or what is
-    /// hidden would tell which of them fit; words that do not fit are not to be guessed.
+    /// other than that which was said. In both, words and visual tokens are hidden alike; words that do
+    /// not fit are not to be guessed.
     fn beside(&self, joined: &Joined, held: usize, random: &mut impl Rng) -> Vec<Drawn<'_>> {
         let captions = &joined.captions;
         let said = random.random_range(0..captions.len());
@@ -158,23 +156,16 @@ impl Examples<'_> {
             captions: written(Some(said), random),
             ..self.shown(joined, held)
         };
-        self.judge(&mut fitting, true, joined, random);
+        fitting.hidden_visual = self.hidden_visual(joined, &fitting.clips, random);
         let mut rows = vec![fitting];
         if let Some(other) = self.others_caption(captions[said], random) {
             let (words, _) = hide(&self.said(other, random), random);
             let captions = written(None, random);
             let mut other = Drawn { words, captions, ..self.shown(joined, held) };
-            self.judge(&mut other, false, joined, random);
+            other.hidden_visual = self.hidden_visual(joined, &other.clips, random);
             rows.push(other);
         }
         rows
-    }
-
-    /// Hides some visual tokens, and has it judged whether the words fit, unless nothing is seen.
-    fn judge(&self, row: &mut Drawn<'_>, fits: bool, joined: &Joined, random: &mut impl Rng) {
-        row.hidden_visual = self.hidden_visual(joined, &row.clips, random);
-        let tokens: usize = row.clips.iter().map(|seen| seen.tokens(0).len()).sum();
-        row.fits = (row.hidden_visual.len() < tokens).then_some(fits);
     }
 
     fn hidden_visual(

@@ -26,7 +26,7 @@ const JOINING: f64 = 0.5;
 /// Of clips in sequence every one, every second … or every fifth is kept (Sun and others, 2019).
 const RATES: std::ops::RangeInclusive<usize> = 1..=5;
 
-/// A collection's number, and the place of a photo or clip there.
+/// The number of a collection, or of another view of it, and the place of a photo or clip there.
 type Clip = (usize, usize);
 
 /// A picture, or clips in sequence, with captions.
@@ -49,7 +49,10 @@ pub(super) struct Examples<'a> {
     pub(super) example_of_caption: Vec<usize>,
     /// Captions without pictures, those of one picture together.
     pub(super) texts: Vec<Vec<Vec<u32>>>,
+    /// Of each collection, then of other views of it.
     pub(super) visuals: Vec<Visuals<'a>>,
+    /// Of each collection, which of `visuals` show it.
+    views: Vec<Vec<usize>>,
     /// The visual words of the same, where they are to be guessed.
     words: Option<(Vec<Visuals<'a>>, Leaves)>,
 }
@@ -115,16 +118,29 @@ impl<'a> Examples<'a> {
         network.check()?;
         let see = |with_features: bool, codebook: Option<&'a Codebook>| {
             let see = |of| Visuals::new(of, with_features, codebook, network.cells);
-            material.train.iter().map(see).collect::<Result<Vec<_>>>()
+            let views = material.views.iter().map(|(_, view)| view);
+            material.train.iter().chain(views).map(see).collect::<Result<Vec<_>>>()
         };
+        let mut views: Vec<Vec<usize>> = (0..material.train.len()).map(|own| vec![own]).collect();
+        for (number, (collection, _)) in material.views.iter().enumerate() {
+            views[*collection].push(material.train.len() + number);
+        }
         let seen = codebook.filter(|_| network.centroids > 0);
         let words = match codebook.filter(|_| network.guessed > 0) {
             Some(codebook) => Some((see(false, Some(codebook))?, Leaves::of(codebook))),
             None => None,
         };
         let visuals = see(network.features > 0, seen)?;
-        let examples =
-            Examples { pieces, examples, captions, example_of_caption, texts, visuals, words };
+        let examples = Examples {
+            pieces,
+            examples,
+            captions,
+            example_of_caption,
+            texts,
+            visuals,
+            views,
+            words,
+        };
         Ok((examples, network))
     }
 
@@ -162,8 +178,11 @@ impl<'a> Examples<'a> {
         clips.truncate(most);
         let mut kept: Vec<usize> = clips.iter().map(|(of, _)| *of).collect();
         kept.dedup();
+        // Neighbours are of one collection, and are seen alike.
+        let views = &self.views[self.examples[example].clips[0].0];
+        let view = views[random.random_range(0..views.len())];
         Joined {
-            clips: clips.into_iter().map(|(_, clip)| clip).collect(),
+            clips: clips.into_iter().map(|(_, (_, place))| (view, place)).collect(),
             captions: kept.iter().flat_map(|of| self.examples[*of].captions.clone()).collect(),
         }
     }

@@ -19,7 +19,7 @@ pub(super) struct Losses {
     pub(super) contrast: Option<f64>,
     /// Mean nats of a hidden visual word.
     pub(super) visual_words: Option<f64>,
-    /// Nats of telling whether words and picture fit.
+    /// Nats of telling whether a caption is of a picture, by their cosine.
     pub(super) alignment: Option<f64>,
 }
 
@@ -39,10 +39,6 @@ pub(super) struct Beside<'a> {
     /// The centroids of the visual words, one after the other, that `batch.visual_targets` counts.
     pub(super) leaves: &'a [f32],
 }
-
-/// The scores of pictures and captions are cosines times this, before they are told apart. A fixed
-/// number: with a learnt one, the first hundred steps of a short training go into it.
-const SHARPNESS: f32 = 20.0;
 
 /// The losses of a batch and the gradients of their sum.
 pub(super) fn losses(
@@ -65,11 +61,13 @@ pub(super) fn losses(
         words = Some((guessed.table, guessed.bias));
     }
     if !batch.embeddings.is_empty() && weighing.contrast > 0.0 {
-        let term = model.contrast(states, &batch.embeddings, beside.embeddings, SHARPNESS);
-        let loss = f64::from(values(term.clone())?[0]);
-        losses.total += weighing.contrast * loss;
-        losses.contrast = Some(loss);
-        terms.push(term * weighing.contrast as f32);
+        let (contrast, alignment) = model.contrast(states, &batch.embeddings, beside.embeddings);
+        for (term, loss) in [(contrast, &mut losses.contrast), (alignment, &mut losses.alignment)] {
+            let nats = f64::from(values(term.clone())?[0]);
+            losses.total += weighing.contrast * nats;
+            *loss = Some(nats);
+            terms.push(term * weighing.contrast as f32);
+        }
     }
     if !batch.visual_targets.is_empty() && weighing.visual_words > 0.0 {
         let term = model.visual_words(states, &batch.visual_targets, beside.leaves);
@@ -77,19 +75,6 @@ pub(super) fn losses(
         losses.total += weighing.visual_words * loss;
         losses.visual_words = Some(loss);
         terms.push(term * weighing.visual_words as f32);
-    }
-    if !batch.fits.is_empty() {
-        let rows = batch.fits.iter().map(|(row, _)| *row).collect();
-        let logits = model.alignments(states, rows);
-        // -log sigmoid(x) for those that fit, -log sigmoid(-x) for the others.
-        let signs = batch.fits.iter().map(|(_, fits)| if *fits { 1.0 } else { -1.0 });
-        let signs = TensorData::new(signs.collect::<Vec<f32>>(), [batch.fits.len(), 1]);
-        let signs = Tensor::<2>::from_data(signs, model.device());
-        let term = burn::tensor::activation::log_sigmoid(logits * signs).mean().neg();
-        let loss = f64::from(values(term.clone())?[0]);
-        losses.total += loss;
-        losses.alignment = Some(loss);
-        terms.push(term);
     }
     let sum = terms.into_iter().reduce(|a, b| a + b);
     let mut gradients = match sum {

@@ -9,7 +9,7 @@ use super::corpus::{self, Skipped};
 use super::films::{self, Learnt, Library, Taken};
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
-use crate::evaluate::photos::{Collection, Photo, video};
+use crate::evaluate::photos::{Collection, Photo, View, video};
 use crate::evaluate::pictures::{Eye, Pictures};
 use crate::evaluate::setup::Progress;
 use crate::library::Reader;
@@ -51,6 +51,8 @@ pub struct Material {
     pub sources: Sources,
     /// Of each library and each collection, what is trained on.
     pub train: Vec<Pictures>,
+    /// Other views of the photos of a collection, with its number in `train`.
+    pub views: Vec<(usize, Pictures)>,
     /// … and what it is scored on.
     pub dev: Vec<Pictures>,
     /// Captions without pictures, those of one picture together.
@@ -86,7 +88,8 @@ impl Material {
     ) -> Result<Material> {
         let encoder = models.manifest(&config.encoder)?;
         let tower = models.manifest(&config.text)?;
-        let eye = Eye { models, encoder: &encoder, device: Device::Auto, threads };
+        let device = Device::Auto;
+        let eye = Eye { models, encoder: &encoder, device, view: View::WHOLE, threads };
         let mut codebook = match config.needs_codebook() && !config.fits_codebook() {
             true => Some(Codebook::named_or_file(models, &config.codebook)?),
             false => None,
@@ -112,6 +115,7 @@ impl Material {
         };
         let mut divided = films::divided(libraries, taken, &mut skipped, progress)?.into_iter();
         let (mut train, mut dev, mut libraries) = (Vec::new(), Vec::new(), Vec::new());
+        let mut views = Vec::new();
         for (folder, data) in sources.data.iter().zip(data) {
             match data {
                 Data::Library => {
@@ -122,8 +126,14 @@ impl Material {
                     }
                 }
                 Data::Photos(collection) => {
-                    let (of_train, of_dev) = photos(&collection, eye, &mut skipped, progress)
-                        .map_err(|error| error.in_source(folder.display()))?;
+                    let named = |error: Error| error.in_source(folder.display());
+                    let (of_train, of_dev) =
+                        photos(&collection, eye, &mut skipped, progress).map_err(named)?;
+                    for view in View::ALL.into_iter().take(config.steps.views).skip(1) {
+                        let eye = Eye { view, ..eye };
+                        let seen = seen_again(&collection, &of_train, eye, progress);
+                        views.push((train.len(), seen.map_err(named)?));
+                    }
                     train.push(of_train);
                     dev.push(of_dev);
                 }
@@ -163,6 +173,7 @@ impl Material {
         Ok(Material {
             sources,
             train,
+            views,
             dev,
             texts,
             codebook,
@@ -224,6 +235,25 @@ fn photos(
         false => of_train.retained(is_held_out),
     };
     Ok((of_train.retained(|photo| !is_held_out(photo)), of_dev))
+}
+
+/// Another view of the photos that are trained on.
+fn seen_again(
+    collection: &Collection,
+    of_train: &Pictures,
+    eye: Eye<'_>,
+    progress: &mut dyn FnMut(Progress) -> Result<()>,
+) -> Result<Pictures> {
+    let held_out = collection.held_out();
+    let seen = Pictures::of_split(collection, "train", eye, progress)?
+        .retained(|photo| !held_out.contains(video(photo)));
+    if seen.photos != of_train.photos {
+        return Err(Error::unavailable(
+            "photos that could be decoded a moment ago cannot be any more: train again when the disk \
+             that they are on is well",
+        ));
+    }
+    Ok(seen)
 }
 
 /// The captions of each photo or segment.

@@ -1,6 +1,6 @@
 //! The network in burn: the same computation as the ONNX graphs, with gradients.
 
-use burn::tensor::activation::log_softmax;
+use burn::tensor::activation::{log_sigmoid, log_softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -9,7 +9,7 @@ use super::batch::Batch;
 use super::ops::{Scales, layer_norm, residual, softmax, squared_relu};
 use super::optimizer::Gradients;
 use crate::error::{Error, Result};
-use crate::onnx::transformer::{Network, Tensors, TokenKind};
+use crate::onnx::transformer::{Network, SHARPNESS, Tensors, TokenKind};
 
 /// A network's weights as tensors that gradients are wanted of.
 pub(super) struct Model {
@@ -158,22 +158,34 @@ impl Model {
 
     /// The contrastive loss (van den Oord and others, 2018): the embedding of each of these rows'
     /// pictures tells its own caption's, the `of`th of `embeddings` (rows of length 1, one after the
-    /// other), from all others.
+    /// other), from all others. And the loss of telling its own from one other, which makes a
+    /// probability of their cosine.
     pub(super) fn contrast(
         &self,
         states: &States,
         of: &[(usize, usize)],
         embeddings: &[f32],
-        sharpness: f32,
-    ) -> Tensor<1> {
+    ) -> (Tensor<1>, Tensor<1>) {
         let space = self.network.space;
         let rows = of.iter().map(|(row, _)| *row as i64).collect();
         let embedded = self.embeddings(states.first.clone().select(0, self.indices(rows)));
         let count = embeddings.len() / space;
         let others = TensorData::new(embeddings.to_vec(), [count, space]);
         let others = Tensor::<2>::from_data(others, &self.device);
-        let scores = embedded.matmul(others.transpose()) * sharpness;
-        self.told(scores, of.iter().map(|(_, own)| *own as i64).collect())
+        let cosines = embedded.matmul(others.transpose());
+        // Of each row its own and one other: those come after all the rows' own, where there are some.
+        let far = if count > of.len() { of.len() } else { 1 };
+        let own = of.iter().map(|(_, own)| *own as i64);
+        let other = of.iter().map(|(_, own)| ((own + far) % count.max(1)) as i64);
+        let pairs = own.clone().zip(other).flat_map(|(own, other)| [own, other]).collect();
+        let pairs = cosines.clone().gather(1, self.indices(pairs).reshape([of.len(), 2]));
+        let logits = (pairs * self.vector("alignment.weight").unsqueeze()
+            + self.vector("alignment.bias").unsqueeze())
+            * SHARPNESS;
+        // -log sigmoid(x) for its own, -log sigmoid(-x) for the other.
+        let signs = Tensor::<2>::from_data([[1.0_f32, -1.0]], &self.device);
+        let alignment = log_sigmoid(logits * signs).mean().neg();
+        (self.told(cosines * SHARPNESS, own.collect()), alignment)
     }
 
     /// The loss of guessing hidden visual words: `of` has tokens and the class of each, `leaves` the
@@ -205,16 +217,6 @@ impl Model {
         let embedded = first.matmul(self.matrix("space.weight"));
         let length = embedded.clone().square().sum_dim(1).sqrt().clamp_min(1e-9);
         embedded / length
-    }
-
-    /// The logits of how well words and picture fit, of some rows: `[rows, 1]`.
-    pub(super) fn alignments(&self, states: &States, rows: Vec<usize>) -> Tensor<2> {
-        let rows = rows.into_iter().map(|row| row as i64).collect();
-        self.linear("alignment", states.first.clone().select(0, self.indices(rows)))
-    }
-
-    pub(super) fn device(&self) -> &Device {
-        &self.device
     }
 
     fn places(&self, batch: &Batch) -> Vec<i64> {

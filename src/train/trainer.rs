@@ -21,6 +21,9 @@ use crate::transformer::Trained;
 /// Photos that the first scale of what is seen is taken from.
 const SAMPLED: usize = 512;
 
+/// The cosine from which on words and picture rather fit than not, to begin with.
+const ALIGNED: f32 = 0.3;
+
 /// A step that was taken.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Taken {
@@ -187,7 +190,9 @@ fn begun(network: &Network, visuals: &[Visuals<'_>], seed: &[u8; 32]) -> Tensors
         let count: usize = shape.iter().product();
         let values = match &shape[..] {
             // Norms begin as they are found, biases at nothing.
-            [_] => vec![if name.ends_with("norm.weight") { 1.0 } else { 0.0 }; count],
+            [_] if name == "alignment.bias" => vec![-ALIGNED],
+            [_] if name.ends_with("norm.weight") || name == "alignment.weight" => vec![1.0; count],
+            [_] => vec![0.0; count],
             [inputs, _] => {
                 // What is added to the tokens' vectors starts small, the more so the more layers add.
                 let is_table = name.starts_with("words.")

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ndarray::{Array2, ArrayD, Axis, IxDyn, concatenate, s};
+use ndarray::{Array2, ArrayD, ArrayView1, Axis, IxDyn, concatenate, s};
 
 pub use super::beams::Search as Writing;
 
@@ -12,7 +12,9 @@ use super::weights::Trained;
 use crate::error::{Error, Result};
 use crate::media::Caption;
 use crate::model::{Models, Session, Tensor};
-use crate::onnx::transformer::{Network, Precision, UNSEEN, reading_graph, writing_graph};
+use crate::onnx::transformer::{
+    Network, Precision, SHARPNESS, UNSEEN, reading_graph, writing_graph,
+};
 use crate::text::WordPieces;
 
 /// What reading gives.
@@ -20,8 +22,6 @@ use crate::text::WordPieces;
 pub struct Reading {
     /// `[segments, space]`, rows of length 1.
     pub embeddings: Array2<f32>,
-    /// How well words and picture fit, 0 to 1, for each segment.
-    pub alignments: Vec<f32>,
     /// `[layers, segments, heads, tokens, head]`.
     keys: ArrayD<f32>,
     values: ArrayD<f32>,
@@ -36,6 +36,8 @@ pub struct Captioner {
     pieces: WordPieces,
     read: Session,
     write: Session,
+    /// What the cosine of picture and words is multiplied with, and what is added.
+    alignment: [f32; 2],
 }
 
 impl Captioner {
@@ -57,7 +59,16 @@ impl Captioner {
             pieces: pieces.clone(),
             read: models.session_of(&read, threads)?,
             write: models.session_of(&write, threads)?,
+            alignment: ["weight", "bias"]
+                .map(|part| tensors[&format!("alignment.{part}")].values[0]),
         })
+    }
+
+    /// How well words fit a picture, 0 to 1, by the embedding that was read of it and the sentence
+    /// encoder's of the words: how likely they belong together where every second pair does.
+    pub fn alignment(&self, picture: ArrayView1<'_, f32>, words: ArrayView1<'_, f32>) -> f32 {
+        let [weight, bias] = self.alignment;
+        1.0 / (1.0 + (-SHARPNESS * (weight * picture.dot(&words) + bias)).exp())
     }
 
     /// What texts are read and written in.
@@ -84,7 +95,6 @@ impl Captioner {
         }
         Ok(Reading {
             embeddings,
-            alignments: take("alignment")?.iter().copied().collect(),
             keys: take("keys")?,
             values: take("values")?,
             bias: bias.into_dimensionality().map_err(misshapen)?,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::EncodeArgs;
 use crate::cli::Failure;
 use crate::error::{Error, Result};
-use crate::evaluate::photos::{self, Collection};
+use crate::evaluate::photos::{self, Collection, View};
 use crate::library::{Reader, Recipe, RecipeKind};
 use crate::model::Models;
 use crate::picture::{CELLS, Encoder};
@@ -155,7 +155,7 @@ fn of_photos(
     let mut features: Vec<Option<Vec<f32>>> = vec![None; photos.len()];
     let mut failed = Vec::new();
     let mut done = 0;
-    photos::encode(encoder, &paths, workers, &mut |photo, encoded| {
+    photos::encode(encoder, &paths, View::WHOLE, workers, &mut |photo, encoded| {
         match encoded {
             Ok(mut encoded) => {
                 if args.cells == Cells::ThreeByThree {

@@ -84,7 +84,6 @@ pub fn alignment(report: &alignment::Report) -> Result<()> {
     print_line("                     random caption  nearest caption")?;
     for (name, found) in [
         ("alignment", Some(&report.alignment)),
-        ("network's embedding", Some(&report.embedding)),
         ("ConSE", report.conse.as_ref()),
         ("chance", Some(&Separation { random: 50.0, nearest: 50.0 })),
     ] {
