@@ -62,6 +62,9 @@ pub(super) enum Line {
         alignment: Option<f64>,
         gradient: f64,
         captions_per_sec: f64,
+        /// Of a step, padding included.
+        #[serde(default)]
+        tokens: f64,
     },
     /// The average of the weights on photos of the dev split.
     Score { step: u64, cpu_secs: f64, bleu_4: f64, rouge_l: f64, cider: f64 },
@@ -253,6 +256,7 @@ struct Recent {
     steps: f64,
     secs: f64,
     captions: usize,
+    tokens: usize,
     rate: f64,
     total: f64,
     gradient: f64,
@@ -286,6 +290,7 @@ impl Recent {
         self.steps += 1.0;
         self.secs += secs;
         self.captions += taken.captions;
+        self.tokens += taken.tokens;
         self.rate = taken.rate;
         self.total += taken.losses.total;
         self.gradient += taken.gradient;
@@ -307,6 +312,7 @@ impl Recent {
             alignment: self.alignment.value(),
             gradient: self.gradient / self.steps,
             captions_per_sec: self.captions as f64 / self.secs,
+            tokens: self.tokens as f64 / self.steps,
         }
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Taken {
     pub(super) gradient: f64,
     /// Captions of the step.
     pub(super) captions: usize,
+    /// Tokens of all its rows, padding included.
+    pub(super) tokens: usize,
 }
 
 pub(super) struct Trainer<'a> {
@@ -139,6 +141,7 @@ impl<'a> Trainer<'a> {
             leaves: self.examples.leaves().map_or(&[], |leaves: &Leaves| &leaves.centroids),
         };
         let batch = Batch::new(&self.network, &rows)?;
+        let tokens = rows.len() * batch.tokens();
         let model = Model::new(self.network, &self.optimizer.weights, &self.device);
         let of_step = blake3::keyed_hash(&self.seed, &step.to_le_bytes());
         let mut dropout = Some(Dropout::new(self.config.steps.dropout, *of_step.as_bytes()));
@@ -165,7 +168,7 @@ impl<'a> Trainer<'a> {
         }
         self.progress.step += 1;
         self.progress.taken[kind as usize] += 1;
-        Ok(Taken { losses, rate, gradient, captions })
+        Ok(Taken { losses, rate, gradient, captions, tokens })
     }
 
     fn kind(&self, step: u64) -> StepKind {
