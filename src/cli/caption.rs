@@ -86,6 +86,10 @@ pub fn run(args: Args) -> CommandResult {
         tags: Vec::new(),
         verify: false,
         take_over: false,
+        #[cfg(feature = "speech")]
+        hearing: None,
+        #[cfg(feature = "speech")]
+        listeners: cores,
         cancel,
     };
     let show = |progress: &Progress<'_>| bars.show(progress);

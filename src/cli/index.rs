@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::progress::IndexProgress;
 use super::{CommandResult, Failure, Outcome, counted, interrupt, note, print_json, print_line};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::library::{Place, Reader, Writer};
 use crate::model::{Commercial, Device, Models};
+#[cfg(feature = "speech")]
+use crate::pipeline::Hearing;
 use crate::pipeline::{
     self, Loaded, Options, Pipeline, Progress, RunReport, SourceReport, SourceState,
     commercial_only,
@@ -30,6 +32,15 @@ pub struct Args {
     /// What writes captions, in place of what the pipeline names: a model's id or a manifest; none
     #[arg(long, value_name = "ID|FILE")]
     captioner: Option<String>,
+    /// Whether people are listened to: where there is sound and no subtitles, always, or never
+    #[cfg(feature = "speech")]
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    listen: Listen,
+    /// What reads the words that are said, in place of the built-in models: a model's id or a manifest;
+    /// the first that reads a language is taken for it
+    #[cfg(feature = "speech")]
+    #[arg(long, value_name = "ID|FILE")]
+    speech_model: Vec<String>,
     /// Decoders side by side; as many as there are processors unless told otherwise
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
@@ -71,6 +82,18 @@ pub struct Args {
     verbose: bool,
 }
 
+/// Which sources are listened to.
+#[cfg(feature = "speech")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Listen {
+    /// Those with sound and no subtitles.
+    #[default]
+    Missing,
+    /// Those with sound.
+    Always,
+    Never,
+}
+
 /// What a licence is to allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Use {
@@ -81,7 +104,7 @@ pub fn run(args: Args) -> CommandResult {
     let models = Models::open().map_err(Failure::cannot_open)?;
     let mut pipeline =
         Pipeline::load(&args.pipeline, &models).map_err(|error| match error.kind() {
-            crate::error::Kind::InvalidInput => Failure::usage(error),
+            Kind::InvalidInput => Failure::usage(error),
             _ => Failure::cannot_open(error),
         })?;
     if let Some(captioner) = &args.captioner {
@@ -94,6 +117,11 @@ pub fn run(args: Args) -> CommandResult {
             note(&format!("left out: {what}"));
         }
     }
+    #[cfg(feature = "speech")]
+    let hearing = {
+        let is_commercial = pipeline.is_commercial || args.require_licence == Some(Use::Commercial);
+        hearing(&args, &models, is_commercial, &mut left_out)?
+    };
     let cancel = interrupt::cancel_on_signal()?;
     let found = if args.sources.is_empty() {
         known_places(&args.library)?
@@ -131,6 +159,10 @@ pub fn run(args: Args) -> CommandResult {
         tags: args.tag,
         verify: args.verify,
         take_over: args.take_over,
+        #[cfg(feature = "speech")]
+        hearing,
+        #[cfg(feature = "speech")]
+        listeners: cores,
         cancel: cancel.clone(),
     };
     let indexed = pipeline::index(locations, library, reader, loaded, options, &show);
@@ -155,6 +187,44 @@ pub fn run(args: Args) -> CommandResult {
     } else {
         Outcome::Done
     })
+}
+
+/// What listens. Where the built-in models are not set up, nobody does, and how to get them is said.
+#[cfg(feature = "speech")]
+fn hearing(
+    args: &Args,
+    models: &Models,
+    is_commercial: bool,
+    left_out: &mut Vec<String>,
+) -> Result<Option<Hearing>, Failure> {
+    if args.listen == Listen::Never {
+        return Ok(None);
+    }
+    let hearing = match Hearing::of(models, &args.speech_model, args.listen == Listen::Always) {
+        Ok(hearing) => hearing,
+        Err(error)
+            if error.kind() == Kind::NotFound
+                && args.listen == Listen::Missing
+                && args.speech_model.is_empty() =>
+        {
+            note(&format!(
+                "Nobody is listened to: {}. `--listen never` says that this is meant.",
+                error.reason()
+            ));
+            return Ok(None);
+        }
+        Err(error) if error.kind() == Kind::InvalidInput => return Err(Failure::usage(error)),
+        Err(error) => return Err(Failure::cannot_open(error)),
+    };
+    let refused = hearing.manifests().find(|manifest| manifest.commercial != Commercial::Yes);
+    if let Some(manifest) = refused.filter(|_| is_commercial) {
+        let what =
+            format!("speech, since the licence of model {} is not for that use", manifest.id);
+        note(&format!("left out: {what}"));
+        left_out.push(what);
+        return Ok(None);
+    }
+    Ok(Some(hearing))
 }
 
 /// Each source once, and reports of those that are not there.

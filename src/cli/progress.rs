@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{counted, note};
-use crate::pipeline::{Progress, SourceReport, SourceState};
+use crate::pipeline::{Part, Progress, SourceReport, SourceState};
 use crate::time::Micros;
 
 /// Shows an index run on standard error: bars on a terminal, a line a source elsewhere.
@@ -47,33 +47,72 @@ struct Source {
     bar: ProgressBar,
     started: Instant,
     length: Option<Micros>,
+    picture: Option<Extent>,
+    sound: Option<Extent>,
+}
+
+/// How far the work on picture or sound is.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
     /// In the library before this run.
     stored: Micros,
     done: Micros,
 }
 
-impl Source {
-    /// 0 to 1; 0 where the length is not known.
-    fn share(&self) -> f64 {
-        match self.length {
-            Some(length) if length > Micros::ZERO => {
-                let done = self.stored.as_secs_f64() + self.done.as_secs_f64();
-                (done / length.as_secs_f64()).min(1.0)
-            }
-            _ => 0.0,
-        }
+impl Extent {
+    fn new(stored: Micros) -> Self {
+        Extent { stored, done: Micros::ZERO }
+    }
+
+    /// 0 to 1.
+    fn share(self, length: Micros) -> f64 {
+        let done = self.stored.as_secs_f64() + self.done.as_secs_f64();
+        (done / length.as_secs_f64()).min(1.0)
     }
 
     /// Time left at the speed so far.
-    fn left(&self) -> Option<Duration> {
-        let length = self.length?.as_secs_f64();
+    fn left(self, length: Micros, elapsed: Duration) -> Option<Duration> {
         let (stored, done) = (self.stored.as_secs_f64(), self.done.as_secs_f64());
-        let left = (length - stored - done).max(0.0);
+        let left = (length.as_secs_f64() - stored - done).max(0.0);
         (done > 0.0)
-            .then(|| {
-                Duration::try_from_secs_f64(self.started.elapsed().as_secs_f64() * left / done)
-            })
+            .then(|| Duration::try_from_secs_f64(elapsed.as_secs_f64() * left / done))
             .and_then(Result::ok)
+    }
+}
+
+impl Source {
+    fn parts(&self) -> impl Iterator<Item = Extent> {
+        self.picture.into_iter().chain(self.sound)
+    }
+
+    fn length(&self) -> Option<Micros> {
+        self.length.filter(|length| *length > Micros::ZERO)
+    }
+
+    /// 0 to 1; 0 where the length is not known.
+    fn share(&self) -> f64 {
+        let Some(length) = self.length() else { return 0.0 };
+        let count = self.parts().count().max(1) as f64;
+        self.parts().map(|part| part.share(length)).sum::<f64>() / count
+    }
+
+    /// Until the slower of picture and sound is done.
+    fn left(&self) -> Option<Duration> {
+        let (length, elapsed) = (self.length()?, self.started.elapsed());
+        self.parts().filter_map(|part| part.left(length, elapsed)).max()
+    }
+
+    /// Speed, how far the sound is where there is a picture too, and the time left.
+    fn message(&self) -> String {
+        let main = self.picture.or(self.sound).map_or(Micros::ZERO, |part| part.done);
+        let speed = times_real_time(main, self.started);
+        let sound = match (self.picture, self.sound, self.length()) {
+            (Some(_), Some(sound), Some(length)) => {
+                format!(", sound {:.0} %", 100.0 * sound.share(length))
+            }
+            _ => String::new(),
+        };
+        format!("{speed}{sound}{}", time_left(self.left()))
     }
 }
 
@@ -108,7 +147,7 @@ impl IndexProgress {
                 });
                 bar.set_position(*bytes);
             }
-            Progress::Opened { source, length, stored } => {
+            Progress::Opened { source, length, picture, sound } => {
                 state.remove_hashed(&self.bars, source);
                 let bar = ProgressBar::new(STEPS).with_style(style("one"));
                 let bar = self.bars.insert_before(&self.all, bar);
@@ -117,18 +156,27 @@ impl IndexProgress {
                     bar,
                     started: Instant::now(),
                     length: *length,
-                    stored: *stored,
-                    done: Micros::ZERO,
+                    picture: picture.map(Extent::new),
+                    sound: sound.map(Extent::new),
                 };
                 state.open.insert((*source).to_owned(), source_state);
             }
-            Progress::Advanced { source, by } => {
-                state.done = Micros(state.done.0.saturating_add(by.0));
+            Progress::Advanced { source, part, by } => {
+                let mut is_main = true;
                 if let Some(open) = state.open.get_mut(*source) {
-                    open.done = Micros(open.done.0.saturating_add(by.0));
-                    let speed = times_real_time(open.done, open.started);
+                    is_main = *part == Part::Picture || open.picture.is_none();
+                    let extent = match part {
+                        Part::Picture => &mut open.picture,
+                        Part::Sound => &mut open.sound,
+                    };
+                    if let Some(extent) = extent {
+                        extent.done = Micros(extent.done.0.saturating_add(by.0));
+                    }
                     open.bar.set_position((open.share() * STEPS as f64) as u64);
-                    open.bar.set_message(format!("{speed}{}", time_left(open.left())));
+                    open.bar.set_message(open.message());
+                }
+                if is_main {
+                    state.done = Micros(state.done.0.saturating_add(by.0));
                 }
             }
             Progress::Finished(report) => {
@@ -218,7 +266,10 @@ fn finished_line(report: &SourceReport) -> String {
     let SourceReport { source, .. } = report;
     let (clips, cues) = (counted(report.clips, "clip"), counted(report.cues, "cue"));
     let mut line = match report.state {
-        SourceState::Indexed => format!("{source}: {clips}, {cues}"),
+        SourceState::Indexed => match &report.language {
+            Some(language) => format!("{source}: {clips}, {cues} ({language} spoken)"),
+            None => format!("{source}: {clips}, {cues}"),
+        },
         SourceState::Unchanged if report.verified => {
             format!("{source}: unchanged, every byte verified")
         }
@@ -259,6 +310,7 @@ mod tests {
             length_secs: None,
             clips: 0,
             cues: 0,
+            language: None,
             gaps: 0,
             gap_secs: 0.0,
             verified: false,

@@ -283,6 +283,9 @@ fn why_nothing(reader: &mut Reader, query: &Query) -> Result<String> {
     })
 }
 
+/// Words of a hit that are printed with their times.
+const MOST_SAID: usize = 8;
+
 fn print_hit(hit: &Hit) -> Result<()> {
     let by = match hit.found.channel {
         Channel::Picture => "picture".to_owned(),
@@ -297,6 +300,11 @@ fn print_hit(hit: &Hit) -> Result<()> {
     ))?;
     if !hit.words.is_empty() {
         print_line(&format!("       “{}”", shortened(&hit.words, 100)))?;
+    }
+    if !hit.said.is_empty() {
+        let said = hit.said.iter().take(MOST_SAID);
+        let said = said.map(|word| format!("{} {}", word.span.start, one_line(&word.text)));
+        print_line(&format!("       said: {}", said.collect::<Vec<_>>().join(", ")))?;
     }
     if let Some(caption) = &hit.caption {
         print_line(&format!("       {}", caption_line(caption, hit.alignment)))?;

@@ -13,7 +13,7 @@ use super::{CommandResult, Failure, Outcome, counted, interrupt, one_line};
 use crate::error::{Error, Kind, Result};
 use crate::media::{Cue, TimedWord};
 use crate::model::Models;
-use crate::pipeline::{Ears, Listening, Progress, SourceReport, Transcript, listen};
+use crate::pipeline::{Ears, Listening, Part, Progress, SourceReport, Transcript, listen};
 use crate::source::listing;
 use crate::time::{Micros, Span, Timestamp};
 use crate::transcript::subtitles;
@@ -89,10 +89,12 @@ pub fn run(args: Args) -> CommandResult {
         match event {
             Listening::Opened { source, length } => {
                 let source = &locations[source].to_string();
-                bars.show(&Progress::Opened { source, length, stored: Micros::ZERO });
+                let sound = Some(Micros::ZERO);
+                bars.show(&Progress::Opened { source, length, picture: None, sound });
             }
             Listening::Advanced { source, by } => {
-                bars.show(&Progress::Advanced { source: &locations[source].to_string(), by });
+                let source = &locations[source].to_string();
+                bars.show(&Progress::Advanced { source, part: Part::Sound, by });
             }
             Listening::Finished { source, transcript } => {
                 let name = locations[source].to_string();

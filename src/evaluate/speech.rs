@@ -39,7 +39,7 @@ impl Recording {
 /// `NotFound`, `InvalidInput` where it is not such a file.
 pub fn recordings(folder: &Path) -> Result<Vec<Recording>> {
     let path = folder.join("MANIFEST.tsv");
-    let text = std::fs::read_to_string(&path).map_err(|cause| Error::io(&path, "read", cause))?;
+    let text = read(&path)?;
     let mut lines = text.lines();
     let head: Vec<&str> = lines.next().unwrap_or_default().split('\t').collect();
     let column = |name: &str| {
@@ -71,9 +71,21 @@ pub fn recordings(folder: &Path) -> Result<Vec<Recording>> {
     Ok(found)
 }
 
+/// A text of bounded length.
+fn read(path: &Path) -> Result<String> {
+    const MOST_BYTES: u64 = 256 << 20;
+    let reading = |cause| Error::io(path, "read", cause);
+    let bytes = std::fs::metadata(path).map_err(reading)?.len();
+    if bytes > MOST_BYTES {
+        return Err(Error::invalid_input(format!("{bytes} bytes of text are too many"))
+            .in_source(path.display()));
+    }
+    std::fs::read_to_string(path).map_err(reading)
+}
+
 fn starts(path: &Path) -> Result<Vec<(String, f64)>> {
     const UNITS_A_SECOND: f64 = 25_000.0;
-    let text = std::fs::read_to_string(path).map_err(|cause| Error::io(path, "read", cause))?;
+    let text = read(path)?;
     let words = text.lines().filter_map(|line| {
         let mut fields = line.split_whitespace();
         let start: f64 = fields.next()?.parse().ok()?;
@@ -194,9 +206,61 @@ fn compared(words: &[(String, f64)], language: &str) -> Vec<Word> {
     parts.collect()
 }
 
+/// Cells of a table of distances that is kept whole: two texts of 4,000 words.
+const MOST_CELLS: usize = 16 << 20;
+
 /// The least errors that make one list of words out of another, and which words stand for each other:
-/// Levenshtein's distance with its way.
+/// Levenshtein's distance with its way. Long lists are parted where the best way crosses the middle of the
+/// first (Hirschberg 1975), so that memory stays bounded.
 fn aligned(reference: &[String], found: &[String]) -> (usize, Vec<(usize, usize)>) {
+    let mut same = Vec::new();
+    let errors = align(reference, found, (0, 0), MOST_CELLS, &mut same);
+    (errors, same)
+}
+
+/// `at`: the places of the first words in the whole lists.
+fn align(
+    reference: &[String],
+    found: &[String],
+    at: (usize, usize),
+    most_cells: usize,
+    same: &mut Vec<(usize, usize)>,
+) -> usize {
+    let is_small = (reference.len() + 1).saturating_mul(found.len() + 1) <= most_cells;
+    if is_small || reference.len() < 2 {
+        let (errors, pairs) = align_whole(reference, found);
+        same.extend(pairs.into_iter().map(|(row, column)| (row + at.0, column + at.1)));
+        return errors;
+    }
+    let middle = reference.len() / 2;
+    let (first, second) = reference.split_at(middle);
+    let before = distances(first.iter(), found.iter());
+    let after = distances(second.iter().rev(), found.iter().rev());
+    let cut = (0..=found.len()).min_by_key(|&cut| before[cut] + after[found.len() - cut]);
+    let cut = cut.unwrap_or(0);
+    align(first, &found[..cut], at, most_cells, same)
+        + align(second, &found[cut..], (at.0 + middle, at.1 + cut), most_cells, same)
+}
+
+/// The distance of a list from each beginning of another one.
+fn distances<'a>(
+    reference: impl Iterator<Item = &'a String>,
+    found: impl Iterator<Item = &'a String> + Clone + ExactSizeIterator,
+) -> Vec<usize> {
+    let mut row: Vec<usize> = (0..=found.len()).collect();
+    for (place, word) in reference.enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], place + 1);
+        for (column, other) in found.clone().enumerate() {
+            let replaced = diagonal + usize::from(word != other);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row
+}
+
+/// With a table of all distances.
+fn align_whole(reference: &[String], found: &[String]) -> (usize, Vec<(usize, usize)>) {
     let columns = found.len() + 1;
     let mut cost = vec![0_u32; (reference.len() + 1) * columns];
     for row in 0..=reference.len() {
@@ -414,7 +478,7 @@ impl Offsets {
 /// # Errors
 /// `InvalidInput`, with the line.
 pub fn read_heard(path: &Path) -> Result<Vec<Heard>> {
-    let text = std::fs::read_to_string(path).map_err(|cause| Error::io(path, "read", cause))?;
+    let text = read(path)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(number, line)| {
@@ -503,6 +567,11 @@ mod tests {
             prop_assert!(errors <= a.len().max(b.len()) && errors >= a.len().abs_diff(b.len()));
             prop_assert!(same.iter().all(|&(x, y)| a[x] == b[y]));
             prop_assert!(same.windows(2).all(|two| two[0].0 < two[1].0 && two[0].1 < two[1].1));
+            // In parts, as long texts are.
+            let mut parted = Vec::new();
+            prop_assert_eq!(align(&a, &b, (0, 0), 4, &mut parted), errors);
+            prop_assert!(parted.iter().all(|&(x, y)| a[x] == b[y]));
+            prop_assert!(parted.windows(2).all(|two| two[0].0 < two[1].0 && two[0].1 < two[1].1));
         }
 
         #[test]

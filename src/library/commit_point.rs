@@ -16,6 +16,8 @@ pub const COMMIT_POINTS: &[&str] = &[
     "recipe-added",
     "tags-set",
     "cues-committed",
+    // What was heard up to a pause is there.
+    "heard-committed",
     // A chunk's features are committed, and its clips are not.
     "features-synced",
     "chunk-committed",

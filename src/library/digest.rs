@@ -51,14 +51,32 @@ tables! {
     CLIPS = "clips" true: "source" "recipe" "start_us" "end_us" "raw_pts" "frames"
         "shot_start_us" "words" "embedding" "features_digest";
     GAPS = "gaps" false: "source" "recipe" "chunk" "place" "start_us" "end_us" "track" "reason";
-    CUES = "cues" true: "source" "start_us" "end_us" "text" "kind" "language" "track"
-        "confidence" "words" "speaker";
+    CUES = "cues" true: "source" "recipe" "start_us" "end_us" "text" "folded" "kind" "language"
+        "track" "confidence" "words" "speaker";
     SEGMENTS = "segments" true: "source" "recipe" "start_us" "end_us" "text" "language"
         "embedding";
     READINGS = "readings" true: "source" "recipe" "start_us" "end_us" "caption" "confidence"
         "alignment" "embedding";
     RUNS = "runs" true: "ended_us" "report";
 }
+
+/// Cues as they were before schema 4, for their digests.
+pub(super) const CUES_BEFORE_4: Table = Table {
+    name: "cues",
+    has_key: true,
+    columns: &[
+        "source",
+        "start_us",
+        "end_us",
+        "text",
+        "kind",
+        "language",
+        "track",
+        "confidence",
+        "words",
+        "speaker",
+    ],
+};
 
 impl Table {
     /// `INSERT INTO table (COLUMNS, digest) VALUES (?1, …, row_digest(…))`: a value for each

@@ -4,6 +4,7 @@ use rusqlite::types::Null;
 use rusqlite::{Connection, params};
 
 use super::digest::{CUES, LOCATIONS, SOURCES};
+use super::folded::folded;
 use super::types::{Location, Source};
 use super::writer::to_json;
 use crate::error::Result;
@@ -56,10 +57,12 @@ pub(super) fn location(
     Ok(())
 }
 
-/// Adds cues to those that a source has, and to what it says of their number.
+/// Adds cues to those that a source has, and to what it says of their number. `recipe` is what they
+/// were heard by; none for subtitles.
 pub(super) fn cues<'a>(
     sql: &Connection,
     source: i64,
+    recipe: Option<i64>,
     cues: impl IntoIterator<Item = &'a Cue>,
 ) -> Result<()> {
     let mut insert = sql.prepare_cached(&CUES.insert())?;
@@ -67,9 +70,11 @@ pub(super) fn cues<'a>(
         let words = (!cue.words.is_empty()).then(|| to_json(&cue.words)).transpose()?;
         insert.execute(params![
             source,
+            recipe,
             cue.span.start.0,
             cue.span.end.0,
             cue.text,
+            folded(&cue.text),
             cue.kind.as_str(),
             cue.language,
             cue.track,
@@ -79,6 +84,11 @@ pub(super) fn cues<'a>(
             cue.speaker
         ])?;
     }
+    count_cues(sql, source)
+}
+
+/// Makes a source say how many cues it has.
+pub(super) fn count_cues(sql: &Connection, source: i64) -> Result<()> {
     let count = "UPDATE sources SET cues = (SELECT count(*) FROM cues WHERE source = ?1) \
          WHERE key = ?1";
     sql.execute(count, [source])?;

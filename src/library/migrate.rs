@@ -5,8 +5,8 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::commit_point;
-use super::digest::{CLIPS, CONTENTS, READINGS, TABLES, Table, features_digest};
-use super::schema::{Database, RECORD, SCHEMA_VERSION, SINCE_3, sign};
+use super::digest::{CLIPS, CONTENTS, CUES, READINGS, TABLES, Table, features_digest};
+use super::schema::{Database, RECORD, SCHEMA_VERSION, SINCE_3, SINCE_4, sign};
 use crate::error::Result;
 
 /// Brings the record to [`SCHEMA_VERSION`]. From schema 1, it needs as much free space on the disk as
@@ -21,7 +21,11 @@ pub(super) fn to_newest(record: &mut Database, features: &Database) -> Result<()
     let migrated = record.write(|sql| {
         match version {
             1 => from_1(sql, features)?,
-            _ => sql.execute_batch(SINCE_3)?,
+            2 => {
+                sql.execute_batch(SINCE_3)?;
+                from_3(sql)?;
+            }
+            _ => from_3(sql)?,
         }
         sign(sql, SCHEMA_VERSION)?;
         commit_point::reached("migrate-copied");
@@ -65,6 +69,23 @@ fn from_1(sql: &Transaction<'_>, features: &Database) -> Result<()> {
     Ok(())
 }
 
+/// Since schema 4, cues say what heard them, and have their text as it is looked for beside it.
+fn from_3(sql: &Transaction<'_>) -> Result<()> {
+    sql.execute_batch(
+        "DROP TRIGGER cue_added; DROP TRIGGER cue_removed; DROP TABLE spoken;
+         DROP INDEX cues_of_source; ALTER TABLE cues RENAME TO old_cues;",
+    )?;
+    sql.execute_batch(SINCE_4)?;
+    copy(sql, &CUES)?;
+    // The keys that were given out are not given out again.
+    sql.execute_batch(
+        "DELETE FROM sqlite_sequence WHERE name = 'cues';
+         UPDATE sqlite_sequence SET name = 'cues' WHERE name = 'old_cues';
+         DROP TABLE old_cues;",
+    )?;
+    Ok(())
+}
+
 fn copy(sql: &Connection, table: &Table) -> Result<()> {
     let new_column = |column: &str| {
         match (table.name, column) {
@@ -76,6 +97,8 @@ fn copy(sql: &Connection, table: &Table) -> Result<()> {
              AND recipe = old_progress.recipe)"
             }
             ("chunks", "partial") => "0",
+            ("cues", "recipe") => "NULL",
+            ("cues", "folded") => "folded(text)",
             _ => return column.to_owned(),
         }
         .to_owned()

@@ -12,7 +12,9 @@ mod compact;
 mod contents;
 mod digest;
 mod dot;
+mod folded;
 mod forget;
+mod hearing;
 mod ids;
 mod index;
 mod insert;
@@ -42,6 +44,7 @@ pub use commit_point::COMMIT_POINTS;
 pub use compact::Compacted;
 pub use contents::Alike;
 pub use forget::Forgotten;
+pub use hearing::HeardTo;
 pub use ids::{ClipId, RecipeId, SourceId};
 pub use merge::{Conflict, Damage, Merged};
 pub use reader::{ClipRow, Info, Reader, RecipeInfo, SeenClip, SegmentRow, Shown, TagInfo};
@@ -50,7 +53,7 @@ pub use recipes::Waiting;
 pub use schema::SCHEMA_VERSION;
 pub use search::{By, Found, Hit, HitSpan, Query};
 pub use types::{
-    ChunkRecord, Location, NewSource, Origin, Place, Recipe, RecipeKind, SegmentReading,
-    SegmentRecord, Source, Space, State, Tree, WallClock, WallOrigin,
+    ChunkRecord, HeardChunk, Location, NewSource, Origin, Place, Recipe, RecipeKind,
+    SegmentReading, SegmentRecord, Source, Space, State, Tree, WallClock, WallOrigin,
 };
 pub use writer::{Added, Writer};

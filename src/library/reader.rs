@@ -176,8 +176,9 @@ impl Reader {
                 hours: length / 3.6e9,
                 clips: of_current("clips", RecipeKind::Clip)?,
                 segments: of_current("segments", RecipeKind::Segment)?,
-                cues: count("SELECT count(*) FROM cues")?,
-                gaps: of_current("gaps", RecipeKind::Clip)?,
+                cues: count(&format!("SELECT count(*) FROM cues WHERE {}", rows::IS_CURRENT_CUE))?,
+                gaps: of_current("gaps", RecipeKind::Clip)?
+                    + of_current("gaps", RecipeKind::Speech)?,
                 bytes,
                 recipes,
                 tags: rows::all(
@@ -271,11 +272,12 @@ impl Reader {
                 gaps: rows::all(
                     sql,
                     &format!(
-                        "SELECT {} FROM gaps WHERE source = ?1 AND recipe = ?2 \
+                        "SELECT {} FROM gaps WHERE source = ?1 AND recipe IN \
+                         (SELECT key FROM recipes WHERE state = 'current') \
                          ORDER BY start_us, end_us",
                         rows::GAP
                     ),
-                    by_clip_recipe,
+                    [key],
                     rows::gap,
                 )?,
                 source,
@@ -455,8 +457,11 @@ impl Reader {
 }
 
 pub(super) fn cues_of(sql: &Connection, source: i64) -> Result<Vec<Cue>> {
-    let find =
-        format!("SELECT {} FROM cues WHERE source = ?1 ORDER BY start_us, end_us, key", rows::CUE);
+    let find = format!(
+        "SELECT {} FROM cues WHERE source = ?1 AND {} ORDER BY start_us, end_us, key",
+        rows::CUE,
+        rows::IS_CURRENT_CUE
+    );
     rows::all(sql, &find, [source], rows::cue)
 }
 
@@ -540,6 +545,7 @@ fn recipe_info(sql: &Connection, row: RecipeRow) -> Result<RecipeInfo> {
     let table = match row.recipe.kind {
         RecipeKind::Clip => "clips",
         RecipeKind::Segment => "segments",
+        RecipeKind::Speech => "cues",
     };
     let count = format!("SELECT count(*) FROM {table} WHERE recipe = ?1");
     let complete = "SELECT count(*) FROM progress WHERE recipe = ?1 AND state = ?2";

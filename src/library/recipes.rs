@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::commit_point;
 use super::digest::{RECIPES, SOURCES, SPACES};
 use super::ids::{RecipeId, SourceId};
+use super::insert;
 use super::rows::{self, RecipeRow};
 use super::types::{Recipe, RecipeKind, Space};
 use super::writer::{Writer, now_us, to_json};
@@ -12,6 +13,9 @@ use crate::error::{Error, Result};
 
 /// Rows deleted in one transaction when a retired recipe is swept.
 const SWEEP_ROWS: usize = 10_000;
+
+/// Sources whose cues are deleted in one transaction; a film has some thousand.
+const SWEEP_SOURCES: usize = 16;
 
 impl Writer {
     /// Makes a recipe known. The first of its kind is the current one at once; another is built
@@ -194,6 +198,16 @@ impl Writer {
         if let Some((clips, segments)) = ready {
             self.take_over(&clips, &segments)?;
         }
+        let newest = "SELECT hash FROM recipes WHERE kind = 'speech' AND state = 'building' \
+             AND EXISTS (SELECT 1 FROM progress WHERE recipe = recipes.key AND state = 'complete') \
+             AND added_us > (SELECT max(added_us) FROM recipes \
+             WHERE kind = 'speech' AND state = 'current') ORDER BY key DESC LIMIT 1";
+        let newest: Option<RecipeId> = self
+            .record
+            .read(|sql| Ok(sql.query_row(newest, [], |row| rows::text(row, 0)).optional()?))?;
+        if let Some(speech) = newest {
+            self.take_over_speech(&speech, false)?;
+        }
         Ok(())
     }
 
@@ -202,6 +216,7 @@ impl Writer {
         let retired: Vec<i64> =
             self.record.run(|sql| rows::all(sql, find, [], |row| row.get(0)))?;
         for recipe in retired {
+            self.sweep_cues(recipe)?;
             for table in ["clips", "segments", "readings", "gaps", "chunks", "progress"] {
                 // Tables without rowids are small and go at once.
                 let statement = match table {
@@ -232,6 +247,27 @@ impl Writer {
     }
 }
 
+impl Writer {
+    /// Deletes what a retired recipe has heard.
+    fn sweep_cues(&mut self, recipe: i64) -> Result<()> {
+        let find = "SELECT DISTINCT source FROM cues WHERE recipe = ?1";
+        let sources: Vec<i64> =
+            self.record.read(|sql| rows::all(sql, find, [recipe], |row| row.get(0)))?;
+        for some in sources.chunks(SWEEP_SOURCES) {
+            self.record.write(|sql| {
+                for source in some {
+                    let delete = "DELETE FROM cues WHERE source = ?1 AND recipe = ?2";
+                    sql.execute(delete, [source, &recipe])?;
+                    insert::count_cues(sql, *source)?;
+                }
+                Ok(())
+            })?;
+            commit_point::reached("recipe-sweeping");
+        }
+        Ok(())
+    }
+}
+
 /// A source that keeps another recipe from taking over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
@@ -241,7 +277,7 @@ pub struct Waiting {
     pub is_gone: bool,
 }
 
-fn waiting(sql: &Connection, recipe: &RecipeRow) -> Result<Vec<Waiting>> {
+pub(super) fn waiting(sql: &Connection, recipe: &RecipeRow) -> Result<Vec<Waiting>> {
     let kind = recipe.recipe.kind;
     let current = match rows::current_recipe(sql, kind)? {
         Some(current) if current.key != recipe.key => current.key,
@@ -249,7 +285,7 @@ fn waiting(sql: &Connection, recipe: &RecipeRow) -> Result<Vec<Waiting>> {
     };
     // What a recipe leaves of a source that it has read in part.
     let (part, tried) = match kind {
-        RecipeKind::Clip => ("chunks", "SELECT 1 WHERE 0"),
+        RecipeKind::Clip | RecipeKind::Speech => ("chunks", "SELECT 1 WHERE 0"),
         RecipeKind::Segment => {
             ("segments", "SELECT 1 FROM segments WHERE source = sources.key AND recipe = ?2")
         }
@@ -268,14 +304,14 @@ fn waiting(sql: &Connection, recipe: &RecipeRow) -> Result<Vec<Waiting>> {
     })
 }
 
-fn has_completed(sql: &Connection, recipe: i64) -> Result<bool> {
+pub(super) fn has_completed(sql: &Connection, recipe: i64) -> Result<bool> {
     let find = "SELECT EXISTS (SELECT 1 FROM progress WHERE recipe = ?1 AND state = 'complete')";
     rows::one(sql, find, [recipe])
 }
 
 /// Makes recipes, at most one of a kind, the current ones; the old ones are left to be swept. Says
 /// whether that changed anything.
-fn activate(sql: &Connection, recipes: &[RecipeRow]) -> Result<bool> {
+pub(super) fn activate(sql: &Connection, recipes: &[RecipeRow]) -> Result<bool> {
     let mut changed = false;
     for row in recipes.iter().filter(|row| row.state != "current") {
         let kind = row.recipe.kind;
@@ -296,6 +332,8 @@ pub(super) fn count_up(sql: &Connection, kind: RecipeKind) -> Result<()> {
     let name = match kind {
         RecipeKind::Clip => "clips_generation",
         RecipeKind::Segment => "segments_generation",
+        // Nobody holds cues in memory.
+        RecipeKind::Speech => return Ok(()),
     };
     sql.execute("UPDATE meta SET value = value + 1 WHERE name = ?1", [name])?;
     Ok(())

@@ -128,35 +128,6 @@ CREATE TABLE gaps (
     PRIMARY KEY (source, recipe, chunk, place)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE cues (
-    key INTEGER PRIMARY KEY AUTOINCREMENT,
-    source INTEGER NOT NULL REFERENCES sources,
-    start_us INTEGER NOT NULL,
-    end_us INTEGER NOT NULL,
-    text TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    language TEXT,
-    track TEXT NOT NULL,
-    confidence REAL,
-    words TEXT,
-    speaker TEXT,
-    digest BLOB NOT NULL
-) STRICT;
-CREATE INDEX cues_of_source ON cues (source, start_us);
-
--- The index keeps no text of its own. With secure-delete it drops entries at once; without, it
--- would keep deleted words until a merge.
-CREATE VIRTUAL TABLE spoken USING fts5 (
-    text, content = 'cues', content_rowid = 'key', tokenize = 'unicode61 remove_diacritics 2'
-);
-INSERT INTO spoken (spoken, rank) VALUES ('secure-delete', 1);
-CREATE TRIGGER cue_added AFTER INSERT ON cues BEGIN
-    INSERT INTO spoken (rowid, text) VALUES (new.key, new.text);
-END;
-CREATE TRIGGER cue_removed AFTER DELETE ON cues BEGIN
-    INSERT INTO spoken (spoken, rowid, text) VALUES ('delete', old.key, old.text);
-END;
-
 CREATE TABLE segments (
     key INTEGER PRIMARY KEY AUTOINCREMENT,
     source INTEGER NOT NULL REFERENCES sources,

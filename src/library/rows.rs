@@ -149,6 +149,11 @@ pub(super) fn clip_head(row: &Row<'_>, column: usize) -> rusqlite::Result<ClipHe
     })
 }
 
+/// What is true of a cue that is searched and shown: it is a subtitle, or was heard by the recipe that
+/// listens now.
+pub(super) const IS_CURRENT_CUE: &str =
+    "(recipe IS NULL OR recipe IN (SELECT key FROM recipes WHERE state = 'current'))";
+
 /// The columns of [`cue`].
 pub(super) const CUE: &str =
     "start_us, end_us, text, kind, language, track, confidence, words, speaker";

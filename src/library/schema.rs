@@ -10,12 +10,12 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
-use super::digest;
+use super::{digest, folded};
 use crate::error::{Error, Kind, Result};
 
 /// The version of the record's tables, in its `PRAGMA user_version`. Those of the features have not
 /// changed since the first.
-pub const SCHEMA_VERSION: i32 = 3;
+pub const SCHEMA_VERSION: i32 = 4;
 
 /// The oldest version that can be read, and brought to the newest by a writer.
 const OLDEST_VERSION: i32 = 1;
@@ -29,12 +29,24 @@ const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// What schema 3 has beside schema 2.
 pub(super) const SINCE_3: &str = include_str!("readings.sql");
 
+/// What schema 4 has in place of its cues and their index.
+pub(super) const SINCE_4: &str = include_str!("cues.sql");
+
 /// For reading a record of an older schema: that nothing was read by a transformer there.
 const BEFORE_3: &str = "
     CREATE TEMP VIEW readings AS SELECT key, source, recipe, start_us, end_us, NULL AS caption,
         NULL AS confidence, NULL AS alignment, NULL AS embedding, NULL AS digest
         FROM segments WHERE false;
     CREATE VIRTUAL TABLE temp.written USING fts5 (caption);";
+
+/// For reading a record of an older schema: that its cues are as they were written, and none was heard.
+fn before_4(version: i32) -> String {
+    let digest = if version < 2 { "NULL AS digest" } else { "digest" };
+    format!(
+        "CREATE TEMP VIEW cues AS SELECT key, source, NULL AS recipe, start_us, end_us, text, \
+         text AS folded, kind, language, track, confidence, words, speaker, {digest} FROM main.cues"
+    )
+}
 
 const META: &str = include_str!("meta.sql");
 
@@ -53,7 +65,11 @@ pub(super) const RECORD: Role = Role {
     application_id: 0x436e_6c78, // "Cnlx"
     version: SCHEMA_VERSION,
     page_bytes: 4_096,
-    tables: concat!(include_str!("record.sql"), include_str!("readings.sql")),
+    tables: concat!(
+        include_str!("record.sql"),
+        include_str!("cues.sql"),
+        include_str!("readings.sql")
+    ),
 };
 
 pub(super) const FEATURES: Role = Role {
@@ -151,8 +167,14 @@ impl Database {
                 )));
             }
             check_identity(sql, role)?;
-            if role.file_name == RECORD.file_name && pragma(sql, "user_version")? < 3 {
-                sql.execute_batch(BEFORE_3)?;
+            if role.file_name == RECORD.file_name {
+                let version = pragma(sql, "user_version")?;
+                if version < 3 {
+                    sql.execute_batch(BEFORE_3)?;
+                }
+                if version < 4 {
+                    sql.execute_batch(&before_4(version))?;
+                }
             }
             Ok(())
         })?;
@@ -173,6 +195,7 @@ impl Database {
             sql.pragma_update(None, "temp_store", "MEMORY")?;
             sql.set_prepared_statement_cache_capacity(64);
             digest::install(sql)?;
+            folded::install(sql)?;
             Ok(())
         })?;
         Ok(database)

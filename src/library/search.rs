@@ -18,9 +18,9 @@ use super::rows;
 use super::spans::SegmentSpans;
 use super::types::{Location, RecipeKind, SegmentReading};
 use super::vectors::VectorSet;
-use super::words::{COMMON, Matches, Postings, TextRow, WordIndex};
+use super::words::{COMMON, Matches, Postings, TextRow, WordIndex, named};
 use crate::error::{Error, Kind, Result};
-use crate::media::{Caption, Channel};
+use crate::media::{Caption, Channel, TimedWord};
 use crate::time::{Span, Timestamp};
 
 /// The constant of reciprocal rank fusion, as its authors found it.
@@ -92,6 +92,8 @@ pub struct Hit {
     pub clip: Option<ClipId>,
     /// What is said or read in the segment; the cue's text where there is no segment.
     pub words: String,
+    /// The query's words as they are said there, with the time of each; empty where that is not known.
+    pub said: Vec<TimedWord>,
     /// What the transformer wrote about the segment, and how well words and picture fit, 0 to 1.
     pub caption: Option<Caption>,
     pub alignment: Option<f32>,
@@ -219,7 +221,10 @@ impl Reader {
             fuse(&lists, query.top.max(1))
                 .into_iter()
                 .enumerate()
-                .map(|(place, fused)| hit(sql, place + 1, fused, clip_recipe))
+                .map(|(place, fused)| {
+                    let words = query.words.as_deref().unwrap_or_default();
+                    hit(sql, place + 1, fused, clip_recipe, words)
+                })
                 .collect()
         })
     }
@@ -442,7 +447,13 @@ fn fuse(lists: &[List], top: usize) -> Vec<Fused> {
     units
 }
 
-fn hit(sql: &Connection, rank: usize, fused: Fused, clip_recipe: Option<i64>) -> Result<Hit> {
+fn hit(
+    sql: &Connection,
+    rank: usize,
+    fused: Fused,
+    clip_recipe: Option<i64>,
+    query: &str,
+) -> Result<Hit> {
     let key = fused.unit.source;
     let find = format!("SELECT {} FROM sources WHERE key = ?1", rows::SOURCE);
     let (_, source) = sql.prepare_cached(&find)?.query_row([key], rows::source)?;
@@ -467,6 +478,11 @@ fn hit(sql: &Connection, rank: usize, fused: Fused, clip_recipe: Option<i64>) ->
         None => None,
     };
     let found: Vec<Found> = fused.found.iter().map(|(_, found)| *found).collect();
+    let is_said = |found: &Found| (found.channel, found.by) == (Channel::Speech, By::Words);
+    let said = match found.iter().any(is_said) {
+        true => said_in(sql, key, segment.unwrap_or(fused.span), query)?,
+        false => Vec::new(),
+    };
     Ok(Hit {
         rank,
         source: source.id,
@@ -478,6 +494,7 @@ fn hit(sql: &Connection, rank: usize, fused: Fused, clip_recipe: Option<i64>) ->
         fused: fused.fused,
         clip: clip.map(|start| ClipId { source: source.id, start }),
         words,
+        said,
         caption: reading.caption,
         alignment: reading.alignment,
         wall_clock_us: source.wall.map(|wall| wall.start_us.saturating_add(fused.span.start.0)),
@@ -509,11 +526,28 @@ fn clip_at(sql: &Connection, source: i64, recipe: i64, at: Timestamp) -> Result<
 
 /// The text of the cues that overlap a span, a line each.
 fn words_in(sql: &Connection, source: i64, span: Span) -> Result<String> {
-    let find = "SELECT text FROM cues WHERE source = ?1 AND start_us < ?3 AND end_us > ?2 \
-         ORDER BY start_us LIMIT 16";
+    let find = format!(
+        "SELECT text FROM cues WHERE source = ?1 AND start_us < ?3 AND end_us > ?2 AND {} \
+         ORDER BY start_us LIMIT 16",
+        rows::IS_CURRENT_CUE
+    );
     let at = params![source, span.start.0, span.end.0];
-    let texts: Vec<String> = rows::all(sql, find, at, |row| row.get(0))?;
+    let texts: Vec<String> = rows::all(sql, &find, at, |row| row.get(0))?;
     Ok(texts.join("\n"))
+}
+
+/// The query's words as they are said within a span.
+fn said_in(sql: &Connection, source: i64, span: Span, query: &str) -> Result<Vec<TimedWord>> {
+    let find = format!(
+        "SELECT words FROM cues WHERE source = ?1 AND start_us < ?3 AND end_us > ?2 \
+         AND words IS NOT NULL AND {} ORDER BY start_us LIMIT 64",
+        rows::IS_CURRENT_CUE
+    );
+    let at = params![source, span.start.0, span.end.0];
+    let cues: Vec<Vec<TimedWord>> = rows::all(sql, &find, at, |row| rows::json(row, 0))?;
+    let is_there = |word: &&TimedWord| span.contains(word.span.midpoint());
+    let named = cues.iter().flat_map(|said| named(query, said)).filter(is_there);
+    Ok(named.cloned().collect())
 }
 
 /// What of the library a query looks at.

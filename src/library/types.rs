@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use super::ids::{RecipeId, SourceId};
 use crate::error::Error;
-use crate::media::{Caption, Gap, IndexedClip};
+use crate::media::{Caption, Cue, Gap, IndexedClip};
 use crate::time::{Micros, Span};
 
-/// Which half of the work a recipe describes.
+/// Which part of the work a recipe describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecipeKind {
@@ -20,6 +20,8 @@ pub enum RecipeKind {
     Clip,
     /// Sentence rules, transformer.
     Segment,
+    /// What listens: where somebody speaks, and what is said.
+    Speech,
 }
 
 /// Everything that changes results, by its hash.
@@ -218,6 +220,19 @@ pub struct ChunkRecord {
     pub gaps: Vec<Gap>,
 }
 
+/// What was heard in one chunk of a source: from one pause to another, wherever these are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeardChunk {
+    /// The place in the source's row of chunks, from 0.
+    pub index: u32,
+    /// From where the chunk before ends.
+    pub span: Span,
+    /// Each starts in `span`; in order of start.
+    pub cues: Vec<Cue>,
+    /// Without sound.
+    pub gaps: Vec<Gap>,
+}
+
 /// A segment as it is written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SegmentRecord {
@@ -265,7 +280,7 @@ macro_rules! stored_as_text {
 }
 
 stored_as_text! {
-    RecipeKind: Clip = "clip", Segment = "segment";
+    RecipeKind: Clip = "clip", Segment = "segment", Speech = "speech";
     Origin: File = "file", Url = "url", Live = "live";
     WallOrigin: SenderReport = "sender_report", Arrival = "arrival", File = "file";
     State: New = "new", Complete = "complete", Failed = "failed";

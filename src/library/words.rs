@@ -9,10 +9,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
 
+use super::folded::folded;
 use super::rows;
 use crate::error::Result;
-use crate::media::{Channel, CueKind};
+use crate::media::{Channel, CueKind, TimedWord};
 use crate::time::Span;
 
 /// A term in more texts than this is common. Not all of them are read: it is looked for in those
@@ -38,7 +41,7 @@ pub(super) struct WordIndex {
 }
 
 impl WordIndex {
-    pub const CUES: WordIndex = WordIndex { name: "spoken", table: "cues", column: "text" };
+    pub const CUES: WordIndex = WordIndex { name: "spoken", table: "cues", column: "folded" };
     pub const CAPTIONS: WordIndex =
         WordIndex { name: "written", table: "readings", column: "caption" };
     pub const ALL: [WordIndex; 2] = [Self::CUES, Self::CAPTIONS];
@@ -209,10 +212,10 @@ impl Matches {
         score(&self.weights, terms)
     }
 
-    /// The row of a match; none where `recipe` has not made it.
+    /// The row of a match; none where `recipe`, or what listens now, has not made it.
     pub fn row(&self, sql: &Connection, found: Match, recipe: i64) -> Result<Option<TextRow>> {
         if self.index == WordIndex::CUES {
-            cue_row(sql, found.key).map(Some)
+            cue_row(sql, found.key)
         } else {
             caption_row(sql, found.key, recipe)
         }
@@ -287,7 +290,7 @@ fn terms(query: &str) -> Vec<String> {
         let words = if phrase { vec![part] } else { part.split_whitespace().collect() };
         for word in words {
             // FTS5's unicode61 tokens are letters, digits and marks; a term without is no term.
-            let word = word.replace('\0', " ").to_lowercase();
+            let word = folded(&word.replace('\0', " ")).to_lowercase();
             let word = format!("\"{}\"", word.trim());
             if word.contains(char::is_alphanumeric) && !terms.contains(&word) {
                 terms.push(word);
@@ -298,18 +301,51 @@ fn terms(query: &str) -> Vec<String> {
     terms
 }
 
-fn cue_row(sql: &Connection, key: i64) -> Result<TextRow> {
-    let mut find = sql.prepare_cached(
-        "SELECT source, start_us, end_us, kind, length(text) FROM cues WHERE key = ?1",
-    )?;
-    Ok(find.query_row([key], |row| {
+/// The words of timed text that a query names, in order: those of single terms, and those of phrases where
+/// they follow each other.
+pub(super) fn named<'a>(query: &str, said: &'a [TimedWord]) -> Vec<&'a TimedWord> {
+    let (mut owners, mut all) = (Vec::new(), Vec::new());
+    for (place, word) in said.iter().enumerate() {
+        for token in tokens(&word.text) {
+            owners.push(place);
+            all.push(token);
+        }
+    }
+    let mut named = vec![false; said.len()];
+    for term in terms(query) {
+        let term = tokens(&term);
+        for (at, _) in all.windows(term.len().max(1)).enumerate().filter(|(_, some)| *some == term)
+        {
+            owners[at..at + term.len()].iter().for_each(|place| named[*place] = true);
+        }
+    }
+    said.iter().zip(named).filter_map(|(word, is_named)| is_named.then_some(word)).collect()
+}
+
+/// Text as FTS5's tokenizer parts it: what it holds of letters, digits and their marks, in small letters
+/// without accents.
+fn tokens(text: &str) -> Vec<String> {
+    let is_accent = |letter: &char| ('\u{300}'..='\u{36f}').contains(letter);
+    let bare: String = folded(text).nfd().filter(|letter| !is_accent(letter)).nfc().collect();
+    let is_part = |letter: char| letter.is_alphanumeric() || is_combining_mark(letter);
+    let parts = bare.split(|letter| !is_part(letter)).filter(|part| !part.is_empty());
+    parts.map(str::to_lowercase).collect()
+}
+
+fn cue_row(sql: &Connection, key: i64) -> Result<Option<TextRow>> {
+    let find = format!(
+        "SELECT source, start_us, end_us, kind, length(text) FROM cues WHERE key = ?1 AND {}",
+        rows::IS_CURRENT_CUE
+    );
+    let found = sql.prepare_cached(&find)?.query_row([key], |row| {
         let channel = match rows::text(row, 3)? {
             CueKind::Subtitle | CueKind::Speech => Channel::Speech,
             CueKind::Screen => Channel::Screen,
         };
         let (source, span) = (row.get(0)?, rows::span(row, 1)?);
         Ok(TextRow { source, span, channel, length: row.get(4)? })
-    })?)
+    });
+    Ok(found.optional()?)
 }
 
 fn caption_row(sql: &Connection, key: i64, recipe: i64) -> Result<Option<TextRow>> {
@@ -327,6 +363,7 @@ fn caption_row(sql: &Connection, key: i64, recipe: i64) -> Result<Option<TextRow
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Timestamp;
     use proptest::prelude::*;
 
     #[test]
@@ -335,6 +372,29 @@ mod tests {
         assert_eq!(terms(r#"a "red car" a"#), [r#""a""#, r#""red car""#]);
         assert_eq!(terms("NEAR(x* -y) OR ^"), [r#""near(x*""#, r#""-y)""#, r#""or""#]);
         assert_eq!(terms(r#"" "" - !"#), Vec::<String>::new());
+        assert_eq!(terms("東京 ＯＫ"), [r#""東 京""#, r#""ok""#]);
+    }
+
+    #[test]
+    fn words_are_named_by_terms_and_phrases() {
+        let said: Vec<TimedWord> = "Der Café-Besitzer, ein Mann, sah den roten Mann. 東京 へ"
+            .split(' ')
+            .map(|text| TimedWord {
+                span: Span::new(Timestamp(0), Timestamp(1)),
+                text: text.to_owned(),
+                confidence: None,
+            })
+            .collect();
+        for (query, found) in [
+            ("mann", &["Mann,", "Mann."][..]),
+            ("\"roten mann\"", &["roten", "Mann."]),
+            ("cafe BESITZER", &["Café-Besitzer,"]),
+            ("京へ", &["東京", "へ"]),
+            ("zebra ?", &[]),
+        ] {
+            let texts: Vec<&str> = named(query, &said).iter().map(|word| &word.text[..]).collect();
+            assert_eq!(texts, found, "{query}");
+        }
     }
 
     proptest! {

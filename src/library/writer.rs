@@ -24,7 +24,7 @@ use super::types::{
     ChunkRecord, Location, NewSource, Place, RecipeKind, SegmentRecord, Source, State,
 };
 use crate::error::{Error, Kind, Result};
-use crate::media::Cue;
+use crate::media::{Cue, Gap};
 use crate::time::Micros;
 
 /// The one writer of a library. Whoever holds it holds the folder's lock, which the system takes
@@ -345,7 +345,7 @@ impl Writer {
             let at = params![source, recipe.key, number];
             sql.execute("DELETE FROM gaps WHERE source = ?1 AND recipe = ?2 AND chunk = ?3", at)?;
             insert_clips(sql, source, recipe.key, chunk)?;
-            insert_gaps(sql, source, recipe.key, chunk)?;
+            insert_gaps(sql, source, recipe.key, number, &chunk.gaps)?;
             sql.execute(
                 &CHUNKS.replace(),
                 params![
@@ -365,15 +365,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Replaces the source's cues of all tracks whose name starts with `tracks` (`sidecar:`,
-    /// `embedded:3`; empty for all). Says whether that changed anything; then its segments are no
+    /// Replaces the source's subtitles of all tracks whose name starts with `tracks` (`sidecar:`,
+    /// `embedded:3`; empty for all); what was heard stays. Says whether that changed anything; then its segments are no
     /// longer complete.
     pub fn replace_cues(&mut self, source: SourceId, tracks: &str, cues: &[Cue]) -> Result<bool> {
         let known: Vec<Cue> = self.record.read(|sql| {
             let key = rows::source_key(sql, source)?;
             let find = format!(
-                "SELECT {} FROM cues WHERE source = ?1 AND substr(track, 1, length(?2)) = ?2 \
-                 ORDER BY key",
+                "SELECT {} FROM cues WHERE source = ?1 AND recipe IS NULL \
+                 AND substr(track, 1, length(?2)) = ?2 ORDER BY key",
                 rows::CUE
             );
             rows::all(sql, &find, params![key, tracks], rows::cue)
@@ -387,15 +387,12 @@ impl Writer {
         self.record.write(|sql| {
             let key = rows::source_key(sql, source)?;
             sql.execute(
-                "DELETE FROM cues WHERE source = ?1 AND substr(track, 1, length(?2)) = ?2",
+                "DELETE FROM cues WHERE source = ?1 AND recipe IS NULL \
+                 AND substr(track, 1, length(?2)) = ?2",
                 params![key, tracks],
             )?;
-            // Should the process end before they are made anew, the next one knows.
-            let segments =
-                "source = ?1 AND recipe IN (SELECT key FROM recipes WHERE kind = 'segment')";
-            sql.execute(&format!("UPDATE progress SET state = 'new' WHERE {segments}"), [key])?;
-            PROGRESS.seal(sql, segments, [key])?;
-            insert::cues(sql, key, cues)
+            segments_are_old(sql, "source = ?1", [key])?;
+            insert::cues(sql, key, None, cues)
         })?;
         commit_point::reached("cues-committed");
         Ok(true)
@@ -500,7 +497,7 @@ impl Writer {
         Ok(())
     }
 
-    fn keys(
+    pub(super) fn keys(
         &self,
         source: SourceId,
         recipe: &RecipeId,
@@ -510,7 +507,7 @@ impl Writer {
             let row = rows::recipe_row(sql, recipe)?;
             if row.recipe.kind != kind {
                 return Err(Error::internal(format!(
-                    "recipe {recipe} makes no {}s",
+                    "recipe {recipe} is not of {}",
                     kind.as_str()
                 )));
             }
@@ -629,13 +626,19 @@ fn insert_readings(
     Ok(())
 }
 
-fn insert_gaps(sql: &Connection, source: i64, recipe: i64, chunk: &ChunkRecord) -> Result<()> {
+pub(super) fn insert_gaps(
+    sql: &Connection,
+    source: i64,
+    recipe: i64,
+    chunk: u32,
+    gaps: &[Gap],
+) -> Result<()> {
     let mut insert = sql.prepare_cached(&GAPS.insert())?;
-    for (place, gap) in chunk.gaps.iter().enumerate() {
+    for (place, gap) in gaps.iter().enumerate() {
         insert.execute(params![
             source,
             recipe,
-            chunk.index,
+            chunk,
             place,
             gap.span.start.0,
             gap.span.end.0,
@@ -646,11 +649,26 @@ fn insert_gaps(sql: &Connection, source: i64, recipe: i64, chunk: &ChunkRecord) 
     Ok(())
 }
 
-/// How many chunks of a source a clip recipe has made, or segments and readings a segment recipe.
+/// Notes of sources that their segments must be made anew, since their words have changed: should the
+/// process end before they are, the next one knows.
+pub(super) fn segments_are_old(
+    sql: &Connection,
+    sources: &str,
+    values: impl rusqlite::Params + Copy,
+) -> Result<()> {
+    let segments =
+        format!("{sources} AND recipe IN (SELECT key FROM recipes WHERE kind = 'segment')");
+    sql.execute(&format!("UPDATE progress SET state = 'new' WHERE {segments}"), values)?;
+    PROGRESS.seal(sql, &segments, values)
+}
+
+/// How many chunks of a source a clip recipe has made, or segments and readings a segment recipe, or
+/// chunks and cues one of speech.
 fn rows_made(sql: &Connection, source: i64, recipe: &rows::RecipeRow) -> Result<u64> {
     let tables = match recipe.recipe.kind {
         RecipeKind::Clip => &["chunks"][..],
         RecipeKind::Segment => &["segments", "readings"],
+        RecipeKind::Speech => &["chunks", "cues"],
     };
     let mut made = 0;
     for table in tables {

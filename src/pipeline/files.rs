@@ -6,14 +6,16 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::identity::{Identity, Verified, identify};
-use super::ingest::{CHUNK_CLIPS, Opened, Shared};
+use super::ingest::{CHUNK_CLIPS, Shared};
 use super::jobs::{ChunkJob, Chunks, Job, Jobs};
+use super::opened::Opened;
+use super::sounds::ToHear;
 use super::texts::{SIDECAR, Texts};
 use super::witness::Witness;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Event, Outlet, Source, Streams};
 use crate::library::{self, NewSource, Origin, Place, SourceId, State, WallClock, WallOrigin};
-use crate::media::Frame;
+use crate::media::{Frame, TrackKind};
 use crate::source::{
     Host, Input, Location, MediaInfo, PictureEvent, PictureRequest, Summary, Targets,
 };
@@ -48,7 +50,7 @@ impl Files<'_> {
                 if let Some((source, chunks)) = opened
                     && chunks.is_empty()
                 {
-                    self.shared.finish(&source)?;
+                    self.shared.picture_ended(&source)?;
                 }
             }
             Some(Job::Read(job)) => {
@@ -106,6 +108,7 @@ impl Files<'_> {
             && *seen == place
             && place.size_bytes.is_some()
             && self.is_complete(*id)?
+            && !self.is_unheard(*id)?
         {
             self.unchanged(*id, location, false, Vec::new())?;
             return Ok(None);
@@ -157,7 +160,8 @@ impl Files<'_> {
             return Ok(None);
         }
         // Asked in this order: a source is complete before it is read no longer.
-        if self.is_complete(id)? {
+        let is_seen = self.is_complete(id)?;
+        if is_seen && !self.is_unheard(id)? {
             self.unchanged(id, location, verified == Verified::Same, noticed)?;
             return Ok(None);
         }
@@ -180,17 +184,42 @@ impl Files<'_> {
         };
         let length = plausible_length(&info, &input);
         let chunks = match info.picture {
+            Some(_) if is_seen => Vec::new(),
             Some(_) => self.plan(&info, length, &done),
             None => {
                 notices.push("no picture track".to_owned());
                 Vec::new()
             }
         };
+        let has_sound = info.of_kind(TrackKind::Sound).next().is_some();
+        if shared.sounds.is_some() && has_sound && info.sound.is_none() {
+            notices
+                .push("its sound cannot be listened to: no track of it can be decoded".to_owned());
+        }
+        let heard_to = match &shared.sounds {
+            Some(sounds) if self.is_unheard(id)? => {
+                Some(shared.library().heard_to(id, &sounds.recipe)?)
+            }
+            _ => None,
+        };
         let opened = Opened::new(id, input, witness, &info, length);
-        let opened = opened.with_work(chunks.len(), cues.len(), notices);
+        let opened = opened.with_work(chunks.len(), heard_to.is_some(), cues.len(), notices);
         let opened = Arc::new(opened);
-        shared.opened(&opened, done.len());
+        shared.opened(&opened, done.len(), heard_to.map(|to| to.at));
+        if let (Some(sounds), Some(to), Some(track)) = (&shared.sounds, heard_to, info.sound) {
+            let to_hear = ToHear { source: Arc::clone(&opened), track, to };
+            // Nobody listens any more only where that has failed, and its error ends the run.
+            let _ = sounds.queue.send(Some(to_hear));
+        }
         Ok(Some((opened, chunks)))
+    }
+
+    /// Whether a source is still to be listened to.
+    fn is_unheard(&self, id: SourceId) -> Result<bool> {
+        match &self.shared.sounds {
+            Some(sounds) => sounds.are_missing(&self.shared.library(), id),
+            None => Ok(false),
+        }
     }
 
     fn is_complete(&self, id: SourceId) -> Result<bool> {

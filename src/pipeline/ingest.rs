@@ -8,18 +8,17 @@ use std::time::Instant;
 use super::files::Files;
 use super::jobs::{ChunkJob, Claims, Jobs};
 use super::loaded::Loaded;
-use super::report::{Problem, Progress, RunReport, SourceReport, SourceState};
+use super::opened::Opened;
+use super::report::{Part, Progress, RunReport, SourceReport, SourceState};
+use super::sounds::Sounds;
 use super::stages::{Encode, Quantize};
 use super::understand::Understand;
-use super::witness::Witness;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Cancel, Event, Message, QueueLimits, Run, Sink, StageStats, StreamId};
-use crate::library::{ChunkRecord, Reader, RecipeId, SourceId, State, Writer};
+use crate::library::{ChunkRecord, Reader, RecipeId, SourceId, State, Waiting, Writer};
 use crate::media::{Gap, IndexedClip};
 use crate::picture::{ClipGrid, ClipRules};
-use crate::source::{
-    Host, Input, Limits, Location, MediaInfo, Rendition, Sidecars, Spent, Summary,
-};
+use crate::source::{Host, Limits, Location, Rendition, Sidecars, Spent};
 use crate::time::{Micros, Span, Timestamp, process_processor_time};
 
 /// Clips in a chunk: the unit of parallel decoding, of committing, and of resuming.
@@ -42,95 +41,20 @@ pub struct Options {
     pub verify: bool,
     /// Lets this pipeline take over from another one whatever that one alone has read.
     pub take_over: bool,
+    /// What listens to sound; `None` where nobody does.
+    #[cfg(feature = "speech")]
+    pub hearing: Option<super::ears::Hearing>,
+    /// Windows of speech that are read side by side.
+    #[cfg(feature = "speech")]
+    pub listeners: NonZeroUsize,
     pub cancel: Cancel,
-}
-
-/// A source that has been looked into.
-#[derive(Debug)]
-pub(super) struct Opened {
-    pub id: SourceId,
-    pub input: Input,
-    pub witness: Witness,
-    /// As the container states it, where that is believed.
-    pub length: Option<Micros>,
-    is_still: bool,
-    tally: Mutex<Tally>,
-}
-
-/// What has come of a source so far.
-#[derive(Debug, Default)]
-struct Tally {
-    /// Streams of it that have not ended.
-    streams: usize,
-    clips: u64,
-    cues: u64,
-    gaps: u64,
-    gap_length: Micros,
-    notices: Vec<String>,
-    corrupt_packets: u64,
-    damaged_frames: u64,
-    misplaced_frames: u64,
-    /// Where the picture ends, of a stream that was read to the end.
-    end: Option<Timestamp>,
-    error: Option<Problem>,
-    interrupted: bool,
-}
-
-impl Opened {
-    pub fn new(
-        id: SourceId,
-        input: Input,
-        witness: Witness,
-        info: &MediaInfo,
-        length: Option<Micros>,
-    ) -> Self {
-        Opened { id, input, witness, length, is_still: info.is_still, tally: Mutex::default() }
-    }
-
-    /// With so many streams to come and cues stored.
-    pub fn with_work(self, streams: usize, cues: usize, notices: Vec<String>) -> Self {
-        let tally = Tally { streams, cues: cues as u64, notices, ..Tally::default() };
-        Opened { tally: Mutex::new(tally), ..self }
-    }
-
-    fn tally(&self) -> MutexGuard<'_, Tally> {
-        // Counters: each is right whenever the lock is free.
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Something odd that cost nothing. Chunks of one source often notice the same.
-    pub fn notice(&self, notice: String) {
-        const MOST: usize = 20;
-        let mut tally = self.tally();
-        if tally.notices.len() < MOST && !tally.notices.contains(&notice) {
-            tally.notices.push(notice);
-        }
-    }
-
-    /// Counts what a finished request went through, and learns from one that went on `to_end` where
-    /// that is.
-    pub fn count(&self, summary: &Summary, to_end: bool) {
-        let mut tally = self.tally();
-        tally.corrupt_packets = tally.corrupt_packets.saturating_add(summary.corrupt_packets);
-        tally.damaged_frames = tally.damaged_frames.saturating_add(summary.damaged_frames);
-        tally.misplaced_frames = tally.misplaced_frames.saturating_add(summary.misplaced_frames);
-        if to_end && !self.is_still {
-            tally.end = summary.end;
-        }
-    }
-
-    /// How long it is, as far as is known: what the container states, unless the picture goes on
-    /// behind that.
-    fn known_length(&self, tally: &Tally) -> Option<Micros> {
-        let read = tally.end.map(|end| end - Timestamp::ZERO).filter(|read| *read > Micros::ZERO);
-        self.length.max(read)
-    }
 }
 
 /// What readers and the recorder share in one run.
 pub(super) struct Shared<'a> {
     pub jobs: Jobs<Location, Opened>,
     pub recipe: RecipeId,
+    pub segment_recipe: RecipeId,
     pub clip: ClipRules,
     pub rendition: Rendition,
     pub tags: Vec<(String, String)>,
@@ -141,6 +65,8 @@ pub(super) struct Shared<'a> {
     pub workers: u16,
     library: &'a Mutex<Writer>,
     progress: &'a (dyn Fn(&Progress<'_>) + Sync),
+    /// What is listened to beside the graph.
+    pub sounds: Option<Sounds>,
     /// To the other half: a source whose rows are in the record; `None` when there are no more.
     understand: crossbeam_channel::Sender<Option<SourceId>>,
     reports: Mutex<Vec<SourceReport>>,
@@ -195,13 +121,17 @@ impl Shared<'_> {
         (self.progress)(&Progress::Hashed { source, bytes, of_bytes });
     }
 
-    pub fn opened(&self, source: &Arc<Opened>, chunks_done: usize) {
+    /// A source is worked on: of its picture so many chunks are done already, and its sound was
+    /// listened to up to an instant, if it is to be listened to.
+    pub fn opened(&self, source: &Arc<Opened>, chunks_done: usize, heard_to: Option<Timestamp>) {
         lock(&self.open).push(Arc::clone(source));
         let stored = Micros(self.chunk_length().0.saturating_mul(chunks_done as i64));
+        let sees = source.tally().streams > 0;
         (self.progress)(&Progress::Opened {
             source: source.input.name(),
             length: source.length,
-            stored,
+            picture: sees.then_some(stored),
+            sound: heard_to.map(|to| to - Timestamp::ZERO),
         });
     }
 
@@ -239,11 +169,19 @@ impl Shared<'_> {
     /// Media that has come to the end of the graph.
     fn advanced(&self, source: &Opened, by: Micros) {
         if by > Micros::ZERO {
-            (self.progress)(&Progress::Advanced { source: source.input.name(), by });
+            let (source, part) = (source.input.name(), Part::Picture);
+            (self.progress)(&Progress::Advanced { source, part, by });
         }
     }
 
-    /// Settles the end of a stream; with the last one, the source is finished.
+    /// Sound that has been listened to.
+    #[cfg(feature = "speech")]
+    pub fn heard(&self, source: &Opened, by: Micros) {
+        let (source, part) = (source.input.name(), Part::Sound);
+        (self.progress)(&Progress::Advanced { source, part, by });
+    }
+
+    /// Settles the end of a stream; with the last one, the picture has ended.
     fn stream_ended(&self, job: &ChunkJob<Opened>, end: Result<()>) -> Result<()> {
         let source = &job.source;
         self.jobs.ended(job.stream);
@@ -260,6 +198,44 @@ impl Shared<'_> {
             }
             tally.streams
         };
+        if left == 0 { self.picture_ended(source) } else { Ok(()) }
+    }
+
+    /// Writes down how the picture of a source ended.
+    pub fn picture_ended(&self, source: &Arc<Opened>) -> Result<()> {
+        let (stored, error, length) = {
+            let tally = source.tally();
+            let stored = match (&tally.error, tally.interrupted) {
+                (Some(_), _) => Some(State::Failed),
+                (None, true) => None,
+                (None, false) => Some(State::Complete),
+            };
+            let error = tally.error.as_ref().map(|error| error.reason.clone());
+            (stored, error, source.known_length(&tally).filter(|_| tally.end.is_some()))
+        };
+        if let Some(stored) = stored {
+            let mut library = self.library();
+            // What was only listened to was seen before.
+            if library.progress(source.id, &self.recipe)? != State::Complete {
+                if let Some(length) = length {
+                    library.set_duration(source.id, length)?;
+                }
+                library.finish_source(source.id, &self.recipe, stored, error.as_deref())?;
+            }
+            if stored == State::Complete {
+                library.settle_growth(source.id)?;
+            }
+        }
+        self.part_ended(source)
+    }
+
+    /// Picture or sound of a source has ended; with the other one, the source is finished.
+    pub fn part_ended(&self, source: &Arc<Opened>) -> Result<()> {
+        let left = {
+            let mut tally = source.tally();
+            tally.parts -= 1;
+            tally.parts
+        };
         if left == 0 { self.finish(source) } else { Ok(()) }
     }
 
@@ -267,16 +243,22 @@ impl Shared<'_> {
     fn finish_all(&self) -> Result<()> {
         let open = lock(&self.open).clone();
         for source in open {
-            source.tally().interrupted = true;
-            self.finish(&source)?;
+            let sees = {
+                let mut tally = source.tally();
+                tally.interrupted = true;
+                tally.parts = 1;
+                tally.streams > 0
+            };
+            if sees { self.picture_ended(&source)? } else { self.part_ended(&source)? }
         }
         Ok(())
     }
 
-    /// Writes down how a source ended, and hands it on to be understood.
-    pub fn finish(&self, source: &Arc<Opened>) -> Result<()> {
+    /// Reports how a source ended, and hands it on to be understood.
+    fn finish(&self, source: &Arc<Opened>) -> Result<()> {
         let tally = source.tally();
-        let state = match (&tally.error, tally.interrupted) {
+        let error = tally.error.as_ref().or(tally.sound_error.as_ref());
+        let state = match (error, tally.interrupted) {
             (Some(_), _) => SourceState::Failed,
             (None, true) => SourceState::Interrupted,
             (None, false) => SourceState::Indexed,
@@ -289,43 +271,43 @@ impl Shared<'_> {
         ];
         let counted = counted.iter().filter(|(count, _)| *count > 0);
         notices.extend(counted.map(|(count, what)| format!("{count} {what}")));
-        let length = source.known_length(&tally);
-        let was_read_to_end = tally.end.is_some();
+        if tally.sound_gaps > 0 {
+            let secs = tally.sound_gap_length.as_secs_f64();
+            notices.push(format!("{} gaps in the sound ({secs:.1} s)", tally.sound_gaps));
+        }
         let report = SourceReport {
             source: source.input.name().to_owned(),
             id: Some(source.id.to_string()),
             state,
-            length_secs: length.map(Micros::as_secs_f64),
+            length_secs: source.known_length(&tally).map(Micros::as_secs_f64),
             clips: tally.clips,
             cues: tally.cues,
+            language: tally.language.clone(),
             gaps: tally.gaps,
             gap_secs: tally.gap_length.as_secs_f64(),
             verified: false,
             notices,
-            error: tally.error.clone(),
+            error: error.cloned(),
         };
         drop(tally);
-        let error = report.error.as_ref().map(|error| error.reason.as_str());
-        let stored = match state {
-            SourceState::Failed => Some(State::Failed),
-            SourceState::Interrupted => None,
-            SourceState::Indexed | SourceState::Unchanged => Some(State::Complete),
-        };
-        if let Some(stored) = stored {
-            let mut library = self.library();
-            if let Some(length) = length.filter(|_| was_read_to_end) {
-                library.set_duration(source.id, length)?;
-            }
-            library.finish_source(source.id, &self.recipe, stored, error)?;
-            if stored == State::Complete {
-                library.settle_growth(source.id)?;
-            }
-        }
         // Not before the record says how it ended: a copy of it would be read too.
         lock(&self.open).retain(|open| !Arc::ptr_eq(open, source));
         self.report(report);
         self.hand_on(source.id);
         Ok(())
+    }
+
+    /// Lets what was heard in this run be what is searched, where another recipe was until now, and hands
+    /// on what changes by that. Returns the sources that this waits for.
+    fn let_words_take_over(&self, at_once: bool) -> Result<Vec<Waiting>> {
+        let Some(sounds) = &self.sounds else { return Ok(Vec::new()) };
+        let at_once = at_once && !self.cancel.is_cancelled();
+        let (waiting, changed) = self.library().take_over_speech(&sounds.recipe, at_once)?;
+        if changed {
+            let old = self.library().left_to_understand(&self.recipe, &self.segment_recipe)?;
+            old.into_iter().for_each(|source| self.hand_on(source));
+        }
+        Ok(waiting)
     }
 
     fn hand_on(&self, source: SourceId) {
@@ -369,9 +351,22 @@ pub fn index(
     }
     let (width_px, height_px) = encoder.input_px();
     let (sender, receiver) = crossbeam_channel::bounded(64);
+    #[cfg(feature = "speech")]
+    let (sounds, heard) = match &options.hearing {
+        Some(hearing) => {
+            lock(&library).add_recipe(&hearing.recipe)?;
+            let (queue, heard) = crossbeam_channel::bounded(super::sounds::MOST_WAITING);
+            let (recipe, always) = (hearing.recipe.id.clone(), hearing.always);
+            (Some(Sounds { recipe, always, queue }), Some((hearing, heard)))
+        }
+        None => (None, None),
+    };
+    #[cfg(not(feature = "speech"))]
+    let sounds: Option<Sounds> = None;
     let shared = Shared {
         jobs: Jobs::new(locations),
         recipe: clip_recipe.id.clone(),
+        segment_recipe: segment_recipe.id.clone(),
         clip: pipeline.clip,
         rendition: Rendition { width_px, height_px, fit: pipeline.fit },
         tags: options.tags,
@@ -381,6 +376,7 @@ pub fn index(
         workers: u16::try_from(options.workers.get()).unwrap_or(u16::MAX),
         library: &library,
         progress,
+        sounds,
         understand: sender,
         reports: Mutex::new(Vec::new()),
         decoding: Mutex::new(Spent::default()),
@@ -403,6 +399,7 @@ pub fn index(
     let understood = StageStats::new("segment");
     let described = StageStats::new("caption");
     let has_captions = describer.is_some();
+    let listened = StageStats::new("listen");
     let mut understand = Understand {
         library: &library,
         reader,
@@ -419,12 +416,28 @@ pub fn index(
     };
 
     let mut stored = Micros::ZERO;
+    let mut unheard = Vec::new();
     let (stages, segments) = std::thread::scope(|scope| {
         let understand = &mut understand;
         // The receiver goes with the thread, so that nobody waits for one that has failed.
         let understanding = scope.spawn(move || understand.all(&receiver));
-        // Told even if a stage panics, since the scope waits for the thread.
+        // Told even if a stage panics, since the scope waits for the threads.
         let over = NoMore(&shared.understand);
+        let all_opened = shared.sounds.as_ref().map(|sounds| NoMore(&sounds.queue));
+        #[cfg(feature = "speech")]
+        let hearing = heard.map(|(hearing, queue)| {
+            let (shared, stats) = (&shared, &listened);
+            let how = super::listening::How {
+                threads: options.listeners.get(),
+                cancel: &options.cancel,
+                stats,
+            };
+            scope.spawn(move || {
+                let heard = super::hearing::hear(shared, hearing, &queue, &how);
+                // Nothing that comes of the rest would be whole.
+                heard.inspect_err(|_| how.cancel.cancel())
+            })
+        });
         let grid = |stream| {
             let first = shared.jobs.of(stream).map_or(0, |job| job.first);
             ClipGrid::new(shared.clip, shared.chunk_start(first))
@@ -436,7 +449,21 @@ pub fn index(
             let indexed = run.map(encoded, quantize)?;
             run.sink(indexed, &mut recorder, |length| stored = Micros(stored.0 + length.0))
         });
-        let stages = stages.and_then(|stages| shared.finish_all().map(|()| stages));
+        if stages.is_err() {
+            options.cancel.cancel();
+        }
+        drop(all_opened);
+        #[cfg(feature = "speech")]
+        let stages = match hearing.map(std::thread::ScopedJoinHandle::join) {
+            Some(Ok(heard)) => heard.and(stages),
+            Some(Err(_)) => stages.and(Err(Error::internal("listening panicked"))),
+            None => stages,
+        };
+        let stages = stages.and_then(|stages| {
+            shared.finish_all()?;
+            unheard = shared.let_words_take_over(options.take_over)?;
+            Ok(stages)
+        });
         drop(over);
         let segments =
             understanding.join().unwrap_or_else(|_| Err(Error::internal("understanding panicked")));
@@ -445,6 +472,7 @@ pub fn index(
     let mut stages = stages?;
     stages.push(understood.report());
     stages.extend(has_captions.then(|| described.report()));
+    stages.extend(shared.sounds.is_some().then(|| listened.report()));
     let processor_time = process_processor_time().saturating_sub(used_before);
     let mut report = RunReport {
         interrupted: options.cancel.is_cancelled(),
@@ -470,6 +498,8 @@ pub fn index(
     {
         report.left_behind = std::mem::take(&mut waiting).len();
     }
+    unheard.retain(|source| !waiting.contains(source));
+    waiting.extend(unheard);
     report.waiting = waiting.len();
     report.waiting_gone = waiting.iter().filter(|source| source.is_gone).count();
     let is_new = report.count(SourceState::Unchanged) < report.sources.len()
@@ -493,10 +523,10 @@ pub fn index(
     Ok(report)
 }
 
-/// Tells the other half that no more comes: it reads on what is in the record, and then ends.
-struct NoMore<'a>(&'a crossbeam_channel::Sender<Option<SourceId>>);
+/// Tells another thread that no more comes: it does what there is, and then ends.
+struct NoMore<'a, T>(&'a crossbeam_channel::Sender<Option<T>>);
 
-impl Drop for NoMore<'_> {
+impl<T> Drop for NoMore<'_, T> {
     fn drop(&mut self) {
         // It is gone already where it failed.
         let _ = self.0.send(None);
@@ -649,6 +679,7 @@ mod tests {
         let (understand, _stored) = crossbeam_channel::bounded(8);
         let shared = Shared {
             jobs: Jobs::new([Location::File(film.to_owned())]),
+            segment_recipe: recipe.id.clone(),
             recipe: recipe.id,
             clip: ClipRules { length: Micros::from_millis(50), frames: 1, shot_change: 0.35 },
             rendition: Rendition { width_px: 32, height_px: 32, fit: Fit::Squash },
@@ -659,6 +690,7 @@ mod tests {
             workers: 1,
             library: &library,
             progress: &|_| {},
+            sounds: None,
             understand,
             reports: Mutex::new(Vec::new()),
             decoding: Mutex::new(Spent::default()),

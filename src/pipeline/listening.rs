@@ -1,75 +1,49 @@
-//! Listening to sources without a library: sound in, cues out.
+//! Sound in, cues out, in order and from pause to pause.
 //!
 //! One thread reads the sources one after the other and cuts their sound into windows; as many threads
 //! as there is room for read the windows; what they heard is joined in order here.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::ears::Ears;
 use crate::error::{Error, Kind, Result};
-use crate::graph::Cancel;
-use crate::media::{Cue, TrackKind};
-use crate::model;
-use crate::source::{Host, Input, Limits, Location, SoundEvent, SoundRequest};
-use crate::speech::{Ear, Heard, Joiner, Listener, Models, Voice, Whisper, Window};
+use crate::graph::{Cancel, StageStats};
+use crate::media::{Cue, Gap};
+use crate::source::{Host, Input, Limits, SoundEvent, SoundRequest, Spent};
+use crate::speech::{Ear, Heard, Joiner, Listener, Models, Stretch, Window};
 use crate::time::{Micros, Timestamp};
 
-/// Everything that listening needs, loaded.
+/// Sound that is to be listened to.
 #[derive(Debug)]
-pub struct Ears {
-    voice: Voice,
-    models: Models,
-    language: Option<String>,
+pub(super) struct Sound {
+    pub input: Arc<Input>,
+    pub track: u32,
+    /// What is before has been heard: zero, or an instant that [`Told::Settled`] gave.
+    pub from: Timestamp,
 }
 
-/// The model that tells where somebody speaks.
-const VOICE: &str = "silero-vad";
-/// The models that read, the best for a language first.
-const READERS: [&str; 2] = ["whisper-tiny.en", "whisper-base"];
-const ENGLISH: &str = "en";
-
-impl Ears {
-    /// Loads what is needed for this language (Whisper's code; `None`: whichever is spoken), or the
-    /// models that are named in place of the built-in ones.
-    ///
-    /// # Errors
-    /// `NotFound` where a model is not set up; `InvalidInput` where none reads the language.
-    pub fn load(models: &model::Models, named: &[String], language: Option<&str>) -> Result<Ears> {
-        let built_in = match language {
-            Some(ENGLISH) => &READERS[..1],
-            Some(_) => &READERS[1..],
-            None => &READERS[..],
-        };
-        let built_in: Vec<String> = built_in.iter().map(|&id| id.to_owned()).collect();
-        let ids = if named.is_empty() { &built_in } else { named };
-        let mut readers = Vec::new();
-        for id in ids {
-            readers.push(Whisper::load(models, &models.manifest(id)?)?);
-        }
-        let readers = Models::new(readers);
-        let language = language.or_else(|| readers.only_language());
-        if let Some(language) = language
-            && !readers.read(language)
-        {
-            return Err(Error::invalid_input(format!(
-                "{language:?} is no language that {} reads: give its code (de, fr, …), or another \
-                 --model",
-                ids.join(" or ")
-            )));
-        }
-        Ok(Ears {
-            voice: Voice::load(models, &models.manifest(VOICE)?)?,
-            models: readers,
-            language: language.map(str::to_owned),
-        })
-    }
+/// What comes of a source's sound.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// So much more of it has been read.
+    Advanced(Micros),
+    /// Everything before `at` since the last time. Whoever begins there hears the rest as it is heard now.
+    Settled { at: Timestamp, cues: Vec<Cue>, gaps: Vec<Gap> },
+    /// The last thing that is told.
+    Ended(Ending),
 }
 
-/// What was said in a source, as far as it was listened to.
+/// How listening to a source ended.
 #[derive(Debug)]
-pub struct Transcript {
+pub(super) struct Ending {
+    /// Where the sound ends, or what was heard of it.
+    pub at: Timestamp,
+    /// Since the last [`Told::Settled`].
     pub cues: Vec<Cue>,
+    pub gaps: Vec<Gap>,
     /// Whisper's code, with how sure that is; `None` where nobody speaks.
     pub language: Option<(String, f32)>,
     /// How much sound there was.
@@ -78,30 +52,27 @@ pub struct Transcript {
     pub notices: Vec<String>,
     /// Why it ends early, if it does.
     pub error: Option<Error>,
-}
-
-/// What happens while it goes on, by the number of the source.
-#[derive(Debug)]
-pub enum Listening {
-    Opened { source: usize, length: Option<Micros> },
-    Advanced { source: usize, by: Micros },
-    Finished { source: usize, transcript: Transcript },
+    /// What the decoder host took.
+    pub spent: Spent,
 }
 
 enum Happened {
-    Told(Listening),
-    Heard {
-        source: usize,
-        number: usize,
-        heard: Result<Heard>,
-    },
-    /// All windows of a source have been given out.
+    /// The first thing, where the sound could be opened.
+    Begun(Joiner),
+    Advanced(Micros),
+    Gap(Gap),
+    /// Numbered, since windows are understood in another order than they have.
+    Understood(usize, Result<Understood>),
+    /// All of a source has been given out.
     Read {
-        source: usize,
-        windows: usize,
-        read: Read,
-        error: Option<Error>,
+        given: usize,
+        ending: Ending,
     },
+}
+
+enum Understood {
+    Heard(Heard),
+    Silence(Timestamp),
 }
 
 struct Job {
@@ -113,43 +84,55 @@ struct Job {
     is_certain: bool,
 }
 
-/// Listens to all sources, in order; `tell` hears of each step on the calling thread, and of each source
-/// that it is finished. After `cancel`, what is under way ends where it is.
+/// How the work is done; nothing here changes results.
+pub(super) struct How<'a> {
+    pub threads: usize,
+    pub cancel: &'a Cancel,
+    pub stats: &'a StageStats,
+}
+
+/// Listens to what `next` gives, until that is nothing, one source after the other by the numbers that come
+/// with them; `tell` hears of each step on the calling thread. After the cancellation, what is under way
+/// ends where it is. `next` may use the decoder host that will read the sound.
 ///
 /// # Errors
 /// What `tell` returns; nothing more is begun then.
-pub fn listen(
-    locations: &[Location],
+pub(super) fn listen(
+    next: impl FnMut(&mut Option<Host>) -> Option<(usize, Result<Sound>)> + Send,
     ears: Ears,
-    threads: usize,
-    cancel: &Cancel,
-    tell: &mut dyn FnMut(Listening) -> Result<()>,
+    how: &How<'_>,
+    tell: &mut dyn FnMut(usize, Told) -> Result<()>,
 ) -> Result<()> {
     let Ears { voice, models, language } = ears;
     // A window waits for each thread, so that none waits for the decoder.
-    let (jobs, work) = bounded::<Job>(threads);
-    let (out, happened) = bounded::<Happened>(2 * threads);
+    let (jobs, work) = bounded::<Job>(how.threads);
+    let (out, happened) = bounded::<(usize, Happened)>(2 * how.threads);
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..how.threads {
             let (work, out, models) = (work.clone(), out.clone(), models.clone());
-            scope.spawn(move || read_windows(&work, &out, Listener::new(models)));
+            scope.spawn(move || read_windows(&work, &out, Listener::new(models), how.stats));
         }
         drop(work);
         let models = &models;
         scope.spawn(move || {
-            let mut reader =
-                SourceReader { ear: Ear::new(voice), models, language, jobs, out, cancel };
-            reader.read_all(locations);
+            let ear = Ear::new(voice);
+            let mut reader = Reader { ear, models, language, jobs, out, cancel: how.cancel };
+            reader.read_all(next);
         });
         let mut result = Ok(());
         let mut open: BTreeMap<usize, Open> = BTreeMap::new();
-        for event in &happened {
-            if let Some(told) = take(event, &mut open)
-                && result.is_ok()
-            {
-                result = tell(told);
-                if result.is_err() {
-                    cancel.cancel();
+        for (source, event) in &happened {
+            let mut told = Vec::new();
+            open.entry(source).or_insert_with(Open::new).take(event, &mut told);
+            if matches!(told.last(), Some(Told::Ended(_))) {
+                open.remove(&source);
+            }
+            for told in told {
+                if result.is_ok() {
+                    result = tell(source, told);
+                    if result.is_err() {
+                        how.cancel.cancel();
+                    }
                 }
             }
         }
@@ -157,10 +140,20 @@ pub fn listen(
     })
 }
 
-fn read_windows(work: &Receiver<Job>, out: &Sender<Happened>, mut listener: Listener) {
-    for Job { source, number, window, language, is_certain } in work {
-        let heard = listener.hear(&window, &language, is_certain);
-        if out.send(Happened::Heard { source, number, heard }).is_err() {
+fn read_windows(
+    work: &Receiver<Job>,
+    out: &Sender<(usize, Happened)>,
+    mut listener: Listener,
+    stats: &StageStats,
+) {
+    let _counted = stats.on_thread();
+    while let Ok(Job { source, number, window, language, is_certain }) =
+        stats.starved(|| work.recv())
+    {
+        let heard = stats.busy(|| listener.hear(&window, &language, is_certain));
+        stats.count_items(1);
+        let event = Happened::Understood(number, heard.map(Understood::Heard));
+        if out.send((source, event)).is_err() {
             return;
         }
     }
@@ -170,107 +163,132 @@ fn read_windows(work: &Receiver<Job>, out: &Sender<Happened>, mut listener: List
 struct Open {
     joiner: Joiner,
     cues: Vec<Cue>,
+    gaps: Vec<Gap>,
     /// Heard out of order.
-    waiting: BTreeMap<usize, Heard>,
+    waiting: BTreeMap<usize, Understood>,
     next: usize,
-    heard: usize,
+    understood: usize,
     error: Option<Error>,
-    end: Option<(usize, Read)>,
+    end: Option<(usize, Ending)>,
 }
 
-/// Joins what was heard; gives what is to be told.
-fn take(event: Happened, open: &mut BTreeMap<usize, Open>) -> Option<Listening> {
-    let new = || Open {
-        joiner: Joiner::new(""),
-        cues: Vec::new(),
-        waiting: BTreeMap::new(),
-        next: 0,
-        heard: 0,
-        error: None,
-        end: None,
-    };
-    let source = match event {
-        Happened::Told(told) => return Some(told),
-        Happened::Heard { source, number, heard } => {
-            let state = open.entry(source).or_insert_with(new);
-            state.heard += 1;
-            match heard {
-                Ok(heard) => _ = state.waiting.insert(number, heard),
-                Err(error) => _ = state.error.get_or_insert(error),
-            }
-            while let Some(heard) = state.waiting.remove(&state.next) {
-                state.next += 1;
-                state.joiner.push(heard, &mut state.cues);
-            }
-            source
+impl Open {
+    fn new() -> Open {
+        Open {
+            joiner: Joiner::new("", Timestamp::ZERO),
+            cues: Vec::new(),
+            gaps: Vec::new(),
+            waiting: BTreeMap::new(),
+            next: 0,
+            understood: 0,
+            error: None,
+            end: None,
         }
-        Happened::Read { source, windows, read, error } => {
-            let state = open.entry(source).or_insert_with(new);
-            if let Some(error) = error {
-                state.error.get_or_insert(error);
+    }
+
+    /// Joins what was understood; adds what is to be told.
+    fn take(&mut self, event: Happened, told: &mut Vec<Told>) {
+        match event {
+            Happened::Begun(joiner) => return self.joiner = joiner,
+            Happened::Advanced(by) => return told.push(Told::Advanced(by)),
+            Happened::Gap(gap) => return self.gaps.push(gap),
+            Happened::Understood(number, understood) => {
+                self.understood += 1;
+                match understood {
+                    Ok(understood) => _ = self.waiting.insert(number, understood),
+                    Err(error) => _ = self.error.get_or_insert(error),
+                }
+                while let Some(understood) = self.waiting.remove(&self.next) {
+                    self.next += 1;
+                    self.join(understood, told);
+                }
             }
-            state.end = Some((windows, read));
-            source
+            Happened::Read { given, ending } => self.end = Some((given, ending)),
         }
-    };
-    let is_over = |state: &Open| state.end.as_ref().is_some_and(|(all, _)| *all == state.heard);
-    if !open.get(&source).is_some_and(is_over) {
-        return None;
+        if self.end.as_ref().is_some_and(|(given, _)| *given == self.understood)
+            && let Some((_, mut ending)) = self.end.take()
+        {
+            // Behind a window that could not be read.
+            for understood in std::mem::take(&mut self.waiting).into_values() {
+                self.join(understood, told);
+            }
+            self.joiner.finish(&mut self.cues);
+            ending.cues = std::mem::take(&mut self.cues);
+            ending.gaps = std::mem::take(&mut self.gaps);
+            ending.error = ending.error.or_else(|| self.error.take());
+            told.push(Told::Ended(ending));
+        }
     }
-    let mut state = open.remove(&source)?;
-    // Behind a window that could not be read.
-    for heard in std::mem::take(&mut state.waiting).into_values() {
-        state.joiner.push(heard, &mut state.cues);
+
+    fn join(&mut self, understood: Understood, told: &mut Vec<Told>) {
+        match understood {
+            Understood::Heard(heard) => {
+                if let Some(at) = self.joiner.part(&heard, &mut self.cues) {
+                    self.settle(at, told);
+                }
+                self.joiner.push(heard, &mut self.cues);
+            }
+            Understood::Silence(until) => {
+                self.joiner.silence(until, &mut self.cues);
+                self.settle(until, told);
+            }
+        }
     }
-    state.joiner.finish(&mut state.cues);
-    let (_, read) = state.end?;
-    for cue in &mut state.cues {
-        cue.track.clone_from(&read.track);
+
+    fn settle(&mut self, at: Timestamp, told: &mut Vec<Told>) {
+        let mut cues = std::mem::take(&mut self.cues);
+        for cue in &mut cues {
+            // A last word without any length.
+            cue.span.start = cue.span.start.min(at - Micros(1));
+        }
+        let (gaps, later) =
+            std::mem::take(&mut self.gaps).into_iter().partition(|gap: &Gap| gap.span.start < at);
+        self.gaps = later;
+        told.push(Told::Settled { at, cues, gaps });
     }
-    let transcript = Transcript {
-        cues: state.cues,
-        language: read.language,
-        length: read.length,
-        notices: read.notices,
-        error: state.error,
-    };
-    Some(Listening::Finished { source, transcript })
 }
 
-/// What is known of a source when all of it has been read.
-#[derive(Debug, Default)]
-struct Read {
-    /// `speech:1`: the sound track's number.
-    track: String,
-    language: Option<(String, f32)>,
-    length: Micros,
-    notices: Vec<String>,
-}
-
-struct SourceReader<'a> {
+/// Cuts the sound of sources into windows, one source after the other.
+struct Reader<'a> {
     ear: Ear,
     models: &'a Models,
     /// The one that all sources are in.
     language: Option<String>,
     jobs: Sender<Job>,
-    out: Sender<Happened>,
+    out: Sender<(usize, Happened)>,
     cancel: &'a Cancel,
 }
 
-impl SourceReader<'_> {
-    fn read_all(&mut self, locations: &[Location]) {
+/// The source that is being read.
+struct Reading {
+    source: usize,
+    from: Timestamp,
+    fresh: Vec<Stretch>,
+    /// Until the language is known.
+    held: VecDeque<Stretch>,
+    given: usize,
+    noticed: usize,
+    ending: Ending,
+}
+
+impl Reader<'_> {
+    fn read_all(
+        &mut self,
+        mut next: impl FnMut(&mut Option<Host>) -> Option<(usize, Result<Sound>)>,
+    ) {
         let mut host = None;
-        for (source, location) in locations.iter().enumerate() {
-            if self.cancel.is_cancelled() {
-                return;
-            }
-            let mut windows = Windows::default();
-            let mut read = Read::default();
-            let result = self.read(source, location, &mut host, &mut windows, &mut read);
-            let rest = self.end(source, &mut windows, &mut read);
-            let error = result.and(rest).err().map(|error| error.in_source(location));
-            let event = Happened::Read { source, windows: windows.given, read, error };
-            if self.out.send(event).is_err() {
+        while !self.cancel.is_cancelled() {
+            let Some((source, sound)) = next(&mut host) else { return };
+            let mut reading = Reading::new(source, &sound);
+            let result = sound.and_then(|sound| {
+                let read = self.read(&sound, &mut host, &mut reading);
+                let rest = self.finish(&mut reading);
+                read.and(rest).map_err(|error| error.in_source(sound.input.name()))
+            });
+            reading.ending.error = result.err();
+            reading.ending.spent = host.as_mut().map(Host::take_spent).unwrap_or_default();
+            let Reading { source, given, ending, .. } = reading;
+            if self.out.send((source, Happened::Read { given, ending })).is_err() {
                 return;
             }
         }
@@ -278,106 +296,169 @@ impl SourceReader<'_> {
 
     fn read(
         &mut self,
-        source: usize,
-        location: &Location,
+        sound: &Sound,
         host: &mut Option<Host>,
-        windows: &mut Windows,
-        read: &mut Read,
+        reading: &mut Reading,
     ) -> Result<()> {
-        let input = Input::open(location)?;
-        let host = match host {
-            Some(host) => host,
-            none => none.insert(Host::start_until(&Limits::default(), self.cancel.flag())?),
-        };
-        let info = host.probe(&input)?;
-        let Some(track) = info.sound else {
-            let what = if info.of_kind(TrackKind::Sound).next().is_some() { "usable " } else { "" };
-            return Err(Error::unsupported(format!("it has no {what}sound track")));
-        };
-        read.track = format!("speech:{track}");
-        self.tell(Listening::Opened { source, length: info.duration })?;
-        let request = SoundRequest { track: Some(track), start: Timestamp::ZERO, end: None };
-        let mut told = Timestamp::ZERO;
-        for event in host.sound(&input, &request)? {
+        let host = started(host, self.cancel)?;
+        let joiner = Joiner::new(format!("speech:{}", sound.track), sound.from);
+        self.out.send((reading.source, Happened::Begun(joiner))).map_err(|_| gone())?;
+        self.ear.reset();
+        if self.language.is_some() {
+            self.ear.skip_to(sound.from);
+        }
+        // From the start, whatever is known already: to enter a file in its middle gives samples that
+        // differ a little, and a run that was cut off has to give the same words.
+        let request = SoundRequest { track: Some(sound.track), start: Timestamp::ZERO, end: None };
+        let mut told = sound.from;
+        for event in host.sound(&sound.input, &request)? {
             if self.cancel.is_cancelled() {
                 return Err(Error::cancelled());
             }
+            let fresh = &mut reading.fresh;
             match event? {
                 SoundEvent::Samples { pts, samples } => {
-                    self.ear.hear(pts, &samples, &mut windows.fresh)?;
+                    self.ear.hear(pts, &samples, fresh)?;
                     let length = Micros(samples.len() as i64 * 1_000 / 16);
-                    read.length = Micros(read.length.0.saturating_add(length.0));
+                    let all = &mut reading.ending.length;
+                    *all = Micros(all.0.saturating_add(length.0));
+                    reading.ending.at = reading.ending.at.max(pts + length);
                 }
                 SoundEvent::Gap(gap) => {
-                    self.ear.pause(&mut windows.fresh)?;
-                    let length = gap.span.length().as_secs_f64();
-                    let notice =
-                        format!("{} from {} on, for {length:.1} s", gap.reason, gap.span.start);
-                    windows.notice(notice, &mut read.notices);
+                    self.ear.pause(fresh)?;
+                    reading.ending.at = reading.ending.at.max(gap.span.end);
+                    if gap.span.start >= sound.from {
+                        self.out.send((reading.source, Happened::Gap(gap))).map_err(|_| gone())?;
+                    }
                 }
                 SoundEvent::Watermark(at) => {
                     if at - told >= Micros::from_millis(1_000) {
-                        self.tell(Listening::Advanced { source, by: at - told })?;
+                        let event = Happened::Advanced(at - told);
+                        self.out.send((reading.source, event)).map_err(|_| gone())?;
                         told = at;
                     }
                 }
-                SoundEvent::Notice(notice) => windows.notice(notice, &mut read.notices),
+                SoundEvent::Notice(notice) => reading.notice(notice),
                 SoundEvent::End(summary) => {
                     if summary.corrupt_packets > 0 {
-                        let notice =
-                            format!("{} corrupt packets of sound", summary.corrupt_packets);
-                        windows.notice(notice, &mut read.notices);
+                        let count = summary.corrupt_packets;
+                        reading.notice(format!("{count} corrupt packets of sound"));
                     }
                 }
             }
-            self.give(source, windows, read, false)?;
+            self.give(reading, false)?;
         }
         Ok(())
     }
 
     /// Gives out the rest of a source, however it ended.
-    fn end(&mut self, source: usize, windows: &mut Windows, read: &mut Read) -> Result<()> {
-        self.ear.pause(&mut windows.fresh)?;
-        self.give(source, windows, read, true)
+    fn finish(&mut self, reading: &mut Reading) -> Result<()> {
+        self.ear.pause(&mut reading.fresh)?;
+        self.give(reading, true)
     }
 
     /// Gives out windows as soon as their language is known.
-    fn give(
-        &mut self,
-        source: usize,
-        windows: &mut Windows,
-        read: &mut Read,
-        is_end: bool,
-    ) -> Result<()> {
-        windows.held.extend(windows.fresh.drain(..));
-        let language = match (&read.language, &self.language) {
-            (Some((language, _)), _) => language.clone(),
-            (None, Some(language)) => {
-                read.language = (!windows.held.is_empty()).then(|| (language.clone(), 1.0));
-                language.clone()
+    fn give(&mut self, reading: &mut Reading, is_end: bool) -> Result<()> {
+        reading.held.extend(reading.fresh.drain(..));
+        let Some(language) = self.language_of(reading, is_end)? else {
+            // Silence before the first word needs no language.
+            while let Some(Stretch::Silence(until)) = reading.held.front() {
+                let until = *until;
+                reading.held.pop_front();
+                self.give_silence(reading, until)?;
             }
-            (None, None) => {
-                let held = windows.held.make_contiguous();
-                if held.is_empty() || !(is_end || is_telling(held)) {
-                    return Ok(());
-                }
-                let found = self.models.language(held)?;
-                read.language = Some(found.clone());
-                found.0
-            }
+            return Ok(());
         };
-        for window in windows.held.drain(..) {
-            let is_certain = self.language.is_some();
-            let (number, language) = (windows.given, language.clone());
-            let job = Job { source, number, window, language, is_certain };
-            self.jobs.send(job).map_err(|_| gone())?;
-            windows.given += 1;
+        while let Some(stretch) = reading.held.pop_front() {
+            match stretch {
+                Stretch::Silence(until) => self.give_silence(reading, until)?,
+                // Heard before, and listened to again for the language.
+                Stretch::Speech(window) if window.start < reading.from => {}
+                Stretch::Speech(window) => {
+                    let (source, number) = (reading.source, reading.given);
+                    let (language, is_certain) = (language.clone(), self.language.is_some());
+                    let job = Job { source, number, window, language, is_certain };
+                    self.jobs.send(job).map_err(|_| gone())?;
+                    reading.given += 1;
+                }
+            }
         }
         Ok(())
     }
 
-    fn tell(&self, what: Listening) -> Result<()> {
-        self.out.send(Happened::Told(what)).map_err(|_| gone())
+    fn give_silence(&self, reading: &mut Reading, until: Timestamp) -> Result<()> {
+        if until > reading.from {
+            let silence = Happened::Understood(reading.given, Ok(Understood::Silence(until)));
+            self.out.send((reading.source, silence)).map_err(|_| gone())?;
+            reading.given += 1;
+        }
+        Ok(())
+    }
+
+    /// The language of a source, once the windows that are held tell it.
+    fn language_of(&mut self, reading: &mut Reading, is_end: bool) -> Result<Option<String>> {
+        if let Some((language, _)) = &reading.ending.language {
+            return Ok(Some(language.clone()));
+        }
+        let windows: Vec<&Window> = reading.held.iter().filter_map(window_of).collect();
+        if windows.is_empty() {
+            return Ok(None);
+        }
+        let found = match &self.language {
+            Some(language) => (language.clone(), 1.0),
+            None if is_end || is_telling(&windows, reading.held.back()) => {
+                self.models.language(&windows)?
+            }
+            None => return Ok(None),
+        };
+        reading.ending.language = Some(found.clone());
+        self.ear.skip_to(reading.from);
+        Ok(Some(found.0))
+    }
+}
+
+impl Reading {
+    fn new(source: usize, sound: &Result<Sound>) -> Reading {
+        let from = sound.as_ref().map_or(Timestamp::ZERO, |sound| sound.from);
+        Reading {
+            source,
+            from,
+            fresh: Vec::new(),
+            held: VecDeque::new(),
+            given: 0,
+            noticed: 0,
+            ending: Ending {
+                at: from,
+                cues: Vec::new(),
+                gaps: Vec::new(),
+                language: None,
+                length: Micros::ZERO,
+                notices: Vec::new(),
+                error: None,
+                spent: Spent::default(),
+            },
+        }
+    }
+
+    /// Damage may be everywhere: only the first notices are kept.
+    fn notice(&mut self, notice: String) {
+        const MOST: usize = 20;
+        self.noticed += 1;
+        match self.noticed.cmp(&MOST) {
+            std::cmp::Ordering::Less => self.ending.notices.push(notice),
+            std::cmp::Ordering::Equal => {
+                self.ending.notices.push("and more of that kind".to_owned());
+            }
+            std::cmp::Ordering::Greater => {}
+        }
+    }
+}
+
+/// The decoder host, which is started where there is something to decode.
+pub(super) fn started<'a>(host: &'a mut Option<Host>, cancel: &Cancel) -> Result<&'a mut Host> {
+    match host {
+        Some(host) => Ok(host),
+        none => Ok(none.insert(Host::start_until(&Limits::default(), cancel.flag())?)),
     }
 }
 
@@ -385,34 +466,19 @@ fn gone() -> Error {
     Error::new(Kind::Cancelled, "nobody waits for what is heard")
 }
 
-/// The windows of a source.
-#[derive(Default)]
-struct Windows {
-    fresh: Vec<Window>,
-    /// Until their language is known.
-    held: VecDeque<Window>,
-    given: usize,
-    notices: usize,
-}
-
-impl Windows {
-    /// Damage may be everywhere: only the first notices are kept.
-    fn notice(&mut self, notice: String, notices: &mut Vec<String>) {
-        const MOST: usize = 20;
-        self.notices += 1;
-        match self.notices.cmp(&MOST) {
-            std::cmp::Ordering::Less => notices.push(notice),
-            std::cmp::Ordering::Equal => notices.push("and more of that kind".to_owned()),
-            std::cmp::Ordering::Greater => {}
-        }
+fn window_of(stretch: &Stretch) -> Option<&Window> {
+    match stretch {
+        Stretch::Speech(window) => Some(window),
+        Stretch::Silence(_) => None,
     }
 }
 
-/// Whether the first windows have speech enough to tell its language.
-fn is_telling(windows: &[Window]) -> bool {
+/// Whether the first windows have speech enough to tell its language, or no more comes for long.
+fn is_telling(windows: &[&Window], last: Option<&Stretch>) -> bool {
     const ENOUGH: Micros = Micros::from_millis(12_000);
     const MOST_WINDOWS: usize = 3;
     let speech: i64 =
         windows.iter().flat_map(|window| &window.speech).map(|part| part.length().0).sum();
-    windows.len() >= MOST_WINDOWS || speech >= ENOUGH.0
+    let is_quiet = matches!(last, Some(Stretch::Silence(_)));
+    is_quiet || windows.len() >= MOST_WINDOWS || speech >= ENOUGH.0
 }

@@ -233,7 +233,7 @@ fn fitting_codebook(
 }
 
 /// A recipe is named by the hash of its description, which `serde_json` writes with sorted keys.
-fn recipe(
+pub(super) fn recipe(
     kind: RecipeKind,
     description: serde_json::Value,
     space: Option<Space>,

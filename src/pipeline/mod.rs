@@ -4,7 +4,11 @@
 
 mod config;
 mod describe;
+#[cfg(feature = "speech")]
+mod ears;
 mod files;
+#[cfg(feature = "speech")]
+mod hearing;
 mod identity;
 mod ingest;
 mod jobs;
@@ -12,17 +16,23 @@ mod licence;
 #[cfg(feature = "speech")]
 mod listening;
 mod loaded;
+mod opened;
 mod report;
+mod sounds;
 mod stages;
 mod texts;
+#[cfg(feature = "speech")]
+mod transcript;
 mod understand;
 mod witness;
 
 pub use config::{Listed, Pipeline};
+#[cfg(feature = "speech")]
+pub use ears::{Ears, Hearing};
 pub use ingest::{Options, index};
 pub use licence::commercial_only;
-#[cfg(feature = "speech")]
-pub use listening::{Ears, Listening, Transcript, listen};
 pub use loaded::Loaded;
-pub use report::{Problem, Progress, RunReport, SourceReport, SourceState};
+pub use report::{Part, Problem, Progress, RunReport, SourceReport, SourceState};
 pub use stages::DEFAULT_BATCH;
+#[cfg(feature = "speech")]
+pub use transcript::{Listening, Transcript, listen};

@@ -13,12 +13,25 @@ use crate::time::Micros;
 pub enum Progress<'a> {
     /// How much of a file has been hashed; only large ones tell.
     Hashed { source: &'a str, bytes: u64, of_bytes: u64 },
-    /// A source was looked into: how long it is, if it says, and how much the library has already.
-    Opened { source: &'a str, length: Option<Micros>, stored: Micros },
-    /// Media of this source that has come through the graph, in this run.
-    Advanced { source: &'a str, by: Micros },
+    /// A source was looked into: how long it is, if it says, and how much of its picture and of its sound
+    /// is done already; `None` for what is not worked on.
+    Opened {
+        source: &'a str,
+        length: Option<Micros>,
+        picture: Option<Micros>,
+        sound: Option<Micros>,
+    },
+    /// Media of this source that has been worked through in this run.
+    Advanced { source: &'a str, part: Part, by: Micros },
     /// Nothing more will be done for this source in this run.
     Finished(&'a SourceReport),
+}
+
+/// What of a source is worked on; neither waits for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Picture,
+    Sound,
 }
 
 /// How one source fared.
@@ -34,6 +47,8 @@ pub struct SourceReport {
     /// Stored in this run.
     pub clips: u64,
     pub cues: u64,
+    /// What is spoken, where it was listened to in this run.
+    pub language: Option<String>,
     pub gaps: u64,
     /// Media without a picture, in seconds.
     pub gap_secs: f64,
@@ -55,6 +70,7 @@ impl SourceReport {
             length_secs: None,
             clips: 0,
             cues: 0,
+            language: None,
             gaps: 0,
             gap_secs: 0.0,
             verified: false,

@@ -13,6 +13,8 @@ const LONG: Micros = Micros::from_millis(12_000);
 const LONGEST: Micros = Micros::from_millis(18_000);
 /// The same word in two windows has times that differ by less.
 const SAME: Micros = Micros::from_millis(500);
+/// Where no sentence has ended at a pause for so long, any pause ends one.
+const ENDLESS: Micros = Micros::from_millis(120_000);
 
 /// Joins what was heard in the windows of one source, in order, into cues.
 #[derive(Debug)]
@@ -23,28 +25,48 @@ pub struct Joiner {
     words: Vec<Word>,
     /// Where the window before ended: a seam with the next shares what is after its start.
     last_end: Timestamp,
+    /// Up to where all cues were given out.
+    settled: Timestamp,
 }
 
 impl Joiner {
-    /// `track` names where the sound came from: `speech:1`.
-    pub fn new(track: impl Into<String>) -> Joiner {
+    /// `track` names where the sound came from: `speech:1`. `from` is where the first window may begin.
+    pub fn new(track: impl Into<String>, from: Timestamp) -> Joiner {
         Joiner {
             track: track.into(),
             language: String::new(),
             words: Vec::new(),
             last_end: Timestamp(i64::MIN),
+            settled: from,
         }
+    }
+
+    /// Ends the last cue before a window that does not go on with it. The instant that is returned lies
+    /// between all cues so far and all that follow, and one that begins there makes the same of what
+    /// follows.
+    pub fn part(&mut self, heard: &Heard, cues: &mut Vec<Cue>) -> Option<Timestamp> {
+        let next = heard.words.first();
+        let begins = next.map_or(heard.span.start, |word| word.span.start);
+        let goes_on = heard.seam.is_some() || begins - self.last_end < PAUSE;
+        let is_other = heard.language != self.language;
+        let is_sentence = self.words.last().is_some_and(|last| {
+            let cased = begins_with_capital(&self.words);
+            transcript::ends_sentence(&last.text, next.map(|next| &next.text[..]), cased)
+        });
+        let is_endless = heard.fresh.is_some_and(|fresh| fresh - self.settled >= ENDLESS);
+        if is_other || !goes_on || (heard.seam.is_none() && (is_sentence || is_endless)) {
+            self.finish(cues);
+        }
+        let settled = heard.fresh.filter(|_| self.words.is_empty());
+        self.settled = settled.unwrap_or(self.settled);
+        settled
     }
 
     /// Takes the next window; adds the cues that are whole. The last cue of a window waits for the next
     /// window only where that may go on with it.
     pub fn push(&mut self, heard: Heard, cues: &mut Vec<Cue>) {
-        let next = heard.words.first().map_or(heard.span.start, |word| word.span.start);
-        let goes_on = heard.seam.is_some() || next - self.last_end < PAUSE;
-        if heard.language != self.language || !goes_on {
-            self.finish(cues);
-            self.language = heard.language;
-        }
+        self.part(&heard, cues);
+        self.language = heard.language;
         let mut words = heard.words;
         if let Some(seam) = heard.seam {
             join(&mut self.words, &mut words, heard.span.start, seam);
@@ -57,8 +79,13 @@ impl Joiner {
         }
         self.last_end = heard.span.end;
         // What the next window may share stays.
-        let settled = heard.span.end - Micros(2_100_000);
-        self.give(settled, cues);
+        self.give(heard.span.end - Micros(2_100_000), cues);
+    }
+
+    /// Nobody speaks until this instant.
+    pub fn silence(&mut self, until: Timestamp, cues: &mut Vec<Cue>) {
+        self.finish(cues);
+        self.settled = until;
     }
 
     /// The cues that are left, at the end or a long pause.
@@ -117,10 +144,15 @@ fn bcp47(code: &str) -> &str {
     if code == "jw" { "jv" } else { code }
 }
 
+fn begins_with_capital(words: &[Word]) -> bool {
+    let letters = words.first().map_or("", |word| &word.text).chars();
+    letters.into_iter().find(|c| c.is_alphanumeric()).is_some_and(char::is_uppercase)
+}
+
 /// How many of the first words are a cue; `None` where more may come.
 fn first_cue(words: &[Word]) -> Option<usize> {
     let start = words.first()?.span.start;
-    let cased = words[0].text.chars().find(|c| c.is_alphanumeric()).is_some_and(char::is_uppercase);
+    let cased = begins_with_capital(words);
     for (at, pair) in words.windows(2).enumerate() {
         let [word, next] = pair else { continue };
         let so_far = word.span.end - start;
@@ -180,11 +212,12 @@ mod tests {
             seam: seam.map(Timestamp::from_millis),
             words,
             language: "en".to_owned(),
+            fresh: seam.is_none().then(|| Timestamp::from_millis(start)),
         }
     }
 
     fn joined(all: Vec<Heard>) -> Vec<Cue> {
-        let mut joiner = Joiner::new("speech:1");
+        let mut joiner = Joiner::new("speech:1", Timestamp::ZERO);
         let mut cues = Vec::new();
         for heard in all {
             joiner.push(heard, &mut cues);
@@ -268,28 +301,55 @@ mod tests {
         assert_eq!(cues.iter().map(|cue| cue.words.len()).sum::<usize>(), 100);
     }
 
-    proptest! {
-        #[test]
-        fn times_never_go_back(
-            windows in prop::collection::vec(
-                (0i64..4_000, prop::collection::vec((0i64..900, 0i64..900), 0..12), any::<bool>()),
-                0..8,
-            ),
-        ) {
+    /// Windows with pauses, seams, and words that may end sentences.
+    fn any_windows() -> impl Strategy<Value = Vec<Heard>> {
+        let words = prop::collection::vec((0i64..900, 0i64..900), 0..12);
+        let windows = prop::collection::vec((0i64..4_000, words, any::<bool>()), 0..8);
+        windows.prop_map(|windows| {
             let mut at = 0;
             let mut all = Vec::new();
             for (pause, words, shares) in windows {
+                let shares = shares && at > 0;
                 let start = if shares { (at - 1_000).max(0) } else { at + pause };
                 let mut end = start;
                 let words = words.into_iter().map(|(gap, length)| {
                     let begin = end + gap;
                     end = begin + length;
-                    word(if length % 3 == 0 { "so." } else { "and" }, begin, end)
-                }).collect();
-                let seam = (shares && at > 0).then_some(start + 1_000);
+                    word(["So", "so.", "and"][(length % 3) as usize], begin, end)
+                });
+                let words = words.collect();
                 at = end.max(start + 2_000);
-                all.push(heard(start, at, seam, words));
+                all.push(heard(start, at, shares.then_some(start + 1_000), words));
             }
+            all
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn one_that_begins_where_cues_were_parted_makes_the_same_of_the_rest(all in any_windows()) {
+            let mut joiner = Joiner::new("speech:1", Timestamp::ZERO);
+            let (mut cues, mut parted) = (Vec::new(), Vec::new());
+            for (place, heard) in all.iter().enumerate() {
+                if let Some(at) = joiner.part(heard, &mut cues) {
+                    parted.push((place, at, cues.len()));
+                }
+                joiner.push(heard.clone(), &mut cues);
+            }
+            joiner.finish(&mut cues);
+            for (place, at, given) in parted {
+                let mut rest = Vec::new();
+                let mut later = Joiner::new("speech:1", at);
+                for heard in &all[place..] {
+                    later.push(heard.clone(), &mut rest);
+                }
+                later.finish(&mut rest);
+                prop_assert_eq!(&cues[given..], &rest[..]);
+            }
+        }
+
+        #[test]
+        fn times_never_go_back(all in any_windows()) {
             let cues = joined(all);
             for pair in cues.windows(2) {
                 prop_assert!(pair[0].span.start <= pair[1].span.start);

@@ -19,6 +19,8 @@ pub struct Heard {
     pub words: Vec<Word>,
     /// Whisper's code.
     pub language: String,
+    /// As the window's.
+    pub fresh: Option<Timestamp>,
 }
 
 /// Beginnings that are followed at a time, as in Whisper's own program.
@@ -75,7 +77,7 @@ impl Models {
     ///
     /// # Errors
     /// `Unsupported` where no model knows more than one.
-    pub fn language(&self, windows: &[Window]) -> Result<(String, f32)> {
+    pub fn language(&self, windows: &[&Window]) -> Result<(String, f32)> {
         let teller = self.0.iter().find(|model| model.is_multilingual());
         let teller = teller.ok_or_else(|| Error::unsupported("no speech model tells languages"))?;
         let mut sums: Vec<(&'static str, f64)> = Vec::new();
@@ -127,7 +129,7 @@ impl Listener {
         if is_certain || !is_strange {
             return Ok(heard);
         }
-        let (other, sure) = self.models.language(std::slice::from_ref(window))?;
+        let (other, sure) = self.models.language(&[window])?;
         if other == language || sure < SURE {
             return Ok(heard);
         }
@@ -162,8 +164,9 @@ impl Listener {
             }
             from = next;
         }
-        let (span, seam, language) = (window.span(), window.seam, language.to_owned());
-        Ok((Heard { span, seam, words: all, language }, likely.unwrap_or(0.0)))
+        let (span, seam, fresh) = (window.span(), window.seam, window.fresh);
+        let heard = Heard { span, seam, words: all, language: language.to_owned(), fresh };
+        Ok((heard, likely.unwrap_or(0.0)))
     }
 }
 

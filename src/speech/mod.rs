@@ -15,7 +15,7 @@ mod window;
 mod words;
 
 pub use cues::Joiner;
-pub use ear::Ear;
+pub use ear::{Ear, Stretch};
 pub use hear::{Heard, Listener, Models};
 pub use voice::Voice;
 pub use whisper::Whisper;

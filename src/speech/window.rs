@@ -18,6 +18,9 @@ pub struct Window {
     /// Where it was cut from the window before without a pause. Both have the second before and after:
     /// what is said there is found in both, and belongs to one.
     pub seam: Option<Timestamp>,
+    /// Where the ear began anew before it, in silence: what was before has no consequence from there on.
+    /// None behind a seam.
+    pub fresh: Option<Timestamp>,
 }
 
 impl Window {
@@ -84,6 +87,8 @@ pub(super) struct Cutter {
     /// Where speech that goes on has begun, and its last likely chunk.
     open: Option<Range<usize>>,
     seam: Option<Timestamp>,
+    /// Where this line of chunks began, until the first window has it.
+    fresh: Option<Timestamp>,
 }
 
 impl Cutter {
@@ -96,15 +101,28 @@ impl Cutter {
             regions: Vec::new(),
             open: None,
             seam: None,
+            fresh: Some(start),
         }
     }
 
-    /// When what is kept begins: all before has been given out or is no speech.
-    pub(super) fn done(&self) -> Timestamp {
-        match self.seam {
-            Some(seam) => seam,
-            None => self.start,
-        }
+    /// When the next chunk begins.
+    pub(super) fn end(&self) -> Timestamp {
+        self.start + length(self.samples.len())
+    }
+
+    /// Whether nobody speaks, and nothing is kept but what may come before speech.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.is_none() && self.regions.is_empty() && self.seam.is_none()
+    }
+
+    /// Whether there was a window already.
+    pub(super) fn has_given(&self) -> bool {
+        self.fresh.is_none()
+    }
+
+    /// What is kept, and when it begins.
+    pub(super) fn into_rest(self) -> (Timestamp, Vec<f32>) {
+        (self.start, self.samples)
     }
 
     /// Takes the next chunk; gives a window where one ends.
@@ -183,7 +201,7 @@ impl Cutter {
     }
 
     /// What is kept, up to this chunk.
-    fn window(&self, end: usize) -> Window {
+    fn window(&mut self, end: usize) -> Window {
         let at = |chunk: usize| self.start + length(chunk * CHUNK);
         let speech = self.regions.iter().chain(&self.open);
         let speech = speech.filter(|region| region.start < end);
@@ -194,6 +212,7 @@ impl Cutter {
                 .map(|region| Span::new(at(region.start), at(region.end.min(end))))
                 .collect(),
             seam: self.seam,
+            fresh: self.fresh.take(),
         }
     }
 

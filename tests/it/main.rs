@@ -19,6 +19,8 @@ mod indexing;
 mod keeping;
 mod library;
 mod licence;
+#[cfg(feature = "speech")]
+mod listening;
 mod media;
 mod merging;
 mod models;

@@ -39,6 +39,14 @@ const MUST_NOT_BE: &[(Fault, &str, &str, &str)] = &[
     ),
     (
         Fault::Counts,
+        "cues",
+        "cues that were heard in no chunk",
+        "SELECT count(*) FROM cues c WHERE recipe IS NOT NULL AND NOT EXISTS (SELECT 1 FROM chunks \
+         WHERE source = c.source AND recipe = c.recipe AND start_us <= c.start_us \
+         AND end_us > c.start_us) AND recipe NOT IN (SELECT key FROM recipes WHERE state = 'retired')",
+    ),
+    (
+        Fault::Counts,
         "sources",
         "sources with another number of cues than they say",
         "SELECT count(*) FROM sources s WHERE cues <> \
@@ -47,12 +55,15 @@ const MUST_NOT_BE: &[(Fault, &str, &str, &str)] = &[
     (
         Fault::Counts,
         "progress",
-        "sources with another number of chunks, or of segments and readings, than their progress \
-         says",
+        "sources with another number of chunks, of segments and readings, or of chunks and cues, than \
+         their progress says",
         "SELECT count(*) FROM progress p JOIN recipes ON recipes.key = recipe \
          WHERE p.state = 'complete' AND recipes.state <> 'retired' AND rows <> CASE kind \
          WHEN 'clip' THEN (SELECT count(*) FROM chunks WHERE source = p.source \
          AND recipe = p.recipe) \
+         WHEN 'speech' THEN (SELECT count(*) FROM chunks WHERE source = p.source \
+         AND recipe = p.recipe) \
+         + (SELECT count(*) FROM cues WHERE source = p.source AND recipe = p.recipe) \
          ELSE (SELECT count(*) FROM segments WHERE source = p.source AND recipe = p.recipe) \
          + (SELECT count(*) FROM readings WHERE source = p.source AND recipe = p.recipe) END",
     ),
@@ -116,6 +127,7 @@ const MUST_NOT_BE: &[(Fault, &str, &str, &str)] = &[
          EXISTS (SELECT 1 FROM clips WHERE recipe = r.key) \
          OR EXISTS (SELECT 1 FROM segments WHERE recipe = r.key) \
          OR EXISTS (SELECT 1 FROM readings WHERE recipe = r.key) \
+         OR EXISTS (SELECT 1 FROM cues WHERE recipe = r.key) \
          OR EXISTS (SELECT 1 FROM chunks WHERE recipe = r.key))",
     ),
     (

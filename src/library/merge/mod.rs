@@ -4,13 +4,14 @@
 
 mod read;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::commit_point;
 use super::digest::{SOURCES, TAGS};
+use super::hearing::HeardTo;
 use super::ids::{RecipeId, SourceId};
 use super::insert;
 use super::reader::{Reader, cues_of};
@@ -128,6 +129,9 @@ impl Writer {
         {
             self.take_over(&clips, &segments)?;
         }
+        if let (true, Some(speech)) = (is_empty, current_there(RecipeKind::Speech)) {
+            self.take_over_speech(&speech, false)?;
+        }
         // A source's state is that of its work by the current recipe, so that one goes last.
         let current = self.record.read(|sql| rows::current_recipe(sql, RecipeKind::Clip))?;
         let current = current.map(|row| row.recipe.id);
@@ -195,6 +199,36 @@ impl Writer {
                 self.finish_source(id, recipe, state, error.as_deref())?;
             }
         }
+        let understood = self.understood(id)?;
+        for row in recipes.iter().filter(|row| row.recipe.kind == RecipeKind::Speech) {
+            let recipe = &row.recipe.id;
+            if self.progress(id, recipe)? == State::Complete {
+                continue;
+            }
+            let mut to = self.heard_to(id, recipe)?;
+            loop {
+                each()?;
+                // Where it was cut says the sound alone, so theirs go on where ours end.
+                match from.heard(theirs.key, row.key, to.next) {
+                    Ok(Some(chunk)) if chunk.span.start == to.at => {
+                        self.commit_heard(id, recipe, &chunk)?;
+                        merged.cues += chunk.cues.len() as u64;
+                        to = HeardTo { next: to.next + 1, at: chunk.span.end };
+                    }
+                    Ok(_) => break,
+                    Err(error) => {
+                        damaged(format!("what was heard, chunk {}", to.next), error)?;
+                        break;
+                    }
+                }
+            }
+            let (state, error) = from.progress(theirs.key, row.key)?;
+            let is_all = from.chunk_count(theirs.key, row.key)? == u64::from(to.next);
+            is_whole &= is_all;
+            if state != State::New && is_all {
+                self.finish_source(id, recipe, state, error.as_deref())?;
+            }
+        }
         let their_cues = match from.cues(theirs.key) {
             Ok(cues) => cues,
             Err(error) => {
@@ -214,7 +248,12 @@ impl Writer {
             }
         }
         merged.clips += clips;
-        let words = self.merge_cues(id, &their_cues, merged)?;
+        self.merge_cues(id, &their_cues, merged)?;
+        let ours: Vec<Cue> = self.record.read(|sql| cues_of(sql, rows::source_key(sql, id)?))?;
+        let words = Words {
+            stale: understood.saturating_sub(self.understood(id)?),
+            are_theirs: by_track(&ours) == by_track(&from.current_cues(theirs.key)?),
+        };
         self.merge_segments(id, &segments, words, is_whole, merged)
     }
 
@@ -274,9 +313,16 @@ impl Writer {
         Ok(id)
     }
 
-    /// Adds the cues of tracks that are not here.
-    fn merge_cues(&mut self, id: SourceId, theirs: &[Cue], merged: &mut Merged) -> Result<Words> {
-        let ours: Vec<Cue> = self.record.read(|sql| cues_of(sql, rows::source_key(sql, id)?))?;
+    /// Adds the subtitles of tracks that are not here.
+    fn merge_cues(&mut self, id: SourceId, theirs: &[Cue], merged: &mut Merged) -> Result<()> {
+        let ours: Vec<Cue> = self.record.read(|sql| {
+            let find = format!(
+                "SELECT {} FROM cues WHERE source = ?1 AND recipe IS NULL \
+                 ORDER BY start_us, end_us, key",
+                rows::CUE
+            );
+            rows::all(sql, &find, [rows::source_key(sql, id)?], rows::cue)
+        })?;
         let (our_tracks, their_tracks) = (by_track(&ours), by_track(theirs));
         let mut new: Vec<&Cue> = Vec::new();
         for (track, cues) in &their_tracks {
@@ -291,25 +337,28 @@ impl Writer {
                 }),
             }
         }
-        let stale = match new.is_empty() {
-            true => 0,
-            false => self.record.write(|sql| {
+        if !new.is_empty() {
+            self.record.write(|sql| {
                 let key = rows::source_key(sql, id)?;
-                insert::cues(sql, key, new.clone())?;
+                insert::cues(sql, key, None, new.clone())?;
                 // In the same step, so that no interruption leaves segments without these words.
                 let stale = "DELETE FROM progress WHERE source = ?1 AND recipe IN \
                      (SELECT key FROM recipes WHERE kind = 'segment')";
                 Ok(sql.execute(stale, [key])?)
-            })?,
-        };
+            })?;
+        }
         commit_point::reached("cues-committed");
         merged.cues += new.len() as u64;
-        let union: BTreeSet<&str> = our_tracks.keys().chain(their_tracks.keys()).copied().collect();
-        let all_theirs = union.iter().all(|track| {
-            let ours = our_tracks.get(track);
-            their_tracks.get(track).is_some_and(|theirs| ours.is_none_or(|ours| ours == theirs))
-        });
-        Ok(Words { stale, are_theirs: all_theirs })
+        Ok(())
+    }
+
+    /// By how many recipes the source's segments are complete.
+    fn understood(&self, id: SourceId) -> Result<usize> {
+        self.record.read(|sql| {
+            let count = "SELECT count(*) FROM progress JOIN recipes ON recipes.key = recipe \
+                 WHERE source = ?1 AND progress.state = 'complete' AND kind = 'segment'";
+            rows::one(sql, count, [rows::source_key(sql, id)?])
+        })
     }
 
     /// Takes their segments where there are none here, or where theirs are made of all words.
@@ -360,7 +409,8 @@ impl Writer {
         self.record.read(|sql| {
             let Some(current) = rows::current_recipe(sql, RecipeKind::Clip)? else { return Ok(0) };
             let count = "SELECT count(*) FROM sources WHERE \
-                 EXISTS (SELECT 1 FROM chunks WHERE source = sources.key AND recipe <> ?1) AND \
+                 EXISTS (SELECT 1 FROM chunks JOIN recipes ON recipes.key = recipe \
+                 WHERE source = sources.key AND kind = 'clip' AND recipe <> ?1) AND \
                  NOT EXISTS (SELECT 1 FROM chunks WHERE source = sources.key AND recipe = ?1)";
             rows::one(sql, count, [current.key])
         })

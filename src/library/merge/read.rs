@@ -8,25 +8,29 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use crate::error::{Error, Result};
 use crate::library::digest::{
-    CHUNKS, CLIPS, CONTENTS, CUES, GAPS, LOCATIONS, READINGS, SEGMENTS, SOURCES, TAGS, Table,
-    features_digest, is_whole,
+    CHUNKS, CLIPS, CONTENTS, CUES, CUES_BEFORE_4, GAPS, LOCATIONS, READINGS, SEGMENTS, SOURCES,
+    TAGS, Table, features_digest, is_whole,
 };
 use crate::library::lock::lock_to_look;
-use crate::library::reader::Reader;
+use crate::library::reader::{Reader, cues_of};
 use crate::library::rows::{self, RecipeRow};
 use crate::library::stream::{CLIP, SEGMENT, indexed_clip, segment};
-use crate::library::types::{ChunkRecord, Location, SegmentRecord, Source, State};
+use crate::library::types::{ChunkRecord, HeardChunk, Location, SegmentRecord, Source, State};
 use crate::media::{CellFeatures, Cue};
 use crate::time::{Span, Timestamp};
 
 /// The first schema whose rows have digests, and that knows of all bytes of a file.
 const DIGESTS_SINCE: i32 = 2;
 
+/// The first schema that knows what was heard.
+const HEARD_SINCE: i32 = 4;
+
 /// The library that is read.
 #[derive(Debug)]
 pub(super) struct There<'a> {
     reader: &'a Reader,
     has_digests: bool,
+    has_heard: bool,
     /// Nobody writes there meanwhile: what it says is done must be what was read.
     _lock: Option<File>,
 }
@@ -49,8 +53,9 @@ pub(super) struct Theirs {
 impl<'a> There<'a> {
     pub fn new(reader: &'a Reader) -> Result<Self> {
         let lock = lock_to_look(reader.folder())?;
-        let has_digests = reader.record.version()? >= DIGESTS_SINCE;
-        Ok(There { reader, has_digests, _lock: lock })
+        let version = reader.record.version()?;
+        let (has_digests, has_heard) = (version >= DIGESTS_SINCE, version >= HEARD_SINCE);
+        Ok(There { reader, has_digests, has_heard, _lock: lock })
     }
 
     pub fn recipes(&self) -> Result<Vec<RecipeRow>> {
@@ -108,6 +113,12 @@ impl<'a> There<'a> {
                 .optional()?;
             Ok(found.unwrap_or((State::New, None)))
         })
+    }
+
+    /// How many chunks there are.
+    pub fn chunk_count(&self, source: i64, recipe: i64) -> Result<u64> {
+        let count = "SELECT count(*) FROM chunks WHERE source = ?1 AND recipe = ?2";
+        self.reader.record.read(|sql| rows::one(sql, count, [source, recipe]))
     }
 
     /// The chunks that are there in full.
@@ -187,9 +198,43 @@ impl<'a> There<'a> {
         })
     }
 
+    /// The subtitles of a source.
     pub fn cues(&self, source: i64) -> Result<Vec<Cue>> {
-        let of = "WHERE source = ?1 ORDER BY start_us, end_us, key";
-        self.reader.record.read(|sql| self.whole(sql, &CUES, rows::CUE, of, [source], rows::cue))
+        let of = "WHERE source = ?1 AND recipe IS NULL ORDER BY start_us, end_us, key";
+        let table = if self.has_heard { &CUES } else { &CUES_BEFORE_4 };
+        self.reader.record.read(|sql| self.whole(sql, table, rows::CUE, of, [source], rows::cue))
+    }
+
+    /// What is searched of a source's words.
+    pub fn current_cues(&self, source: i64) -> Result<Vec<Cue>> {
+        self.reader.record.read(|sql| cues_of(sql, source))
+    }
+
+    /// What was heard in a chunk as it was committed; `None` where there is no such chunk.
+    ///
+    /// Errors: `Corrupt` where it is not what was committed.
+    pub fn heard(&self, source: i64, recipe: i64, number: u32) -> Result<Option<HeardChunk>> {
+        let at = (source, recipe, number);
+        self.reader.record.read(|sql| {
+            let of = "WHERE source = ?1 AND recipe = ?2 AND number = ?3 AND NOT partial";
+            let found = self.whole(sql, &CHUNKS, "start_us, end_us, gaps", of, at, |row| {
+                Ok((rows::span(row, 0)?, row.get::<_, usize>(2)?))
+            })?;
+            let Some((span, gaps_there)) = found.into_iter().next() else { return Ok(None) };
+            let of = "WHERE source = ?1 AND recipe = ?2 AND start_us >= ?3 AND start_us < ?4 \
+                 ORDER BY start_us, end_us, key";
+            let within = (source, recipe, span.start.0, span.end.0);
+            let cues = self.whole(sql, &CUES, rows::CUE, of, within, rows::cue)?;
+            let of = "WHERE source = ?1 AND recipe = ?2 AND chunk = ?3 ORDER BY place";
+            let gaps = self.whole(sql, &GAPS, rows::GAP, of, at, rows::gap)?;
+            if gaps.len() != gaps_there {
+                return Err(Error::corrupt(format!(
+                    "{gaps_there} gaps were committed, {} are there",
+                    gaps.len()
+                )));
+            }
+            Ok(Some(HeardChunk { index: number, span, cues, gaps }))
+        })
     }
 
     pub fn segments(&self, source: i64, recipe: i64) -> Result<Vec<SegmentRecord>> {

@@ -142,7 +142,7 @@ fn looks(table: &Table, row: &FoundRow) -> bool {
     let columns = columns(table, row);
     let is_text = |column: usize| matches!(columns.get(column), Some(Value::Text(_)));
     match table.name {
-        "cues" => is_text(3) && is_text(4) && is_text(6),
+        "cues" => [4, 5, 6, 8].into_iter().all(is_text),
         "locations" => is_text(0) && matches!(columns.get(1), Some(Value::Blob(_))),
         "tags" => is_text(1) && is_text(2),
         _ => is_text(0),

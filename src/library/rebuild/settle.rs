@@ -28,15 +28,22 @@ const OF_SOURCE: &[(&str, bool)] = &[
     ("chunks", true),
     ("clips", true),
     ("gaps", true),
-    ("cues", false),
+    ("cues", true),
     ("segments", true),
     ("readings", true),
 ];
 
 /// What else is found as a text beside a number: kinds of recipes, counters, settings of the index
 /// of words.
-const NO_FINGERPRINTS: &[&str] =
-    &["clip", "segment", "clips_generation", "segments_generation", "secure-delete", "version"];
+const NO_FINGERPRINTS: &[&str] = &[
+    "clip",
+    "segment",
+    "speech",
+    "clips_generation",
+    "segments_generation",
+    "secure-delete",
+    "version",
+];
 
 /// Takes out sources and recipes that are not readable and gives those whose key has changed the one
 /// that rows refer to, by what the indexes say; then takes out the rows that name nothing. Returns
@@ -92,6 +99,13 @@ pub(super) fn repair_keys(
 /// could not, and went.
 fn mend_doubtful(sql: &Transaction<'_>) -> Result<u64> {
     let mut dropped = 0;
+    // What is derived of a text, and what heard it: nothing, where it is no speech.
+    sql.execute("UPDATE cues SET folded = folded(text) WHERE folded <> folded(text)", [])?;
+    sql.execute(
+        "UPDATE cues SET recipe = NULL WHERE kind <> ?1 AND recipe IS NOT NULL \
+         AND recipe NOT IN (SELECT key FROM recipes WHERE kind = 'speech')",
+        [CueKind::Speech.as_str()],
+    )?;
     let find = format!("SELECT {} FROM cues WHERE key = ?1", rows::CUE);
     let is_readable = |key: i64| -> Result<bool> {
         Ok(sql.prepare_cached(&find)?.query_row([key], rows::cue).is_ok())
@@ -178,9 +192,12 @@ fn name_again(sql: &Transaction<'_>, known: &HashMap<String, BTreeSet<i64>>) -> 
         sql.execute(&SOURCES.insert_with_key(), row)?;
     }
     for recipe in missing(sql, "recipes", "recipe")? {
-        let kind = match refers_in(sql, "segments", "recipe", recipe)? {
-            true => RecipeKind::Segment,
-            false => RecipeKind::Clip,
+        let kind = if refers_in(sql, "segments", "recipe", recipe)? {
+            RecipeKind::Segment
+        } else if refers_in(sql, "cues", "recipe", recipe)? {
+            RecipeKind::Speech
+        } else {
+            RecipeKind::Clip
         };
         let mut hashes = Vec::new();
         for name in of_key(known, recipe) {
@@ -301,7 +318,11 @@ fn refers_in(sql: &Connection, table: &str, column: &str, key: i64) -> Result<bo
 
 /// Lets the recipe that made the most be the current one of its kind where none is.
 fn one_current_recipe(sql: &Connection) -> Result<()> {
-    for (kind, table) in [(RecipeKind::Clip, "clips"), (RecipeKind::Segment, "segments")] {
+    for (kind, table) in [
+        (RecipeKind::Clip, "clips"),
+        (RecipeKind::Segment, "segments"),
+        (RecipeKind::Speech, "cues"),
+    ] {
         let current = "SELECT count(*) FROM recipes WHERE kind = ?1 AND state = 'current'";
         if rows::one::<u64>(sql, current, [kind.as_str()])? == 0 {
             let set = format!(
@@ -320,6 +341,7 @@ pub(super) fn settle(record: &mut Database, features: &Database) -> Result<Vec<T
     record.write(|sql| {
         let mut lost: BTreeMap<i64, ToRead> = BTreeMap::new();
         chunks_for_clips(sql)?;
+        chunks_for_cues(sql)?;
         sql.execute(
             "DELETE FROM gaps AS g WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE \
              source = g.source AND recipe = g.recipe AND number = g.chunk)",
@@ -363,6 +385,40 @@ fn chunks_for_clips(sql: &Transaction<'_>) -> Result<()> {
         };
         let row = params![source, recipe, number, from_us, to_us, 0, 0, true];
         sql.prepare_cached(&CHUNKS.insert_with_key())?.execute(row)?;
+    }
+    Ok(())
+}
+
+/// A partial chunk for what was heard in a chunk that is lost: from the one before to the one after.
+fn chunks_for_cues(sql: &Transaction<'_>) -> Result<()> {
+    let alone = "SELECT key, source, recipe, start_us FROM cues c WHERE recipe IS NOT NULL \
+         AND NOT EXISTS (SELECT 1 FROM chunks WHERE source = c.source AND recipe = c.recipe \
+         AND start_us <= c.start_us AND end_us > c.start_us) ORDER BY source, recipe, start_us";
+    let alone: Vec<[i64; 4]> =
+        rows::all(sql, alone, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?;
+    for [key, source, recipe, at] in alone {
+        let of = params![source, recipe, at];
+        let held = "SELECT EXISTS (SELECT 1 FROM chunks WHERE source = ?1 AND recipe = ?2 \
+             AND start_us <= ?3 AND end_us > ?3)";
+        if rows::one(sql, held, of)? {
+            // By the one that the cue before it got.
+            continue;
+        }
+        let before = "SELECT number + 1, end_us FROM chunks WHERE source = ?1 AND recipe = ?2 \
+             AND end_us <= ?3 ORDER BY end_us DESC LIMIT 1";
+        let before = sql.query_row(before, of, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let (number, start_us): (i64, i64) = before.unwrap_or((0, at.min(0)));
+        let after = "SELECT min(start_us) FROM chunks WHERE source = ?1 AND recipe = ?2 \
+             AND start_us > ?3";
+        let after: Option<i64> = rows::one(sql, after, of)?;
+        let last = "SELECT max(start_us) + 1 FROM cues WHERE source = ?1 AND recipe = ?2";
+        let last: i64 = rows::one(sql, last, params![source, recipe])?;
+        let end_us = after.unwrap_or(last);
+        let row = params![source, recipe, number, start_us, end_us, 0, 0, true];
+        if sql.prepare_cached(&CHUNKS.insert_with_key())?.execute(row)? == 0 {
+            // Damage in the numbers too; it is heard again.
+            sql.execute("DELETE FROM cues WHERE key = ?1", [key])?;
+        }
     }
     Ok(())
 }
@@ -465,6 +521,12 @@ fn count_cues(sql: &Transaction<'_>, lost: &mut BTreeMap<i64, ToRead>) -> Result
     for (source, cues, left) in counts {
         if cues != left {
             sql.execute("UPDATE sources SET cues = ?2 WHERE key = ?1", params![source, left])?;
+            // Nobody knows where they were heard, so all of it is heard again.
+            sql.execute(
+                "UPDATE chunks SET partial = 1 WHERE source = ?1 \
+                 AND recipe IN (SELECT key FROM recipes WHERE kind = 'speech')",
+                [source],
+            )?;
             entry(sql, lost, source)?.cues += cues.saturating_sub(left).max(0) as u64;
         }
     }
@@ -480,6 +542,9 @@ fn settle_progress(sql: &Transaction<'_>, lost: &BTreeMap<i64, ToRead>) -> Resul
         "DELETE FROM progress AS p WHERE state = 'complete' AND (rows <> CASE \
          (SELECT kind FROM recipes WHERE key = p.recipe) WHEN 'clip' \
          THEN (SELECT count(*) FROM chunks WHERE source = p.source AND recipe = p.recipe) \
+         WHEN 'speech' \
+         THEN (SELECT count(*) FROM chunks WHERE source = p.source AND recipe = p.recipe) \
+         + (SELECT count(*) FROM cues WHERE source = p.source AND recipe = p.recipe) \
          ELSE (SELECT count(*) FROM segments WHERE source = p.source AND recipe = p.recipe) \
          + (SELECT count(*) FROM readings WHERE source = p.source AND recipe = p.recipe) END \
          OR (SELECT max(number) + 1 <> count(*) OR max(partial) > 0 FROM chunks \

@@ -20,6 +20,7 @@ pub(super) fn full_library() -> TempDir {
         ..recipe(RecipeKind::Segment, "5e6e5e6e")
     };
     writer.add_recipe(&segments).unwrap();
+    writer.add_recipe(&listening("5feec400")).unwrap();
     for name in ["harbour.mp4", "forest.mp4"] {
         let id = writer.add_source(&new_source(name)).unwrap().id;
         writer.set_tags(id, &[("shelf".into(), "12".into())]).unwrap();
@@ -27,6 +28,11 @@ pub(super) fn full_library() -> TempDir {
             .map(|at| cue(at * 3_000_000, at * 3_000_000 + 2_000_000, &said(name, at)))
             .collect();
         writer.replace_cues(id, "", &cues).unwrap();
+        for number in 0..3 {
+            let chunk = heard(number, &format!("somebody says {number} of {name}"));
+            writer.commit_heard(id, &speech_recipe(), &chunk).unwrap();
+        }
+        writer.finish_source(id, &speech_recipe(), State::Complete, None).unwrap();
         for number in 0..2u32 {
             let start = i64::from(number) * 120_000_000;
             let clips = (0..CLIPS as i64 / 2).map(|at| {
@@ -123,7 +129,7 @@ fn a_library_that_is_whole_has_no_faults() {
 
 #[test]
 fn a_migrated_library_has_no_faults() {
-    for version in [1, 2] {
+    for version in [1, 2, 3] {
         let folder = old_library(version);
         let lib = folder.path().join("lib");
         drop(Writer::open(&lib).unwrap());
@@ -384,7 +390,10 @@ fn each_kind_of_inconsistency_is_found() {
         ("UPDATE recipes SET state = 'building'", Fault::State),
         ("UPDATE spaces SET dimension = 9", Fault::Values),
         ("UPDATE meta SET value = 'x' WHERE name = 'clips_generation'", Fault::Values),
-        ("INSERT INTO spoken (spoken, rowid, text) VALUES ('delete', 3, 'boat')", Fault::Words),
+        ("DELETE FROM cues WHERE recipe IS NOT NULL AND start_us > 10000000", Fault::Counts),
+        ("DELETE FROM chunks WHERE number = 1 AND clips = 0", Fault::Counts),
+        ("DELETE FROM recipes WHERE kind = 'speech'", Fault::References),
+        ("INSERT INTO spoken (spoken, rowid, folded) VALUES ('delete', 3, 'boat')", Fault::Words),
         ("UPDATE clips SET features_digest = zeroblob(16) WHERE key = 7", Fault::FeaturesLost),
         (
             "ATTACH 'features.sqlite' AS f; DELETE FROM f.features WHERE start_us = 0",

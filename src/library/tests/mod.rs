@@ -1,5 +1,6 @@
 //! What the module's tests share, and the tests of writing and reading back.
 
+mod hearing;
 mod index;
 mod keeping;
 mod mending;
@@ -48,6 +49,38 @@ pub(super) fn clips_recipe() -> RecipeId {
 
 pub(super) fn segments_recipe() -> RecipeId {
     "5e6e5e6e".parse().unwrap()
+}
+
+pub(super) fn speech_recipe() -> RecipeId {
+    "5feec400".parse().unwrap()
+}
+
+/// A recipe of listening: it has neither space nor tree.
+pub(super) fn listening(hash: &str) -> Recipe {
+    Recipe { space: None, tree: None, ..recipe(RecipeKind::Speech, hash) }
+}
+
+/// What might be heard in a chunk of ten seconds.
+pub(super) fn heard(index: u32, text: &str) -> HeardChunk {
+    let start = i64::from(index) * 10_000_000;
+    let word = |at: i64, text: &str| TimedWord {
+        span: span(start + at, start + at + 300_000),
+        text: text.into(),
+        confidence: Some(0.75),
+    };
+    let cue = Cue {
+        kind: CueKind::Speech,
+        track: "speech:1".into(),
+        confidence: Some(0.75),
+        words: text.split(' ').zip(1..).map(|(text, at)| word(at * 400_000, text)).collect(),
+        ..cue(start + 400_000, start + 9_000_000, text)
+    };
+    let gap = Gap {
+        span: span(start + 9_500_000, start + 9_600_000),
+        track: TrackKind::Sound,
+        reason: "no sound".into(),
+    };
+    HeardChunk { index, span: span(start, start + 10_000_000), cues: vec![cue], gaps: vec![gap] }
 }
 
 /// A new library that knows both recipes.

@@ -34,6 +34,11 @@ fn a_library_of_schema_2_is_read_and_brought_to_the_newest() {
     an_old_library_is_read_and_brought_to_the_newest(2);
 }
 
+#[test]
+fn a_library_of_schema_3_is_read_and_brought_to_the_newest() {
+    an_old_library_is_read_and_brought_to_the_newest(3);
+}
+
 fn an_old_library_is_read_and_brought_to_the_newest(version: u32) {
     let folder = old_library(version);
     let lib = folder.path().join("lib");

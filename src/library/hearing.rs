@@ -1,0 +1,164 @@
+//! What was heard: into the record from pause to pause, and how far a source has been listened to.
+
+use rusqlite::{Connection, params};
+
+use super::commit_point;
+use super::digest::CHUNKS;
+use super::ids::{RecipeId, SourceId};
+use super::insert;
+use super::recipes::{Waiting, activate, has_completed, waiting};
+use super::rows::{self, RecipeRow};
+use super::types::{HeardChunk, RecipeKind};
+use super::writer::{Writer, insert_gaps, segments_are_old};
+use crate::error::{Error, Result};
+use crate::time::Timestamp;
+
+/// How far a source has been listened to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeardTo {
+    /// The number that the next chunk has.
+    pub next: u32,
+    /// Where it begins.
+    pub at: Timestamp,
+}
+
+impl Writer {
+    /// What probing told of a source when it was added.
+    pub fn media(&self, source: SourceId) -> Result<serde_json::Value> {
+        self.record.read(|sql| {
+            let find = "SELECT media FROM sources WHERE id = ?1";
+            Ok(sql
+                .prepare_cached(find)?
+                .query_row([source.to_string()], |row| rows::json(row, 0))?)
+        })
+    }
+
+    /// Whether there are subtitles of a source.
+    pub fn has_subtitles(&self, source: SourceId) -> Result<bool> {
+        self.record.read(|sql| {
+            let find = "SELECT EXISTS (SELECT 1 FROM cues WHERE source = ?1 AND recipe IS NULL)";
+            rows::one(sql, find, [rows::source_key(sql, source)?])
+        })
+    }
+
+    /// Whether the recipe that listens now has listened to a source.
+    pub fn is_heard(&self, source: SourceId) -> Result<bool> {
+        self.record.read(|sql| {
+            let find = "SELECT EXISTS (SELECT 1 FROM progress JOIN recipes ON recipes.key = recipe \
+                 WHERE source = ?1 AND progress.state = 'complete' AND recipes.state = 'current' \
+                 AND kind = 'speech')";
+            rows::one(sql, find, [rows::source_key(sql, source)?])
+        })
+    }
+
+    /// How far a source has been listened to by a recipe. What was heard behind a chunk that is missing
+    /// or was only saved in part goes: it will be heard again.
+    pub fn heard_to(&mut self, source: SourceId, recipe: &RecipeId) -> Result<HeardTo> {
+        let (source, recipe) = self.keys(source, recipe, RecipeKind::Speech)?;
+        let of = params![source, recipe.key];
+        let (to, is_more) = self.record.read(|sql| {
+            let find = "SELECT number, start_us, end_us, partial FROM chunks \
+                 WHERE source = ?1 AND recipe = ?2 ORDER BY number";
+            let chunks: Vec<(u32, i64, i64, bool)> = rows::all(sql, find, of, |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })?;
+            let mut to = HeardTo { next: 0, at: Timestamp::ZERO };
+            for &(number, start_us, end_us, is_partial) in &chunks {
+                let follows = number == to.next && start_us == to.at.0 && end_us >= start_us;
+                if is_partial || !follows {
+                    break;
+                }
+                to = HeardTo { next: number + 1, at: Timestamp(end_us) };
+            }
+            let behind = "SELECT EXISTS (SELECT 1 FROM cues \
+                 WHERE source = ?1 AND recipe = ?2 AND start_us >= ?3)";
+            let is_more = chunks.len() > to.next as usize
+                || rows::one(sql, behind, params![source, recipe.key, to.at.0])?;
+            Ok((to, is_more))
+        })?;
+        if is_more {
+            self.record.write(|sql| {
+                for table in ["chunks WHERE number >= ?3", "gaps WHERE chunk >= ?3"] {
+                    let delete = format!("DELETE FROM {table} AND source = ?1 AND recipe = ?2");
+                    sql.execute(&delete, params![source, recipe.key, to.next])?;
+                }
+                forget_cues(sql, source, &recipe, to.at)
+            })?;
+            commit_point::reached("cues-committed");
+        }
+        Ok(to)
+    }
+
+    /// Commits what was heard from one pause to another. When this returns, it is durable: a listener
+    /// that begins where the chunk ends hears the rest.
+    pub fn commit_heard(
+        &mut self,
+        source: SourceId,
+        recipe: &RecipeId,
+        chunk: &HeardChunk,
+    ) -> Result<()> {
+        let (source, recipe) = self.keys(source, recipe, RecipeKind::Speech)?;
+        if let Some(cue) = chunk.cues.iter().find(|cue| cue.span.start < chunk.span.start) {
+            return Err(Error::internal("a cue before its chunk").at(cue.span.start));
+        }
+        self.record.write(|sql| {
+            insert_gaps(sql, source, recipe.key, chunk.index, &chunk.gaps)?;
+            let (start_us, end_us) = (chunk.span.start.0, chunk.span.end.0);
+            let gaps = chunk.gaps.len();
+            sql.execute(
+                &CHUNKS.insert(),
+                params![source, recipe.key, chunk.index, start_us, end_us, 0, gaps, false],
+            )?;
+            if chunk.cues.is_empty() {
+                return Ok(());
+            }
+            if recipe.state == "current" {
+                segments_are_old(sql, "source = ?1", [source])?;
+            }
+            insert::cues(sql, source, Some(recipe.key), &chunk.cues)
+        })?;
+        commit_point::reached("heard-committed");
+        Ok(())
+    }
+
+    /// Lets what another recipe has heard take the place of what was heard before, in one step, unless
+    /// sources wait for that (or `at_once`); those are returned, with whether it was done. The segments of
+    /// sources in which something was heard must be made anew then.
+    pub fn take_over_speech(
+        &mut self,
+        speech: &RecipeId,
+        at_once: bool,
+    ) -> Result<(Vec<Waiting>, bool)> {
+        let (left, changed) = self.record.write(|sql| {
+            let row = rows::recipe_row(sql, speech)?;
+            let mut left = waiting(sql, &row)?;
+            if at_once && has_completed(sql, row.key)? {
+                left.clear();
+            }
+            if !left.is_empty() || row.state == "current" {
+                return Ok((left, false));
+            }
+            let heard = "source IN (SELECT source FROM cues WHERE recipe IN (SELECT key FROM recipes \
+                 WHERE kind = 'speech' AND (key = ?1 OR state = 'current')))";
+            segments_are_old(sql, heard, [row.key])?;
+            Ok((left, activate(sql, &[row])?))
+        })?;
+        if changed {
+            commit_point::reached("recipe-activated");
+        }
+        self.sweep_retired()?;
+        Ok((left, changed))
+    }
+}
+
+/// Deletes what was heard by a recipe from an instant on.
+fn forget_cues(sql: &Connection, source: i64, recipe: &RecipeRow, from: Timestamp) -> Result<()> {
+    let delete = "DELETE FROM cues WHERE source = ?1 AND recipe = ?2 AND start_us >= ?3";
+    if sql.execute(delete, params![source, recipe.key, from.0])? > 0 {
+        insert::count_cues(sql, source)?;
+        if recipe.state == "current" {
+            segments_are_old(sql, "source = ?1", [source])?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,406 @@
+//! `cinelex index` listens: espeak-ng speaks in small films. Needs `cinelex setup`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cinelex::library::Reader;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cinelex::{Ran, command, finish, index, index_with, info, search, show};
+use crate::media::ffmpeg;
+use crate::same::assert_same;
+
+const SENTENCES: [&str; 4] = [
+    "The old house stands near the river.",
+    "Nobody has lived there for many years.",
+    "The children play in the garden.",
+    "Tomorrow we will go to the market.",
+];
+
+const PICTURE: &str = "-f lavfi -i testsrc2=s=160x90:r=10";
+const H264: &str = "-c:v libx264 -g 20 -pix_fmt yuv420p";
+
+fn spoken(folder: &Path, name: &str, voice: &str, text: &str) {
+    let out = Command::new("espeak-ng")
+        .args(["-v", voice, "-s", "140", "-w", name, text])
+        .current_dir(folder)
+        .output()
+        .expect("the espeak-ng executable is installed");
+    assert!(out.status.success(), "{out:?}");
+}
+
+/// A sound of these sentences with two seconds between them.
+fn talk(folder: &Path, name: &str, sentences: &[&str]) {
+    let mut inputs = String::new();
+    let mut filter = String::new();
+    for (at, sentence) in sentences.iter().enumerate() {
+        spoken(folder, &format!("{name}.{at}.wav"), "en", sentence);
+        inputs.push_str(&format!("-i {name}.{at}.wav "));
+        filter.push_str(&format!("[{at}]apad=pad_dur=2[p{at}];"));
+    }
+    let all: String = (0..sentences.len()).map(|at| format!("[p{at}]")).collect();
+    let count = sentences.len();
+    ffmpeg(
+        folder,
+        &format!("{inputs}-filter_complex {filter}{all}concat=n={count}:v=0:a=1 {name}"),
+    );
+}
+
+/// A film in which the sentences are spoken.
+fn film(folder: &Path, name: &str, sentences: &[&str]) -> PathBuf {
+    let wav = format!("{name}.wav");
+    talk(folder, &wav, sentences);
+    ffmpeg(folder, &format!("{PICTURE} -i {wav} -shortest {H264} -c:a aac {name}"));
+    folder.join(name)
+}
+
+fn cues(library: &Path, name: &str) -> Vec<Value> {
+    show(library, name).exits(0).lines("cue")
+}
+
+/// All that was heard in a source, in small letters.
+fn heard(library: &Path, name: &str) -> String {
+    let heard = cues(library, name).into_iter().filter(|cue| cue["cue_kind"] == "speech");
+    let texts: Vec<String> = heard.map(|cue| cue["text"].as_str().unwrap().to_owned()).collect();
+    texts.join(" ").to_lowercase()
+}
+
+fn has_words(text: &str, words: &[&str]) -> bool {
+    words.iter().filter(|word| text.contains(**word)).count() * 4 >= words.len() * 3
+}
+
+fn assert_sound(library: &Path) {
+    finish(command(["library", "check"]).arg(library)).exits(0);
+}
+
+#[test]
+fn a_film_without_subtitles_is_listened_to_and_its_words_are_found_at_their_times() {
+    let folder = TempDir::new().unwrap();
+    let film = film(folder.path(), "talk.mp4", &SENTENCES);
+    let library = folder.path().join("library");
+    let ran = index(&library, &[&film]).exits(0);
+    let report = ran.source("talk.mp4");
+    assert_eq!((&report["state"], &report["language"]), (&"indexed".into(), &"en".into()));
+    assert!(report["clips"].as_u64() > Some(5) && report["cues"].as_u64() >= Some(3), "{ran:?}");
+    let text = heard(&library, "talk.mp4");
+    assert!(has_words(&text, &["house", "river", "many", "years", "children", "garden"]), "{text}");
+    let cues = cues(&library, "talk.mp4");
+    assert!(cues.iter().all(|cue| cue["track"] == "speech:1" && cue["language"] == "en"));
+    for word in cues.iter().flat_map(|cue| cue["words"].as_array().unwrap()) {
+        assert!(word["confidence"].as_f64().is_some_and(|sure| (0.0..=1.0).contains(&sure)));
+    }
+    // Segments have the words, and search gives the time at which each is said.
+    let segments = show(&library, "talk.mp4").lines("segment");
+    let with_words = |word: &str| {
+        segments.iter().filter(|segment| segment["words"].as_str().unwrap().contains(word)).count()
+    };
+    assert_eq!(with_words("garden"), 1, "{segments:?}");
+    let hit = &search(&library, &["children in a garden"]).exits(0).lines("hit")[0];
+    let garden = hit["said"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|word| word["text"].as_str().unwrap().to_lowercase().starts_with("garden"));
+    let at = garden.expect("the garden is named")["span"]["start"].as_i64().unwrap();
+    let (start, end) = (hit["start_us"].as_i64().unwrap(), hit["end_us"].as_i64().unwrap());
+    assert!((start..end).contains(&at) && at > start + 500_000, "{hit}");
+    assert_sound(&library);
+
+    let before = fs::read(library.join("library.sqlite")).unwrap();
+    let again = index(&library, &[&film]).exits(0);
+    assert_eq!(again.source("talk.mp4")["state"], "unchanged");
+    assert!(
+        before == fs::read(library.join("library.sqlite")).unwrap(),
+        "nothing was to be written"
+    );
+}
+
+#[test]
+fn films_with_subtitles_and_those_that_nobody_wants_to_hear_are_not_listened_to() {
+    let folder = TempDir::new().unwrap();
+    let film = film(folder.path(), "talk.mp4", &SENTENCES[..2]);
+    let subtitles = "1\n00:00:00,200 --> 00:00:02,400\nThe harbour lies in the fog.\n";
+    let srt = folder.path().join("talk.en.srt");
+    let library = folder.path().join("library");
+    let kinds = |library: &Path| {
+        let cues = cues(library, "talk.mp4").into_iter();
+        let mut kinds: Vec<Value> = cues.map(|cue| cue["cue_kind"].clone()).collect();
+        kinds.dedup();
+        kinds.sort_by_key(Value::to_string);
+        kinds.dedup();
+        kinds
+    };
+    index_with(&library, &[&film], &["--listen", "never"]).exits(0);
+    assert_eq!(kinds(&library), [""; 0]);
+    fs::write(&srt, subtitles).unwrap();
+    index(&library, &[&film]).exits(0);
+    assert_eq!(kinds(&library), ["subtitle"]);
+    // Not decoded again for it: only listened to.
+    let ran = index_with(&library, &[&film], &["--listen", "always"]).exits(0);
+    let report = ran.source("talk.mp4");
+    assert_eq!((&report["state"], &report["clips"]), (&"indexed".into(), &0.into()), "{ran:?}");
+    assert_eq!(kinds(&library), ["speech", "subtitle"]);
+    // The subtitles are what a person wrote; both are found.
+    let segments = show(&library, "talk.mp4").lines("segment");
+    assert!(segments.iter().any(|segment| segment["words"].as_str().unwrap().contains("harbour")));
+    assert!(segments.iter().all(|segment| !segment["words"].as_str().unwrap().contains("river")));
+    for word in ["harbour", "river"] {
+        assert!(!search(&library, &[word, "--channel", "speech"]).exits(0).lines("hit").is_empty());
+    }
+    // Subtitles that are gone leave what was heard.
+    fs::remove_file(&srt).unwrap();
+    index(&library, &[&film]).exits(0);
+    assert_eq!(kinds(&library), ["speech"]);
+    let segments = show(&library, "talk.mp4").lines("segment");
+    assert!(segments.iter().any(|segment| segment["words"].as_str().unwrap().contains("river")));
+    assert_sound(&library);
+}
+
+#[test]
+fn a_run_killed_while_it_listens_is_completed_from_the_last_pause() {
+    let folder = TempDir::new().unwrap();
+    let long: Vec<&str> = SENTENCES.iter().cycle().take(9).copied().collect();
+    let films = [
+        film(folder.path(), "talk.mp4", &long),
+        film(folder.path(), "other.mkv", &SENTENCES[1..3]),
+    ];
+    let films: Vec<&Path> = films.iter().map(PathBuf::as_path).collect();
+    let whole = folder.path().join("whole");
+    index(&whole, &films).exits(0);
+    for point in
+        ["heard-committed:1", "heard-committed:3", "heard-committed:6", "chunk-committed:1"]
+    {
+        let library = folder.path().join(point);
+        let mut command = command(["index", "--json", "--library"]);
+        command.arg(&library).args(&films).env("CINELEX_DIE_AT", point);
+        assert_eq!(finish(&mut command).code, -1, "{point}");
+        assert_sound(&library);
+        let kept = Reader::open(&library).unwrap();
+        let kept: usize =
+            kept.sources().unwrap().iter().map(|s| kept.cues(s.id).unwrap().len()).sum();
+        let ran = index(&library, &films).exits(0);
+        let new: u64 = ["talk.mp4", "other.mkv"]
+            .iter()
+            .map(|name| ran.source(name)["cues"].as_u64().unwrap())
+            .sum();
+        let all: usize = films
+            .iter()
+            .map(|film| cues(&library, film.file_name().unwrap().to_str().unwrap()).len())
+            .sum();
+        assert_eq!(kept + new as usize, all, "{point}");
+        assert_same(&whole, &library);
+        assert_sound(&library);
+    }
+}
+
+#[test]
+fn another_speech_model_is_built_beside_and_takes_over() {
+    let folder = TempDir::new().unwrap();
+    let one = film(folder.path(), "one.mp4", &SENTENCES[..2]);
+    let two = film(folder.path(), "two.mp4", &SENTENCES[2..]);
+    let library = folder.path().join("library");
+    index(&library, &[&one, &two]).exits(0);
+    let speech = |library: &Path| -> Vec<(bool, u64)> {
+        let recipes = info(library)["recipes"].as_array().unwrap().clone();
+        let speech = recipes.iter().filter(|recipe| recipe["kind"] == "speech");
+        speech
+            .map(|of| (of["current"].as_bool().unwrap(), of["complete"].as_u64().unwrap()))
+            .collect()
+    };
+    assert_eq!(speech(&library), [(true, 2)]);
+    let other = ["--speech-model", "whisper-base"];
+    let ran = index_with(&library, &[&one], &other).exits(0);
+    assert_eq!(ran.line("run")["waiting"], 1, "{ran:?}");
+    assert_eq!(speech(&library), [(true, 2), (false, 1)]);
+    assert_sound(&library);
+    let before = cues(&library, "one.mp4");
+    index_with(&library, &[&one, &two], &other).exits(0);
+    assert_eq!(speech(&library), [(true, 2)]);
+    assert_ne!(cues(&library, "one.mp4"), before, "other words, or at least other confidences");
+    let text = heard(&library, "two.mp4");
+    assert!(has_words(&text, &["children", "garden", "tomorrow", "market"]), "{text}");
+    let segments = show(&library, "two.mp4").lines("segment");
+    assert!(segments.iter().any(|segment| segment["words"].as_str().unwrap().contains("garden")));
+    assert_sound(&library);
+    let fresh = folder.path().join("fresh");
+    index_with(&fresh, &[&one, &two], &other).exits(0);
+    for name in ["one.mp4", "two.mp4"] {
+        assert_eq!(cues(&library, name), cues(&fresh, name));
+    }
+}
+
+#[test]
+fn without_speech_models_the_rest_is_done_and_it_is_said_how_to_get_them() {
+    let folder = TempDir::new().unwrap();
+    let film = film(folder.path(), "talk.mp4", &SENTENCES[..1]);
+    let cache = folder.path().join("cache");
+    let all = cinelex::model::Models::open().unwrap().cache_folder().to_owned();
+    for entry in fs::read_dir(&all).unwrap().flatten() {
+        let to = cache.join(entry.file_name());
+        if entry.file_name() != "models" {
+            fs::create_dir_all(&cache).unwrap();
+            std::os::unix::fs::symlink(entry.path(), to).unwrap();
+            continue;
+        }
+        fs::create_dir_all(&to).unwrap();
+        for model in fs::read_dir(entry.path()).unwrap().flatten() {
+            if !model.file_name().to_str().unwrap().starts_with("whisper") {
+                std::os::unix::fs::symlink(model.path(), to.join(model.file_name())).unwrap();
+            }
+        }
+    }
+    let library = folder.path().join("library");
+    let with = |options: &[&str]| -> Ran {
+        let mut command = command(["index", "--json", "--library"]);
+        command.arg(&library).args(options).arg(&film).env("CINELEX_CACHE", &cache);
+        finish(&mut command)
+    };
+    let ran = with(&[]).exits(0);
+    assert!(
+        ran.err.contains("Nobody is listened to") && ran.err.contains("cinelex setup"),
+        "{ran:?}"
+    );
+    assert!(ran.source("talk.mp4")["clips"].as_u64() > Some(0));
+    assert!(with(&["--listen", "never"]).exits(0).err.is_empty());
+    with(&["--listen", "always"]).exits(3);
+    // With them, what is there already is listened to.
+    let ran = index(&library, &[&film]).exits(0);
+    assert_eq!(ran.source("talk.mp4")["clips"], 0);
+    assert!(has_words(&heard(&library, "talk.mp4"), &["house", "river"]));
+}
+
+#[test]
+fn sound_alone_is_indexed_by_its_words() {
+    let folder = TempDir::new().unwrap();
+    talk(folder.path(), "talk.wav", &SENTENCES[..2]);
+    ffmpeg(folder.path(), "-i talk.wav -c:a libmp3lame -f mp3 lying.wav");
+    let (talk, lying) = (folder.path().join("talk.wav"), folder.path().join("lying.wav"));
+    let library = folder.path().join("library");
+    index(&library, &[&talk, &lying]).exits(0);
+    for name in ["talk.wav", "lying.wav"] {
+        let text = heard(&library, name);
+        assert!(has_words(&text, &["house", "river", "many", "years"]), "{name}: {text}");
+    }
+    let hits = search(&library, &["an old house at a river"]).exits(0).lines("hit");
+    assert!(hits.len() >= 2, "{hits:?}");
+    assert_sound(&library);
+}
+
+/// Where each of two words is heard, in seconds.
+fn times(library: &Path, name: &str, words: [&str; 2]) -> [f64; 2] {
+    let said: Vec<(String, f64)> = cues(library, name)
+        .iter()
+        .flat_map(|cue| cue["words"].as_array().unwrap().clone())
+        .map(|word| {
+            let start = word["span"]["start"].as_i64().unwrap() as f64 / 1e6;
+            (word["text"].as_str().unwrap().to_lowercase(), start)
+        })
+        .collect();
+    words.map(|wanted| {
+        let found = said.iter().find(|(word, _)| word.starts_with(wanted));
+        found.unwrap_or_else(|| panic!("{name}: no {wanted} in {said:?}")).1
+    })
+}
+
+#[test]
+fn sound_that_lies_oddly_in_its_file_has_right_times() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    // Two sentences with 80 s of silence between.
+    for (name, sentence) in [("a.wav", SENTENCES[0]), ("b.wav", SENTENCES[2])] {
+        spoken(at, name, "en", sentence);
+    }
+    ffmpeg(
+        at,
+        "-i a.wav -i b.wav -filter_complex [0]apad=whole_dur=80[a];[a][1]concat=n=2:v=0:a=1 far.wav",
+    );
+    let video = "-f lavfi -i testsrc2=s=160x90:r=2 -i far.wav";
+    let codecs = "-c:v libx264 -g 20 -pix_fmt yuv420p -c:a aac";
+    let separate = "-movflags empty_moov+separate_moof";
+    // In fragments of 60 s, first the picture, then the sound; and all of the sound at the end.
+    ffmpeg(at, &format!("{video} -t 90 {codecs} {separate} -frag_duration 60000000 late.mp4"));
+    ffmpeg(at, &format!("{video} -t 90 {codecs} {separate} -frag_duration 900000000 end.mp4"));
+    // The sound begins five seconds after the picture, is much longer, or much shorter.
+    let picture = "-f lavfi -i testsrc2=s=160x90:r=2";
+    ffmpeg(at, &format!("{picture} -itsoffset 5 -i far.wav -t 95 {codecs} starts.mkv"));
+    ffmpeg(at, &format!("{picture}:d=10 -i far.wav {codecs} longer.mkv"));
+    ffmpeg(at, &format!("{video} -t 200 {codecs} shorter.mkv"));
+    let names = ["late.mp4", "end.mp4", "starts.mkv", "longer.mkv", "shorter.mkv"];
+    let paths = names.map(|name| at.join(name));
+    let library = at.join("library");
+    let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+    index(&library, &paths).exits(0);
+    index(&at.join("plain"), &[&at.join("far.wav")]).exits(0);
+    let words = ["river", "garden"];
+    let truth = times(&at.join("plain"), "far.wav", words);
+    assert!(truth[0] < 4.0 && (80.0..86.0).contains(&truth[1]), "{truth:?}");
+    for name in names {
+        let offset = if name == "starts.mkv" { 5.0 } else { 0.0 };
+        let found = times(&library, name, words);
+        for (found, truth) in found.iter().zip(truth) {
+            assert!((found - truth - offset).abs() < 0.3, "{name}: {found} for {truth}");
+        }
+    }
+    assert_sound(&library);
+}
+
+#[test]
+fn sound_that_changes_its_format_or_has_holes_has_right_times() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    for (name, sentence) in [("a.wav", SENTENCES[0]), ("b.wav", SENTENCES[2])] {
+        spoken(at, name, "en", sentence);
+    }
+    let ts = "-f mpegts -muxdelay 0";
+    ffmpeg(at, &format!("-i a.wav -af apad=whole_dur=6 -ar 16000 -ac 1 -c:a mp2 {ts} a.ts"));
+    ffmpeg(at, &format!("-i b.wav -ar 48000 -ac 2 -c:a mp2 {ts} -output_ts_offset 6 b.ts"));
+    ffmpeg(at, &format!("-i b.wav -ar 16000 -ac 1 -c:a mp2 {ts} -output_ts_offset 20 c.ts"));
+    let read = |name: &str| fs::read(at.join(name)).unwrap();
+    fs::write(at.join("changes.ts"), [read("a.ts"), read("b.ts")].concat()).unwrap();
+    fs::write(at.join("hole.ts"), [read("a.ts"), read("c.ts")].concat()).unwrap();
+    let library = at.join("library");
+    let ran = index(&library, &[&at.join("changes.ts"), &at.join("hole.ts")]).exits(0);
+    let [river, garden] = times(&library, "changes.ts", ["river", "garden"]);
+    assert!(river < 4.0 && (6.5..10.0).contains(&garden), "{river} {garden}");
+    let [river, garden] = times(&library, "hole.ts", ["river", "garden"]);
+    assert!(river < 4.0 && (20.5..24.0).contains(&garden), "{river} {garden}");
+    // The hole is in the record, and told.
+    let gaps = show(&library, "hole.ts").lines("gap");
+    assert!(gaps.iter().any(|gap| gap["track"] == "sound"), "{gaps:?}");
+    let notices = ran.source("hole.ts")["notices"].to_string();
+    assert!(notices.contains("1 gaps in the sound"), "{notices}");
+    assert_sound(&library);
+}
+
+#[test]
+fn sound_that_cannot_be_used_costs_no_picture() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    ffmpeg(at, &format!("{PICTURE} -f lavfi -i sine -t 4 {H264} -c:a aac odd.mp4"));
+    let odd = at.join("odd.mp4");
+    let bytes = fs::read(&odd).unwrap();
+    let broken = bytes.windows(4).position(|name| name == b"mp4a").unwrap();
+    let mut changed = bytes.clone();
+    changed[broken..broken + 4].copy_from_slice(b"xyz1");
+    fs::write(&odd, changed).unwrap();
+    // Noise, a tone, and silence have no words.
+    ffmpeg(at, &format!("{PICTURE} -f lavfi -i anoisesrc=a=0.3 -t 8 {H264} -c:a aac noise.mp4"));
+    ffmpeg(at, &format!("{PICTURE} -f lavfi -i anullsrc -t 8 {H264} -c:a aac silent.mp4"));
+    let library = at.join("library");
+    let paths = ["odd.mp4", "noise.mp4", "silent.mp4"].map(|name| at.join(name));
+    let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+    let ran = index(&library, &paths).exits(0);
+    for name in ["odd.mp4", "noise.mp4", "silent.mp4"] {
+        let report = ran.source(name);
+        assert!(report["clips"].as_u64() >= Some(2), "{report}");
+        assert_eq!(report["cues"], 0, "{report}");
+    }
+    let notices = ran.source("odd.mp4")["notices"].to_string();
+    assert!(notices.contains("sound"), "{notices}");
+    let again = index(&library, &paths).exits(0);
+    assert!(paths.iter().all(|path| {
+        again.source(path.file_name().unwrap().to_str().unwrap())["state"] == "unchanged"
+    }));
+}
