@@ -6,9 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::identity::{Identity, Verified, identify};
-use super::ingest::{CHUNK_CLIPS, Shared};
 use super::jobs::{ChunkJob, Chunks, Job, Jobs};
 use super::opened::Opened;
+use super::shared::{CHUNK_CLIPS, Shared};
 use super::sounds::ToHear;
 use super::texts::{SIDECAR, Texts};
 use super::witness::Witness;

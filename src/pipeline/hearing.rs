@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_channel::Receiver;
 
 use super::ears::Hearing;
-use super::ingest::Shared;
 use super::listening::{Ending, How, Sound, Told, listen};
 use super::opened::Opened;
+use super::shared::Shared;
 use super::sounds::ToHear;
 use crate::error::{Error, Kind, Result};
 use crate::library::{HeardChunk, HeardTo, RecipeId, State};

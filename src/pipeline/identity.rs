@@ -1,6 +1,6 @@
 //! Which source of the library a file is.
 
-use super::ingest::Shared;
+use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::source::{Fingerprint, Input};
 

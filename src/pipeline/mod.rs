@@ -18,6 +18,7 @@ mod listening;
 mod loaded;
 mod opened;
 mod report;
+mod shared;
 mod sounds;
 mod stages;
 mod texts;

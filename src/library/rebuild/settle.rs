@@ -82,8 +82,10 @@ pub(super) fn repair_keys(
         let delete = format!("DELETE FROM {table} WHERE source NOT IN (SELECT key FROM sources)");
         dropped += sql.execute(&delete, [])? as u64;
         if *by_recipe {
-            let delete =
-                format!("DELETE FROM {table} WHERE recipe NOT IN (SELECT key FROM recipes)");
+            let delete = format!(
+                "DELETE FROM {table} WHERE recipe IS NOT NULL \
+                     AND recipe NOT IN (SELECT key FROM recipes)"
+            );
             dropped += sql.execute(&delete, [])? as u64;
         }
     }
@@ -226,7 +228,8 @@ fn missing(sql: &Connection, table: &str, column: &str) -> Result<BTreeSet<i64>>
     for (of, by_recipe) in OF_SOURCE {
         if column == "source" || *by_recipe {
             let find = format!(
-                "SELECT DISTINCT {column} FROM {of} WHERE {column} NOT IN (SELECT key FROM {table})"
+                "SELECT DISTINCT {column} FROM {of} WHERE {column} IS NOT NULL \
+                 AND {column} NOT IN (SELECT key FROM {table})"
             );
             keys.extend(rows::all(sql, &find, [], |row| row.get::<_, i64>(0))?);
         }

@@ -370,7 +370,8 @@ fn what_the_log_holds_is_saved_and_a_deleted_log_costs_only_what_it_held() {
     let _ = faults(&killed);
     mend(&killed);
     assert_eq!(faults(&killed), [""; 0]);
-    let cues = Reader::open(&killed).unwrap().cues(id).unwrap();
+    let mut cues = Reader::open(&killed).unwrap().cues(id).unwrap();
+    cues.retain(|cue| cue.kind == CueKind::Subtitle);
     assert_eq!(cues, [cue(0, 9, "a walrus in the log")]);
 }
 
