@@ -143,7 +143,7 @@ pub(super) fn listen(
 fn read_windows(
     work: &Receiver<Job>,
     out: &Sender<(usize, Happened)>,
-    mut listener: Listener,
+    listener: Listener,
     stats: &StageStats,
 ) {
     let _counted = stats.on_thread();

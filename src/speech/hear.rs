@@ -110,20 +110,17 @@ impl Models {
 #[derive(Debug)]
 pub struct Listener {
     models: Models,
-    /// Beside each model, where it was needed already.
-    readers: Vec<Option<Reader>>,
 }
 
 impl Listener {
     pub fn new(models: Models) -> Listener {
-        let readers = models.0.iter().map(|_| None).collect();
-        Listener { models, readers }
+        Listener { models }
     }
 
     /// What is said in a window. The same window gives the same words, whatever was heard before. Where
     /// the `language` is not certain and the words make little sense in it, the window's own sound may
     /// tell another.
-    pub fn hear(&mut self, window: &Window, language: &str, is_certain: bool) -> Result<Heard> {
+    pub fn hear(&self, window: &Window, language: &str, is_certain: bool) -> Result<Heard> {
         let (heard, likely) = self.hear_in(window, language)?;
         let is_strange = likely < STRANGE && speech_after(window, window.start) >= LEAST_STRANGE;
         if is_certain || !is_strange {
@@ -138,19 +135,18 @@ impl Listener {
     }
 
     /// With the log-probability of the first words.
-    fn hear_in(&mut self, window: &Window, language: &str) -> Result<(Heard, f32)> {
+    fn hear_in(&self, window: &Window, language: &str) -> Result<(Heard, f32)> {
         let at = self.models.for_language(language)?;
-        let reader = match &mut self.readers[at] {
-            Some(reader) => reader,
-            empty => empty.insert(self.models.0[at].reader()?),
-        };
+        // Not the one of the window before: whisper.cpp draws what its first beam tries by chance, from
+        // numbers that go on.
+        let mut reader = self.models.0[at].reader()?;
         let mut all: Vec<Word> = Vec::new();
         let mut likely = None;
         let mut from = window.start;
         for _ in 0..MOST_PASSES {
             let passed = (from - window.start).0.max(0) * 16 / 1_000;
             let samples = window.samples.get(usize::try_from(passed).unwrap_or(0)..).unwrap_or(&[]);
-            let written = read_judged(reader, samples, from, window, language)?;
+            let written = read_judged(&mut reader, samples, from, window, language)?;
             likely.get_or_insert(written.log_probability);
             let Some(last) = written.words.last() else { break };
             let heard_to = last.span.end;

@@ -101,7 +101,7 @@ impl Whisper {
         self.sizes.is_multilingual()
     }
 
-    /// What one thread reads with.
+    /// What a window is read with.
     pub(super) fn reader(&self) -> Result<Reader> {
         let state = self.context.create_state().map_err(|cause| {
             Error::exhausted(format!("model {} takes more memory than there is", self.id))
@@ -159,7 +159,7 @@ pub(super) struct Reading {
     pub(super) silence: f32,
 }
 
-/// A thread's own memory for a model.
+/// Memory of its own for a model.
 pub(super) struct Reader {
     state: WhisperState,
     languages: usize,
@@ -174,8 +174,8 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Reads at most 30 s of sound, of which the first sample is at `at`, with one thread. What was read
-    /// before makes no difference.
+    /// Reads at most 30 s of sound, of which the first sample is at `at`, with one thread. The same is read
+    /// of it by all that have read the same before.
     pub(super) fn read(
         &mut self,
         samples: &[f32],
