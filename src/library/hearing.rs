@@ -122,8 +122,9 @@ impl Writer {
     }
 
     /// Lets what another recipe has heard take the place of what was heard before, in one step, unless
-    /// sources wait for that (or `at_once`); those are returned, with whether it was done. The segments of
-    /// sources in which something was heard must be made anew then.
+    /// sources wait for that. They are returned, with whether it was done: `at_once` does it all the same,
+    /// and what only the other one has heard of them is lost. The segments of sources in which something
+    /// was heard must be made anew then.
     pub fn take_over_speech(
         &mut self,
         speech: &RecipeId,
@@ -131,11 +132,9 @@ impl Writer {
     ) -> Result<(Vec<Waiting>, bool)> {
         let (left, changed) = self.record.write(|sql| {
             let row = rows::recipe_row(sql, speech)?;
-            let mut left = waiting(sql, &row)?;
-            if at_once && has_completed(sql, row.key)? {
-                left.clear();
-            }
-            if !left.is_empty() || row.state == "current" {
+            let left = waiting(sql, &row)?;
+            let may = left.is_empty() || at_once && has_completed(sql, row.key)?;
+            if !may || row.state == "current" {
                 return Ok((left, false));
             }
             let heard = "source IN (SELECT source FROM cues WHERE recipe IN (SELECT key FROM recipes \

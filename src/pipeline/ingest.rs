@@ -143,7 +143,7 @@ pub fn index(
     };
 
     let mut stored = Micros::ZERO;
-    let mut unheard = Vec::new();
+    let (mut unheard, mut left_behind) = (Vec::new(), 0);
     let (stages, segments) = std::thread::scope(|scope| {
         let understand = &mut understand;
         // The receiver goes with the thread, so that nobody waits for one that has failed.
@@ -188,7 +188,7 @@ pub fn index(
         };
         let stages = stages.and_then(|stages| {
             shared.finish_all()?;
-            unheard = shared.let_words_take_over(options.take_over)?;
+            (unheard, left_behind) = shared.let_words_take_over(options.take_over)?;
             Ok(stages)
         });
         drop(over);
@@ -206,7 +206,7 @@ pub fn index(
         not_begun: shared.jobs.unopened(),
         waiting: 0,
         waiting_gone: 0,
-        left_behind: 0,
+        left_behind,
         left_out: Vec::new(),
         segments: segments?,
         media_secs: stored.as_secs_f64(),
@@ -223,7 +223,7 @@ pub fn index(
         && !report.interrupted
         && library.take_over_at_once(&clip_recipe.id, &segment_recipe.id)?
     {
-        report.left_behind = std::mem::take(&mut waiting).len();
+        report.left_behind += std::mem::take(&mut waiting).len();
     }
     unheard.retain(|source| !waiting.contains(source));
     waiting.extend(unheard);

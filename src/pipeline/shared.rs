@@ -265,16 +265,17 @@ impl Shared<'_> {
     }
 
     /// Lets what was heard in this run be what is searched, where another recipe was until now, and hands
-    /// on what changes by that. Returns the sources that this waits for.
-    pub fn let_words_take_over(&self, at_once: bool) -> Result<Vec<Waiting>> {
-        let Some(sounds) = &self.sounds else { return Ok(Vec::new()) };
+    /// on what changes by that. Returns the sources that this waits for, and how many were left behind.
+    pub fn let_words_take_over(&self, at_once: bool) -> Result<(Vec<Waiting>, usize)> {
+        let Some(sounds) = &self.sounds else { return Ok((Vec::new(), 0)) };
         let at_once = at_once && !self.cancel.is_cancelled();
         let (waiting, changed) = self.library().take_over_speech(&sounds.recipe, at_once)?;
         if changed {
             let old = self.library().left_to_understand(&self.recipe, &self.segment_recipe)?;
             old.into_iter().for_each(|source| self.hand_on(source));
+            return Ok((Vec::new(), waiting.len()));
         }
-        Ok(waiting)
+        Ok((waiting, 0))
     }
 
     fn hand_on(&self, source: SourceId) {

@@ -404,3 +404,58 @@ fn sound_that_cannot_be_used_costs_no_picture() {
         again.source(path.file_name().unwrap().to_str().unwrap())["state"] == "unchanged"
     }));
 }
+
+#[test]
+fn broken_subtitle_files_have_right_times_or_are_reported_and_the_film_is_heard() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    ffmpeg(at, &format!("{PICTURE} -f lavfi -i sine -t 12 {H264} -c:a aac odd.mp4"));
+    ffmpeg(at, &format!("{PICTURE} -t 3 {H264} huge.mp4"));
+    // Unsorted, overlapping, before zero, backwards, and text that is no subtitle; Latin-1.
+    let odd = "3\n00:00:08,000 --> 00:00:09,000\nthe last gr\u{fc}n boat\n\n\
+         1\n00:00:01,000 --> 00:00:05,000\na first boat\n\n\
+         2\n00:00:03,000 --> 00:00:04,000\na second boat\n\nno number at all\n\n\
+         4\n-00:00:05,000 --> -00:00:02,000\nbefore the start\n\n\
+         5\n00:00:07,000 --> 00:00:06,000\nbackwards\n";
+    let latin: Vec<u8> = odd.chars().map(|letter| letter as u32 as u8).collect();
+    fs::write(at.join("odd.srt"), latin).unwrap();
+    let huge = fs::File::create(at.join("huge.srt")).unwrap();
+    huge.set_len(100 << 20).unwrap();
+    let library = at.join("library");
+    let ran = index(&library, &[&at.join("odd.mp4"), &at.join("huge.mp4")]).exits(0);
+    let found = cues(&library, "odd.mp4");
+    let starts: Vec<i64> =
+        found.iter().map(|cue| cue["start_us"].as_i64().unwrap() / 1_000).collect();
+    assert!(starts.is_sorted() && starts[0] >= 0, "{found:?}");
+    for (text, start) in
+        [("a first boat", 1_000), ("a second boat", 3_000), ("the last grün boat", 8_000)]
+    {
+        let cue = found.iter().find(|cue| cue["text"].as_str().unwrap().contains(text));
+        let cue = cue.unwrap_or_else(|| panic!("{text} in {found:?}"));
+        assert_eq!(cue["start_us"], start * 1_000, "{cue}");
+        assert!(cue["end_us"].as_i64() > cue["start_us"].as_i64(), "{cue}");
+    }
+    let notices = ran.source("huge.mp4")["notices"].to_string();
+    assert!(
+        notices.contains("huge.srt cannot be read: a subtitle file of more than 16 MiB"),
+        "{ran:?}"
+    );
+    assert_sound(&library);
+}
+
+#[test]
+#[ignore = "slow: ten hours of sound"]
+fn ten_hours_of_silence_and_a_sentence_are_listened_to_in_bounded_memory() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    spoken(at, "a.wav", "en", SENTENCES[0]);
+    ffmpeg(
+        at,
+        "-f lavfi -i anullsrc=r=16000:cl=mono:d=35990 -i a.wav -filter_complex [0][1]concat=n=2:v=0:a=1 -c:a flac long.mka",
+    );
+    let library = at.join("library");
+    index(&library, &[&at.join("long.mka")]).exits(0);
+    let [river, old] = times(&library, "long.mka", ["river", "old"]);
+    assert!(old < river && (35_990.0..35_996.0).contains(&river), "{old} {river}");
+    assert_sound(&library);
+}
