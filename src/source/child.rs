@@ -1,7 +1,7 @@
 //! One decoder host as a child process: started, watched, ended.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, IoSlice, Read};
+use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -23,6 +23,8 @@ use crate::error::{Error, Kind, Result};
 pub(super) const SUBCOMMAND: &str = "decoder-host";
 /// How often the memory and the patience of a silent host are looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// How long a live stream may take to stop.
+const STOPPING: Duration = Duration::from_secs(2);
 /// Log lines of the host that are kept for its error message.
 const LOG_LINES: usize = 8;
 const LOG_LINE_BYTES: u64 = 512;
@@ -35,6 +37,16 @@ const ENVIRONMENT: [&str; 7] = [
     "https_proxy",
     "no_proxy",
     "LLVM_PROFILE_FILE",
+];
+
+/// What GStreamer and GLib must not do in a host, which may write no file: keep a list of all plugins
+/// (a host loads those that it needs), make code at run time, and open the desktop's settings.
+const CONDUCT: [(&str, &str); 5] = [
+    ("GST_REGISTRY_DISABLE", "yes"),
+    ("ORC_CODE", "backup"),
+    ("GSETTINGS_BACKEND", "memory"),
+    ("GIO_USE_PROXY_RESOLVER", "dummy"),
+    ("GIO_USE_VFS", "local"),
 ];
 
 /// What a host may use before it is ended.
@@ -61,6 +73,25 @@ impl Default for Limits {
     }
 }
 
+/// How long a host may be silent, and what that means.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub silence: Duration,
+    /// The host waits for a camera, and is silent when that is.
+    pub is_live: bool,
+}
+
+impl Patience {
+    fn over(self) -> Error {
+        let secs = self.silence.as_secs_f32();
+        if self.is_live {
+            Error::unavailable(format!("no frame came for {secs} s"))
+        } else {
+            Error::exhausted(format!("the decoder made no progress for {secs} s"))
+        }
+    }
+}
+
 /// A running host. Dropping it kills it.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -82,6 +113,7 @@ impl Process {
         let mut child = Command::new(executable)
             .arg(SUBCOMMAND)
             .env_clear()
+            .envs(CONDUCT)
             .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .current_dir("/")
             // Ctrl-C at a terminal goes to the whole group: the run is to end, and then its hosts,
@@ -101,8 +133,9 @@ impl Process {
             status: format!("/proc/{}/status", child.id()),
             stream: ours,
             memory_bytes: limits.memory_bytes,
-            silence: limits.silence,
+            patience: Patience { silence: limits.silence, is_live: false },
             stop: Arc::clone(stop),
+            asked: None,
         };
         // Room for a rendition of 224 px, so that a frame comes in one or two reads.
         let stream = BufReader::with_capacity(256 << 10, watched);
@@ -171,8 +204,8 @@ impl Process {
     }
 
     /// How long the host may be silent from now on.
-    pub fn be_patient(&mut self, silence: Duration) {
-        self.stream.get_mut().silence = silence;
+    pub fn be_patient(&mut self, patience: Patience) {
+        self.stream.get_mut().patience = patience;
     }
 
     pub fn clear_log(&self) {
@@ -272,11 +305,25 @@ struct Watched {
     /// The kernel's account of the host.
     status: String,
     memory_bytes: u64,
-    silence: Duration,
+    patience: Patience,
     stop: Arc<AtomicBool>,
+    /// When a live stream was asked to stop.
+    asked: Option<Instant>,
 }
 
 impl Watched {
+    /// Asks a live stream to stop, which then tells what it has in hand; whether there is still time
+    /// for that.
+    fn is_stopping(&mut self) -> io::Result<bool> {
+        if !self.patience.is_live {
+            return Ok(false);
+        }
+        if self.asked.is_none() {
+            self.stream.write_all(&pack(&Request::Stop, &[])?)?;
+        }
+        Ok(self.asked.get_or_insert_with(Instant::now).elapsed() < STOPPING)
+    }
+
     /// Memory of the host's own, without files and libraries that are mapped.
     fn resident_bytes(&self) -> Option<u64> {
         let status = std::fs::read_to_string(&self.status).ok()?;
@@ -299,7 +346,7 @@ impl Read for Watched {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(cause) => return Err(cause.into()),
             }
-            if self.stop.load(Ordering::Relaxed) {
+            if self.stop.load(Ordering::Relaxed) && !self.is_stopping()? {
                 return Err(io::Error::other(Error::cancelled()));
             }
             if self.resident_bytes().is_some_and(|resident| resident > self.memory_bytes) {
@@ -308,11 +355,8 @@ impl Read for Watched {
                     self.memory_bytes >> 20
                 ))));
             }
-            if began.elapsed() > self.silence {
-                return Err(io::Error::other(Error::exhausted(format!(
-                    "the decoder made no progress for {} s",
-                    self.silence.as_secs_f32()
-                ))));
+            if began.elapsed() > self.patience.silence {
+                return Err(io::Error::other(self.patience.over()));
             }
         }
     }

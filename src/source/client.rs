@@ -4,13 +4,15 @@ use std::ops::AddAssign;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::child::{Limits, Process, with_log};
+use super::child::{Limits, Patience, Process, with_log};
 use super::input::Input;
 use super::protocol::{
-    self, CueRequest, MediaInfo, Message, PictureRequest, Rendition, Request, SoundRequest, Summary,
+    self, CueRequest, LiveRequest, MediaInfo, Message, PictureRequest, Received, Rendition,
+    Request, SoundRequest, Summary, Targets,
 };
 use crate::error::{Error, Result};
 use crate::media::{Change, Cue, Frame, Gap, TrackKind};
@@ -80,6 +82,11 @@ impl Host {
         std::mem::take(&mut self.spent)
     }
 
+    /// Ends the child; the next request starts another.
+    pub fn end(&mut self) {
+        self.process = None;
+    }
+
     /// The child's process id, for tests and for measuring memory.
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
@@ -111,13 +118,23 @@ impl Host {
     ) -> Result<PictureStream<'a>> {
         request.check().map_err(|error| error.in_source(input.name()))?;
         self.ask(input, Request::Picture(input.address(), *request))?;
-        Ok(PictureStream {
-            answers: Answers::new(self, input),
-            request: *request,
-            next: request.targets.first,
-            watermark: Timestamp(i64::MIN),
-            last: None,
-        })
+        Ok(PictureStream::new(Answers::new(self, input), request.rendition, request.targets))
+    }
+
+    /// Frames of a live stream, as they come. Where none has come for `silence`, the stream ends with
+    /// `Unavailable`.
+    pub fn live<'a>(
+        &'a mut self,
+        input: &'a Input,
+        request: &LiveRequest,
+        silence: Duration,
+    ) -> Result<PictureStream<'a>> {
+        request.check().map_err(|error| error.in_source(input.name()))?;
+        self.ask(input, Request::Live(input.address(), *request))?;
+        if let Some(process) = &mut self.process {
+            process.be_patient(Patience { silence, is_live: true });
+        }
+        Ok(PictureStream::new(Answers::new(self, input), request.rendition, request.targets))
     }
 
     /// 16 kHz mono sound of one track. Dropping the stream before its end restarts the host.
@@ -158,7 +175,8 @@ impl Host {
             process.clear_log();
             // A group of pictures is read whole before one comes out, as slowly as the net is.
             let patience = if input.file().is_some() { 1 } else { 10 };
-            process.be_patient(self.limits.silence * patience);
+            let silence = self.limits.silence * patience;
+            process.be_patient(Patience { silence, is_live: false });
             let descriptor = input.file().map(AsFd::as_fd);
             match process.send(&request, descriptor) {
                 Ok(()) => return Ok(()),
@@ -256,6 +274,8 @@ pub enum PictureEvent {
     Gap(Gap),
     /// No frame or gap before this instant will come.
     Watermark(Timestamp),
+    /// What a live stream has brought so far.
+    Received(Received),
     /// Something odd that cost nothing, for the report.
     Notice(String),
     /// The last event.
@@ -266,17 +286,23 @@ pub enum PictureEvent {
 #[derive(Debug)]
 pub struct PictureStream<'a> {
     answers: Answers<'a>,
-    request: PictureRequest,
+    rendition: Rendition,
+    targets: Targets,
     /// The first target that may still come.
     next: u64,
     watermark: Timestamp,
     last: Option<Frame>,
 }
 
-impl PictureStream<'_> {
+impl<'a> PictureStream<'a> {
+    fn new(answers: Answers<'a>, rendition: Rendition, targets: Targets) -> Self {
+        let watermark = Timestamp(i64::MIN);
+        PictureStream { answers, rendition, targets, next: targets.first, watermark, last: None }
+    }
+
     /// Whether `target` is one of those asked for and not yet passed.
     fn accept(&mut self, target: Timestamp) -> bool {
-        let targets = &self.request.targets;
+        let targets = &self.targets;
         let index = targets.first_at_or_after(target);
         let expected = self.next..targets.end();
         if targets.at(index) != target || !expected.contains(&index) {
@@ -289,7 +315,7 @@ impl PictureStream<'_> {
     /// Whether a change is one that can have been seen at `target`: the frame that serves it may be
     /// a little later.
     fn is_plausible(&self, change: &Change, target: Timestamp) -> bool {
-        let targets = &self.request.targets;
+        let targets = &self.targets;
         let next = targets.at(targets.first_at_or_after(target).saturating_add(1));
         (0.0..=1.0).contains(&change.strength) && change.at < next
     }
@@ -297,19 +323,19 @@ impl PictureStream<'_> {
     /// Whether a gap begins at such a target and reaches no further than the request.
     fn accept_gap(&mut self, gap: &Gap) -> bool {
         let Span { start, end } = gap.span;
-        let targets = &self.request.targets;
+        let targets = &self.targets;
         if gap.track != TrackKind::Picture || end > targets.at(targets.end()) || !self.accept(start)
         {
             return false;
         }
-        self.next = self.next.max(self.request.targets.first_at_or_after(end));
+        self.next = self.next.max(self.targets.first_at_or_after(end));
         end > start
     }
 
     /// Whether a promise takes none back and is none about what was not asked for. What it says
     /// will not come counts as passed.
     fn accept_watermark(&mut self, at: Timestamp) -> bool {
-        let targets = &self.request.targets;
+        let targets = &self.targets;
         if at < self.watermark || at > targets.at(targets.end()) {
             return false;
         }
@@ -327,8 +353,7 @@ impl Iterator for PictureStream<'_> {
             Ok(answer) => answer,
             Err(error) => return Some(Err(error)),
         };
-        let Rendition { width_px: wanted_width, height_px: wanted_height, .. } =
-            self.request.rendition;
+        let Rendition { width_px: wanted_width, height_px: wanted_height, .. } = self.rendition;
         let event = match message {
             Message::Frame { target, pts, raw_pts, width_px, height_px, change } => {
                 let bytes = wanted_width as usize * wanted_height as usize * 3;
@@ -361,6 +386,7 @@ impl Iterator for PictureStream<'_> {
                 }
                 PictureEvent::Watermark(at)
             }
+            Message::Received(received) => PictureEvent::Received(received),
             Message::Notice(text) => PictureEvent::Notice(text),
             Message::End(summary) => {
                 self.answers.host.spent += Spent {

@@ -46,6 +46,25 @@ impl Input {
         }
     }
 
+    /// Opens a file to be played as if it were live, or takes the address of a stream.
+    ///
+    /// # Errors
+    /// As [`Input::open`] for a file; `Unsupported` for an address that is no stream's.
+    pub fn open_live(location: &Location) -> Result<Input> {
+        match location {
+            Location::File(path) => Self::open_file(path),
+            Location::Url(url) => {
+                let name = shown_url(url);
+                if location.is_live() || url.starts_with("http://") || url.starts_with("https://") {
+                    return Ok(Input { name, origin: Origin::Url(url.clone()) });
+                }
+                let what = "no live stream that is read here: rtsp, rtsps, srt, udp, tcp, http and \
+                     https are";
+                Err(Error::unsupported(what).in_source(name))
+            }
+        }
+    }
+
     fn open_file(path: &Path) -> Result<Input> {
         let name = shown_path(path);
         // Not blocking: opening a pipe for reading would wait until somebody writes to it.

@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 /// Longest list that is read from standard input.
 const MAX_LIST_BYTES: u64 = 64 << 20;
 
+/// Schemes of addresses behind which a stream is live.
+const LIVE: [&str; 5] = ["rtsp", "rtsps", "srt", "tcp", "udp"];
+
 /// Extensions of still images, which folders give only on request.
 const IMAGES: [&str; 16] = [
     "avif", "bmp", "gif", "heic", "heif", "ico", "jfif", "jpeg", "jpg", "jxl", "pgm", "png", "ppm",
@@ -135,6 +138,13 @@ impl Location {
             Some(text) if is_url(text) => Location::Url(text.to_owned()),
             _ => Location::File(PathBuf::from(text)),
         }
+    }
+
+    /// Whether it is the address of a stream that has no end.
+    pub fn is_live(&self) -> bool {
+        let Location::Url(url) = self else { return false };
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        LIVE.iter().any(|live| scheme.eq_ignore_ascii_case(live))
     }
 }
 

@@ -23,7 +23,7 @@ pub use fingerprint::Fingerprint;
 pub use input::Input;
 pub use listing::Location;
 pub use protocol::{
-    CueRequest, FieldOrder, Fit, MediaInfo, PictureRequest, Rational, Rendition, SoundRequest,
-    Summary, Targets, Track,
+    CueRequest, FieldOrder, Fit, LiveRequest, MediaInfo, PictureRequest, Rational, Received,
+    Rendition, SoundRequest, Summary, Targets, Track, Transport,
 };
 pub use sidecar::{Sidecar, Sidecars};

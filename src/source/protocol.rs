@@ -14,7 +14,7 @@ use crate::time::{Micros, Timestamp};
 
 const MAGIC: u16 = 0xC13E;
 /// Raised with every change of a message.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const HEADER_BYTES: usize = 12;
 /// Longest message without its body. A cue or a track's title is never near it.
 const MAX_MESSAGE_BYTES: u32 = 1 << 20;
@@ -126,21 +126,31 @@ pub struct PictureRequest {
 
 impl PictureRequest {
     pub(super) fn check(&self) -> Result<()> {
-        let side = 1..=MAX_RENDITION_PX;
-        let Rendition { width_px, height_px, .. } = self.rendition;
-        if !side.contains(&width_px) || !side.contains(&height_px) {
-            return Err(Error::invalid_input(format!(
-                "a rendition of {width_px}x{height_px} px: each side must be 1 to {MAX_RENDITION_PX}"
-            )));
-        }
-        let Targets { offset, step_num, step_den, .. } = self.targets;
-        if step_den == 0 || step_num < u64::from(step_den) || offset.0 < 0 {
-            return Err(Error::invalid_input(
-                "picture targets need a step of at least 1 µs and an offset that is not negative",
-            ));
-        }
-        Ok(())
+        check(&self.rendition, &self.targets)
     }
+}
+
+impl LiveRequest {
+    pub(super) fn check(&self) -> Result<()> {
+        check(&self.rendition, &self.targets)
+    }
+}
+
+fn check(rendition: &Rendition, targets: &Targets) -> Result<()> {
+    let side = 1..=MAX_RENDITION_PX;
+    let Rendition { width_px, height_px, .. } = *rendition;
+    if !side.contains(&width_px) || !side.contains(&height_px) {
+        return Err(Error::invalid_input(format!(
+            "a rendition of {width_px}x{height_px} px: each side must be 1 to {MAX_RENDITION_PX}"
+        )));
+    }
+    let Targets { offset, step_num, step_den, .. } = *targets;
+    if step_den == 0 || step_num < u64::from(step_den) || offset.0 < 0 {
+        return Err(Error::invalid_input(
+            "picture targets need a step of at least 1 µs and an offset that is not negative",
+        ));
+    }
+    Ok(())
 }
 
 /// A span of one sound track, as 16 kHz mono.
@@ -151,6 +161,59 @@ pub struct SoundRequest {
     pub start: Timestamp,
     /// `None`: to the end of the source.
     pub end: Option<Timestamp>,
+}
+
+/// The picture of a live stream, for as long as it comes. Each target gets the picture on display.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveRequest {
+    pub rendition: Rendition,
+    /// On a clock that goes on between connections, so `first` is where this one begins.
+    pub targets: Targets,
+    /// Where media time is zero, in microseconds of the system's monotonic clock.
+    pub zero_us: i64,
+    /// How RTSP brings its packets.
+    pub transport: Transport,
+}
+
+/// How RTSP brings its packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// In the connection itself: nothing is lost while it stands.
+    #[default]
+    Tcp,
+    Udp,
+}
+
+/// What became of the frames of a live stream since it was connected. Each frame that was received
+/// is in one of the numbers that follow, or under way in the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Received {
+    /// Coded frames, as they come out of their packets.
+    pub received: u64,
+    /// Handed on to be encoded.
+    pub encoded: u64,
+    /// Not chosen for a clip.
+    pub skipped: u64,
+    /// Left out since the keyframe that they are predicted from was not received.
+    pub before_keyframe: u64,
+    /// Left out since decoding, or what follows, did not keep up.
+    pub behind: u64,
+    /// Of which no picture came.
+    pub undecodable: u64,
+    /// Packets on the way to frames that did not come.
+    pub lost_packets: u64,
+    /// Times that the stream's own timestamps jumped.
+    pub jumps: u64,
+}
+
+impl Received {
+    /// Frames that are still in the host.
+    pub fn under_way(&self) -> u64 {
+        let settled =
+            [self.encoded, self.skipped, self.before_keyframe, self.behind, self.undecodable];
+        settled.iter().fold(self.received, |left, count| left.saturating_sub(*count))
+    }
 }
 
 /// Timed text of a source.
@@ -278,6 +341,9 @@ pub(super) enum Request {
     },
     Probe(Address),
     Picture(Address, PictureRequest),
+    Live(Address, LiveRequest),
+    /// Ends a live stream that is under way.
+    Stop,
     Sound(Address, SoundRequest),
     Cues(Address, CueRequest),
 }
@@ -318,6 +384,8 @@ pub(super) enum Message {
     Cue(Box<Cue>),
     Gap(Gap),
     Watermark(Timestamp),
+    /// What a live stream has brought so far: about once a second while frames come.
+    Received(Received),
     /// Something odd that cost nothing, for the report.
     Notice(String),
     End(Summary),

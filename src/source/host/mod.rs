@@ -10,6 +10,8 @@ mod demux;
 mod ffi;
 mod gop;
 mod h264;
+#[cfg(feature = "live")]
+mod live;
 mod nal;
 mod orientation;
 mod picture;
@@ -71,9 +73,11 @@ fn serve(request: Request, descriptor: Option<File>, outbox: &mut Outbox) -> Res
     let summary = match request {
         Request::Limit { memory_bytes } => {
             limit(Resource::Data, memory_bytes);
-            // The only request without an answer.
+            // A request without an answer.
             return Ok(());
         }
+        // What was to stop is over.
+        Request::Stop => return Ok(()),
         Request::Probe(address) => {
             let source = demux::Source::open(address, descriptor)?;
             outbox.send(&Message::Info(Box::new(source.info().clone())));
@@ -82,6 +86,15 @@ fn serve(request: Request, descriptor: Option<File>, outbox: &mut Outbox) -> Res
         Request::Picture(address, request) => {
             request.check()?;
             picture::serve(demux::Source::open(address, descriptor)?, &request, outbox)?
+        }
+        #[cfg(feature = "live")]
+        Request::Live(address, request) => {
+            request.check()?;
+            live::serve(&address, descriptor, &request, outbox)?
+        }
+        #[cfg(not(feature = "live"))]
+        Request::Live(..) => {
+            return Err(Error::unsupported("this build reads no live streams (feature `live`)"));
         }
         Request::Sound(address, request) => {
             sound::serve(demux::Source::open(address, descriptor)?, &request, outbox)?
@@ -98,7 +111,7 @@ fn serve(request: Request, descriptor: Option<File>, outbox: &mut Outbox) -> Res
 fn give_up_rights() {
     limit(Resource::Fsize, 0);
     limit(Resource::Core, 0);
-    limit(Resource::Nofile, 64);
+    limit(Resource::Nofile, 256);
 }
 
 fn limit(resource: Resource, value: u64) {
@@ -149,6 +162,14 @@ struct Outbox {
 impl Outbox {
     fn send(&mut self, message: &Message) {
         self.send_with(message, &[]);
+    }
+
+    /// Whether the parent has something else to say.
+    #[cfg(feature = "live")]
+    fn is_asked(&self) -> bool {
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut sockets = [PollFd::new(&self.stream, PollFlags::IN)];
+        poll(&mut sockets, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     fn take_processor_time(&mut self) -> Micros {

@@ -1,0 +1,321 @@
+//! Serving a live stream: GStreamer receives it, FFmpeg decodes it as it does files, and what is not
+//! wanted, comes too late or cannot be decoded is counted.
+
+mod arrivals;
+mod clock;
+mod reception;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use ffmpeg_next as ffmpeg;
+
+use ffmpeg::codec::Id;
+use ffmpeg::frame;
+use rustix::time::{ClockId, clock_gettime};
+
+use self::arrivals::Unit;
+use self::reception::{Coded, Reception};
+use super::delivery::Delivery;
+use super::nal::Framing;
+use super::orientation::Orientation;
+use super::sampler::{Decision, Sampler, Shown};
+use super::signature::{Signature, Signer};
+use super::{Outbox, explain};
+use crate::error::{Error, Result};
+use crate::source::protocol::{Address, LiveRequest, Message, Received, Summary};
+use crate::time::{Micros, Timestamp};
+
+/// How often it is looked whether the stream is over.
+const TICK: Duration = Duration::from_millis(100);
+/// How often what was received is told.
+const TELL: Duration = Duration::from_secs(1);
+/// Frames that a decoder may hold back to bring them into order; what is missing beyond is lost.
+const MOST_HELD: u64 = 32;
+/// Of frames that nothing refers to, some are decoded, so that a target's is never older than this
+/// share of the way to the next target.
+const SHARE_OF_STEP: i64 = 4;
+
+/// Microseconds on the clock that never steps.
+fn monotonic_us() -> i64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000)
+}
+
+pub(super) fn serve(
+    address: &Address,
+    file: Option<File>,
+    request: &LiveRequest,
+    outbox: &mut Outbox,
+) -> Result<Summary> {
+    let mut reception = Reception::open(address, file.map(Into::into), request.transport)?;
+    let mut run = Run::new(request, outbox);
+    let mut told = Instant::now();
+    let ended = loop {
+        let has_ended = reception.has_ended();
+        match reception.arrivals.pop(TICK, monotonic_us) {
+            Some(unit) => {
+                if let Err(error) = run.take(unit) {
+                    break Err(error);
+                }
+            }
+            None if has_ended => break reception.end(),
+            None => {}
+        }
+        if run.delivery.outbox.is_asked() {
+            break Ok(());
+        }
+        // A stream that is silent is told by the silence.
+        if told.elapsed() >= TELL && reception.arrivals.counts().received > run.told.received {
+            told = Instant::now();
+            run.tell(&reception);
+        }
+    };
+    run.finish();
+    run.tell(&reception);
+    let end = run.sampler.held().map(|held| held.pts + held.duration);
+    ended.map(|()| Summary {
+        packets: run.told.received,
+        decoded: run.decoded,
+        skipped: run.told.received.saturating_sub(run.decoded),
+        end,
+        ..Summary::default()
+    })
+}
+
+/// One connection's way from coded frames to targets.
+struct Run<'a> {
+    request: LiveRequest,
+    sampler: Sampler,
+    delivery: Delivery<'a>,
+    signer: Signer,
+    last_signature: Option<Signature>,
+    decoder: Option<Decoder>,
+    /// What the decoder and the sampler made of the frames.
+    counts: Received,
+    told: Received,
+    decoded: u64,
+    watermark: Timestamp,
+    decisions: Vec<Decision>,
+}
+
+struct Decoder {
+    codec: Id,
+    video: ffmpeg::decoder::Video,
+    /// Frames that went in and have not come out.
+    held: u64,
+    /// Capture time and own timestamp of what went in last.
+    times: VecDeque<(i64, i64)>,
+    last_in: i64,
+}
+
+impl<'a> Run<'a> {
+    fn new(request: &LiveRequest, outbox: &'a mut Outbox) -> Self {
+        Run {
+            request: *request,
+            sampler: Sampler::new(request.targets),
+            delivery: Delivery::new(request.rendition, Orientation::default(), outbox),
+            signer: Signer::default(),
+            last_signature: None,
+            decoder: None,
+            counts: Received::default(),
+            told: Received::default(),
+            decoded: 0,
+            watermark: Timestamp(i64::MIN),
+            decisions: Vec::new(),
+        }
+    }
+
+    /// Decodes one coded frame, or leaves it out.
+    fn take(&mut self, unit: Unit<Coded>) -> Result<()> {
+        let Coded { codec, mut packet } = unit.packet;
+        if self.decoder.as_ref().is_none_or(|decoder| decoder.codec != codec) {
+            self.drain();
+            self.decoder = Some(Decoder::open(codec)?);
+        }
+        let Some(decoder) = &mut self.decoder else { return Ok(()) };
+        let step = self.request.targets.step_num / u64::from(self.request.targets.step_den);
+        let oldest = i64::try_from(step).unwrap_or(i64::MAX) / SHARE_OF_STEP;
+        let is_spare = unit.captured.saturating_sub(decoder.last_in) < oldest;
+        if is_spare && !unit.is_key && is_unreferenced(codec, packet.data().unwrap_or_default()) {
+            self.counts.skipped += 1;
+            return Ok(());
+        }
+        decoder.last_in = unit.captured;
+        decoder.times.push_back((unit.captured, unit.pts.unwrap_or(unit.captured)));
+        if decoder.times.len() > MOST_HELD as usize {
+            decoder.times.pop_front();
+        }
+        packet.set_pts(Some(unit.captured));
+        match decoder.video.send_packet(&packet) {
+            Ok(()) => decoder.held += 1,
+            Err(ffmpeg::Error::Other { errno: ffmpeg::error::ENOMEM }) => {
+                return Err(Error::exhausted("the decoder ran out of the memory it may use"));
+            }
+            Err(_) => self.counts.undecodable += 1,
+        }
+        self.receive();
+        Ok(())
+    }
+
+    /// Takes what comes out of the decoder.
+    fn receive(&mut self) {
+        let mut current = frame::Video::empty();
+        while let Some(decoder) = &mut self.decoder
+            && decoder.video.receive_frame(&mut current).is_ok()
+        {
+            decoder.held = decoder.held.saturating_sub(1);
+            let captured = current.timestamp().unwrap_or(decoder.last_in);
+            let raw_pts = decoder.times.iter().find(|(time, _)| *time == captured);
+            let raw_pts = raw_pts.map_or(captured, |(_, raw_pts)| *raw_pts);
+            self.show(&mut current, captured, raw_pts);
+        }
+        if let Some(decoder) = &mut self.decoder
+            && decoder.held > MOST_HELD
+        {
+            decoder.held -= 1;
+            self.counts.undecodable += 1;
+        }
+    }
+
+    /// A frame is on display from now on: serves the targets before it.
+    fn show(&mut self, frame: &mut frame::Video, captured: i64, raw_pts: i64) {
+        self.decoded += 1;
+        let mut pts = Timestamp(captured.saturating_sub(self.request.zero_us));
+        if let Some(held) = self.sampler.held() {
+            // A clock that was set back a little stands still.
+            pts = pts.max(held.pts + Micros(1));
+        }
+        let signature = self.signer.sign(frame);
+        let strength = match (&signature, &self.last_signature) {
+            (Some(now), Some(before)) => Some(now.distance(before)),
+            _ => None,
+        };
+        self.last_signature = signature;
+        let has_held = self.sampler.held().is_some();
+        let shown = Shown { pts, duration: Micros::ZERO };
+        self.sampler.push(shown, strength, &mut |decision| self.decisions.push(decision));
+        self.carry_out();
+        if has_held {
+            self.settle_held();
+        }
+        self.delivery.hold(frame, pts, raw_pts);
+        self.promise();
+    }
+
+    fn carry_out(&mut self) {
+        for decision in std::mem::take(&mut self.decisions) {
+            match decision {
+                Decision::Serve { target, change } => self.delivery.serve(target, change),
+                Decision::Missing(span) => self.delivery.miss(span, "no picture"),
+            }
+        }
+    }
+
+    /// The frame on display goes: it served a target, or none.
+    fn settle_held(&mut self) {
+        if self.delivery.is_sent {
+            self.counts.encoded += 1;
+        } else {
+            self.counts.skipped += 1;
+        }
+    }
+
+    /// A target that is served lets its clip be closed.
+    fn promise(&mut self) {
+        let next = self.delivery.gaps.start().unwrap_or(self.sampler.next_target());
+        if next > self.watermark {
+            self.watermark = next;
+            self.delivery.outbox.send(&Message::Watermark(next));
+        }
+    }
+
+    /// Empties the decoder.
+    fn drain(&mut self) {
+        let Some(decoder) = &mut self.decoder else { return };
+        // Fails only where draining has begun already.
+        let _ = decoder.video.send_eof();
+        self.receive();
+        if let Some(decoder) = self.decoder.take() {
+            self.counts.undecodable += decoder.held;
+        }
+    }
+
+    /// The connection is over: the last frame serves what it is on display at.
+    fn finish(&mut self) {
+        self.drain();
+        if let Some(held) = self.sampler.held() {
+            let last = held.pts + Micros(1);
+            self.sampler.finish(last, None, &mut |decision| self.decisions.push(decision));
+            self.carry_out();
+            self.settle_held();
+        }
+        self.delivery.end_gap();
+    }
+
+    /// Tells what was received.
+    fn tell(&mut self, reception: &Reception) {
+        let arrived = reception.arrivals.counts();
+        let counts = Received {
+            received: arrived.received,
+            before_keyframe: arrived.before_keyframe,
+            behind: arrived.behind,
+            jumps: arrived.jumps,
+            lost_packets: reception.lost_packets(),
+            ..self.counts
+        };
+        self.told = counts;
+        self.delivery.outbox.send(&Message::Received(counts));
+    }
+}
+
+impl Decoder {
+    fn open(codec: Id) -> Result<Decoder> {
+        let found = ffmpeg::decoder::find(codec).ok_or_else(|| {
+            Error::unsupported(format!("this FFmpeg has no decoder for {}", codec.name()))
+        })?;
+        let cannot = |cause| explain("the decoder cannot be opened", cause);
+        let context = ffmpeg::codec::Context::new_with_codec(found);
+        // One thread: more would hold frames back.
+        let mut options = ffmpeg::Dictionary::new();
+        options.set("threads", "1");
+        let video = context
+            .decoder()
+            .open_as_with(found, options)
+            .and_then(ffmpeg::decoder::Opened::video)
+            .map_err(cannot)?;
+        Ok(Decoder { codec, video, held: 0, times: VecDeque::new(), last_in: i64::MIN })
+    }
+}
+
+/// Whether no other frame is predicted from this one: H.264's `nal_ref_idc` 0, H.265's sub-layer
+/// non-reference pictures. Other codecs do not say so in front.
+fn is_unreferenced(codec: Id, packet: &[u8]) -> bool {
+    let is_picture = |unit: &&[u8]| match codec {
+        Id::H264 => matches!(unit[0] & 31, 1..=5),
+        Id::HEVC => unit[0] >> 1 & 63 < 32,
+        _ => false,
+    };
+    let first = Framing::StartCodes.units(packet).find(is_picture);
+    first.is_some_and(|unit| match codec {
+        Id::H264 => unit[0] >> 5 & 3 == 0,
+        _ => matches!(unit[0] >> 1 & 63, 0 | 2 | 4 | 6 | 8 | 10 | 12 | 14),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_that_nothing_refers_to_are_told_by_their_first_unit() {
+        let h264 = |first: u8| is_unreferenced(Id::H264, &[0, 0, 0, 1, 9, 16, 0, 0, 1, first, 7]);
+        assert!(h264(0x01));
+        assert!(!h264(0x41) && !h264(0x65));
+        let h265 = |kind: u8| is_unreferenced(Id::HEVC, &[0, 0, 1, kind << 1, 1, 7]);
+        assert!(h265(0) && h265(8));
+        assert!(!h265(1) && !h265(19) && !h265(32));
+        assert!(!is_unreferenced(Id::VP8, &[0, 0, 1, 1]));
+    }
+}
