@@ -152,6 +152,9 @@ pub struct Span {
 }
 
 impl Span {
+    /// All of time.
+    pub const ALL: Span = Span { start: Timestamp(i64::MIN), end: Timestamp::MAX };
+
     pub const fn new(start: Timestamp, end: Timestamp) -> Self {
         Span { start, end }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::progress::IndexProgress;
 use super::{CommandResult, Failure, Outcome, counted, interrupt, note, print_json, print_line};
 use crate::error::{Error, Kind, Result};
-use crate::library::{Place, Reader, Writer};
+use crate::library::{Origin, Place, Reader, Writer};
 use crate::model::{Commercial, Device, Models};
 #[cfg(feature = "speech")]
 use crate::pipeline::Hearing;
@@ -19,7 +19,8 @@ use crate::source::{Location, listing};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Files, folders (with what is in them), patterns such as 'tapes/*.mp4', or http(s) addresses;
+    /// Files, folders (with what is in them), patterns such as 'tapes/*.mp4', or http(s) addresses; or
+    /// live streams (rtsp, rtsps, srt, udp, tcp), which are read until Ctrl-C;
     /// `-` reads such names from standard input, one a line or separated by NUL. Without any: all that
     /// the library has, where it was last seen
     sources: Vec<std::ffi::OsString>,
@@ -70,6 +71,9 @@ pub struct Args {
     /// them is deleted
     #[arg(long)]
     take_over: bool,
+    #[cfg(feature = "live")]
+    #[command(flatten)]
+    live: super::live::LiveArgs,
     /// Use only models whose licences allow this: those that are needed and do not are refused, and
     /// what can be done without (visual words) is left out
     #[arg(long, value_name = "USE", value_enum)]
@@ -123,6 +127,12 @@ pub fn run(args: Args) -> CommandResult {
         hearing(&args, &models, is_commercial, &mut left_out)?
     };
     let cancel = interrupt::cancel_on_signal()?;
+    #[cfg(feature = "live")]
+    if let Some(streams) = args.live.streams(&args.sources, args.images)? {
+        let (loaded, library, reader) = open(&args, pipeline, &models)?;
+        let options = args.live.options(args.batch, args.tag, cancel);
+        return super::live::run(streams, library, reader, loaded, options, args.json);
+    }
     let found = if args.sources.is_empty() {
         known_places(&args.library)?
     } else {
@@ -132,15 +142,8 @@ pub fn run(args: Args) -> CommandResult {
         return Err(Failure::usage(Error::invalid_input("the list of sources is empty")));
     }
     let (locations, missing) = distinct(found);
-    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let loaded =
-        Loaded::load(pipeline, &models, args.device, cores.get()).map_err(Failure::cannot_open)?;
     let is_new = !args.library.exists();
-    let library = Writer::open(&args.library).map_err(Failure::cannot_open)?;
-    let reader = Reader::open(&args.library).map_err(Failure::cannot_open)?;
-
-    tell_licence(&models, &loaded, &reader)?;
-
+    let (loaded, library, reader) = open(&args, pipeline, &models)?;
     let bars = (!args.json).then(|| IndexProgress::new(locations.len() + missing.len()));
     let show = |progress: &Progress<'_>| match (&bars, progress) {
         (Some(bars), progress) => bars.show(progress),
@@ -154,7 +157,7 @@ pub fn run(args: Args) -> CommandResult {
         show(&Progress::Finished(report));
     }
     let options = Options {
-        workers: args.workers.unwrap_or(cores),
+        workers: args.workers.unwrap_or_else(cores),
         batch: args.batch,
         tags: args.tag,
         verify: args.verify,
@@ -227,6 +230,24 @@ fn hearing(
     Ok(Some(hearing))
 }
 
+fn cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Loads the models and opens the library.
+fn open(
+    args: &Args,
+    pipeline: Pipeline,
+    models: &Models,
+) -> Result<(Loaded, Writer, Reader), Failure> {
+    let loaded =
+        Loaded::load(pipeline, models, args.device, cores().get()).map_err(Failure::cannot_open)?;
+    let library = Writer::open(&args.library).map_err(Failure::cannot_open)?;
+    let reader = Reader::open(&args.library).map_err(Failure::cannot_open)?;
+    tell_licence(models, &loaded, &reader)?;
+    Ok((loaded, library, reader))
+}
+
 /// Each source once, and reports of those that are not there.
 pub(super) fn distinct(found: Vec<Result<Location>>) -> (Vec<Location>, Vec<SourceReport>) {
     let mut locations = Vec::new();
@@ -269,7 +290,8 @@ fn tell_licence(models: &Models, loaded: &Loaded, reader: &Reader) -> Result<(),
 fn known_places(library: &Path) -> Result<Vec<Result<Location>>, Failure> {
     let reader = Reader::open(library).map_err(Failure::cannot_open)?;
     let sources = reader.sources().map_err(Failure::cannot_open)?;
-    let locations = sources.iter().filter_map(|source| {
+    let files = sources.iter().filter(|source| source.origin != Origin::Live);
+    let locations = files.filter_map(|source| {
         let places = || source.locations.iter().map(|location| &location.place);
         let is_there = |place: &&Place| matches!(place, Place::Path(path) if path.exists());
         match places().find(is_there).or_else(|| places().next())? {

@@ -10,6 +10,8 @@ mod export;
 mod index;
 mod interrupt;
 mod library;
+#[cfg(feature = "live")]
+mod live;
 mod models;
 mod output;
 mod pipeline;
@@ -20,6 +22,7 @@ mod setup;
 mod train;
 #[cfg(feature = "speech")]
 mod transcribe;
+mod when;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -133,6 +136,16 @@ fn tag(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// A length of time in seconds, more than nothing.
+#[cfg(feature = "live")]
+fn positive_secs(text: &str) -> Result<std::time::Duration, String> {
+    let secs: f64 = text.parse().map_err(|_| "write a number of seconds".to_owned())?;
+    match std::time::Duration::try_from_secs_f64(secs) {
+        Ok(length) if length.as_millis() > 0 => Ok(length),
+        _ => Err("write a number of seconds above 0".to_owned()),
+    }
+}
+
 /// Turns video files into a library that can be searched, read and compared.
 #[derive(clap::Parser, Debug)]
 #[command(
@@ -163,7 +176,8 @@ enum Command {
     #[command(after_help = "Examples:
   cinelex index talk.mp4 --library talks.library
   cinelex index tapes/ 'more/*.mkv' --library archive.library --tag shelf=12
-  find /archive -name '*.mxf' -print0 | cinelex index - --library archive.library")]
+  find /archive -name '*.mxf' -print0 | cinelex index - --library archive.library
+  cinelex index rtsp://camera/door rtsp://camera/yard --library cameras.library")]
     Index(index::Args),
     /// Find moments by words, by a picture, or by another moment
     #[command(after_help = "Examples:

@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
 use super::export::{self, Exported};
+use super::when::{Lately, WallTime, wall_span};
 use super::{
     CommandResult, Failure, Outcome, caption_line, note, one_line, print_json, print_line,
 };
 use crate::error::{Error, Result};
-use crate::library::{ClipId, Hit, Query, Reader, RecipeKind, Space};
+use crate::library::{ClipId, Hit, Origin, Query, Reader, RecipeKind, Space, Unseen};
 use crate::media::Channel;
 use crate::model::{Device, Models};
 use crate::pipeline::{Loaded, Pipeline};
@@ -34,13 +37,16 @@ pub struct Args {
     /// Only within this part of each source: 10:00-12:00, or 1:00:00- for everything after
     #[arg(long, value_name = "START-END")]
     within: Option<Span>,
-    /// Only what was recorded at or after this time of day: 2026-11-20, "2026-11-20 10:00", or with
-    /// a zone 2026-11-20T10:00:00Z
+    /// Only what was recorded at or after this time of day: 2026-11-20, "2026-11-20 10:00",
+    /// "yesterday 10:00", 10:00, or with a zone 2026-11-20T10:00:00Z
     #[arg(long, value_name = "WHEN")]
     from: Option<WallTime>,
     /// Only what was recorded before this time of day
     #[arg(long, value_name = "WHEN")]
     to: Option<WallTime>,
+    /// Only what was recorded in so long up to now: 90s, 15m, 2h, 7d
+    #[arg(long, value_name = "LENGTH", conflicts_with_all = ["from", "to"])]
+    last: Option<Lately>,
     /// Only in sources with this tag; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = super::tag)]
     tag: Vec<(String, String)>,
@@ -74,32 +80,14 @@ fn finite(text: &str) -> std::result::Result<f32, String> {
     text.parse().ok().filter(|score: &f32| score.is_finite()).ok_or("write a number".to_owned())
 }
 
-/// An instant on the wall clock, as people write it.
-#[derive(Debug, Clone, Copy)]
-struct WallTime(jiff::Timestamp);
-
-impl std::str::FromStr for WallTime {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        if let Ok(at) = text.parse::<jiff::Timestamp>() {
-            return Ok(WallTime(at));
-        }
-        let civil: jiff::civil::DateTime = text.parse().map_err(|_| {
-            "write a date (2026-11-20), a date and time (\"2026-11-20 10:00\"), or with a zone \
-             (2026-11-20T10:00:00Z)"
-                .to_owned()
-        })?;
-        let here = jiff::tz::TimeZone::system().to_timestamp(civil).map_err(|e| e.to_string())?;
-        Ok(WallTime(here))
-    }
-}
-
 pub fn run(args: Args) -> CommandResult {
     let mut reader = Reader::open(&args.library).map_err(Failure::cannot_open)?;
     let mut query = Query {
         within: args.within,
-        from_us: args.from.map(|at| at.0.as_microsecond()),
+        from_us: match args.last {
+            Some(Lately(length)) => Some((Timestamp::now() - length).as_microsecond()),
+            None => args.from.map(|at| at.0.as_microsecond()),
+        },
         to_us: args.to.map(|at| at.0.as_microsecond()),
         tags: args.tag.clone(),
         channels: args.channel.clone(),
@@ -133,6 +121,11 @@ pub fn run(args: Args) -> CommandResult {
     if hits.is_empty() {
         let reason = why_nothing(&mut reader, &query)?;
         if args.json { note(&reason) } else { print_line(&reason)? }
+    }
+    if query.from_us.is_some() || query.to_us.is_some() {
+        for unseen in reader.unseen(&query, Timestamp::now().as_microsecond())? {
+            if args.json { print_json("unseen", &unseen)? } else { print_unseen(&unseen)? }
+        }
     }
     if let Some(file) = &args.export {
         let best = hits
@@ -252,7 +245,7 @@ fn why_nothing(reader: &mut Reader, query: &Query) -> Result<String> {
     without("--source".into(), !query.sources.is_empty(), &|query| query.sources.clear());
     without("--within".into(), query.within.is_some(), &|query| query.within = None);
     let is_dated = query.from_us.is_some() || query.to_us.is_some();
-    without("--from and --to".into(), is_dated, &|query| {
+    without("--from, --to and --last".into(), is_dated, &|query| {
         (query.from_us, query.to_us) = (None, None);
     });
     for (name, value) in &query.tags {
@@ -292,6 +285,13 @@ fn print_hit(hit: &Hit) -> Result<()> {
         channel => format!("{channel}, by {}", hit.found.by.as_str()),
     };
     let span = Span::new(hit.span.start_us, hit.span.end_us);
+    // Of a live source, the time of day says more than the time since it was first watched.
+    let span = match hit.wall_clock_us {
+        Some(start_us) if hit.origin == Origin::Live => {
+            wall_span(start_us, start_us.saturating_add(span.length().0))
+        }
+        _ => span.to_string(),
+    };
     print_line(&format!(
         "{:>3}. {:.3}  {span}  {}  ({by})",
         hit.rank,
@@ -313,6 +313,16 @@ fn print_hit(hit: &Hit) -> Result<()> {
         print_line(&format!("       clip {clip}"))?;
     }
     Ok(())
+}
+
+/// `no video 2026-11-20 10:02:10-10:05:41  rtsp://camera/door  (camera unreachable)`.
+fn print_unseen(unseen: &Unseen) -> Result<()> {
+    print_line(&format!(
+        "no video {}  {}  ({})",
+        wall_span(unseen.from_us, unseen.to_us),
+        one_line(&unseen.name),
+        one_line(&unseen.reason)
+    ))
 }
 
 fn place(hit: &Hit) -> String {

@@ -102,7 +102,7 @@ impl Writer {
             return Err(Error::internal("a cue before its chunk").at(cue.span.start));
         }
         self.record.write(|sql| {
-            insert_gaps(sql, source, recipe.key, chunk.index, &chunk.gaps)?;
+            insert_gaps(sql, source, recipe.key, chunk.index, &chunk.gaps, 0)?;
             let (start_us, end_us) = (chunk.span.start.0, chunk.span.end.0);
             let gaps = chunk.gaps.len();
             sql.execute(

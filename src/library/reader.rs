@@ -13,7 +13,7 @@ use super::rows::{self, RecipeRow};
 use super::schema::{Database, FEATURES, RECORD};
 use super::search::Memory;
 use super::stream::{WHOLE_SEGMENT, whole_segment};
-use super::types::{Place, Recipe, RecipeKind, Source, State, Tree};
+use super::types::{Origin, Place, Recipe, RecipeKind, Source, State, Tree};
 use super::writer::check_pair;
 use crate::error::{Error, Result};
 use crate::media::{Caption, CellFeatures, ClipHead, Cue, Gap, VisualWord};
@@ -290,14 +290,17 @@ impl Reader {
         self.record.read(|sql| cues_of(sql, rows::source_key(sql, id)?))
     }
 
-    /// The clips that `recipe` has made of a source, in order of start.
-    pub fn clip_heads(&self, id: SourceId, recipe: &RecipeId) -> Result<Vec<ClipHead>> {
+    /// The clips that `recipe` has made of a source and that start in `span`, in order of start.
+    pub fn clip_heads(&self, id: SourceId, recipe: &RecipeId, span: Span) -> Result<Vec<ClipHead>> {
         self.record.read(|sql| {
             let find = format!(
-                "SELECT {} FROM clips WHERE source = ?1 AND recipe = ?2 ORDER BY start_us",
+                "SELECT {} FROM clips WHERE source = ?1 AND recipe = ?2 \
+                 AND start_us >= ?3 AND start_us < ?4 ORDER BY start_us",
                 rows::CLIP_HEAD
             );
-            let of = params![rows::source_key(sql, id)?, rows::recipe_row(sql, recipe)?.key];
+            let source = rows::source_key(sql, id)?;
+            let recipe = rows::recipe_row(sql, recipe)?.key;
+            let of = params![source, recipe, span.start.0, span.end.0];
             rows::all(sql, &find, of, |row| rows::clip_head(row, 0))
         })
     }
@@ -591,9 +594,14 @@ impl Shown {
         self.clips.iter().filter(move |clip| !held(clip))
     }
 
-    /// The length that is known, else the end of the last thing in it.
+    /// The length that is known, else the end of the last clip; of a live source, from the first clip to
+    /// the last.
     pub fn length(&self) -> Micros {
         let last = self.clips.last().map_or(Timestamp::ZERO, |clip| clip.head.span.end);
-        self.source.duration.unwrap_or(last - Timestamp::ZERO)
+        let first = match self.source.origin {
+            Origin::Live => self.clips.first().map_or(last, |clip| clip.head.span.start),
+            Origin::File | Origin::Url => Timestamp::ZERO,
+        };
+        self.source.duration.unwrap_or(last - first)
     }
 }

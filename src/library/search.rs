@@ -16,7 +16,7 @@ use super::index::{Embedded, Index};
 use super::reader::Reader;
 use super::rows;
 use super::spans::SegmentSpans;
-use super::types::{Location, RecipeKind, SegmentReading};
+use super::types::{Location, Origin, RecipeKind, SegmentReading};
 use super::vectors::VectorSet;
 use super::words::{COMMON, Matches, Postings, TextRow, WordIndex, named};
 use crate::error::{Error, Kind, Result};
@@ -77,6 +77,7 @@ pub struct Hit {
     pub rank: usize,
     pub source: SourceId,
     pub name: String,
+    pub origin: Origin,
     /// Where the source was seen last; none where it is gone.
     pub location: Option<Location>,
     #[serde(flatten)]
@@ -487,6 +488,7 @@ fn hit(
         rank,
         source: source.id,
         name: source.name,
+        origin: source.origin,
         location,
         span: HitSpan { start_us: fused.span.start, end_us: fused.span.end, segment },
         found: found[0],
@@ -551,7 +553,7 @@ fn said_in(sql: &Connection, source: i64, span: Span, query: &str) -> Result<Vec
 }
 
 /// What of the library a query looks at.
-struct Filter {
+pub(super) struct Filter {
     sources: Option<BTreeSet<i64>>,
     within: Option<Span>,
     /// From, to, and each source's zero, in microseconds since 1970.
@@ -559,7 +561,7 @@ struct Filter {
 }
 
 impl Filter {
-    fn of(sql: &Connection, query: &Query) -> Result<Self> {
+    pub fn of(sql: &Connection, query: &Query) -> Result<Self> {
         let mut sources: Option<BTreeSet<i64>> = None;
         if !query.sources.is_empty() {
             let keys = query.sources.iter().map(|&id| rows::source_key(sql, id));
@@ -589,7 +591,7 @@ impl Filter {
         self.sources.is_some() || self.within.is_some() || self.wall.is_some()
     }
 
-    fn keeps(&self, source: i64, span: Span) -> bool {
+    pub fn keeps(&self, source: i64, span: Span) -> bool {
         let on_clock = |(from, to, zeros): &(i64, i64, HashMap<i64, i64>)| {
             zeros.get(&source).is_some_and(|zero| {
                 zero.saturating_add(span.start.0) < *to && zero.saturating_add(span.end.0) > *from

@@ -25,7 +25,7 @@ use super::types::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::media::{Cue, Gap};
-use crate::time::Micros;
+use crate::time::{Micros, Span};
 
 /// The one writer of a library. Whoever holds it holds the folder's lock, which the system takes
 /// back when the process ends, however it ends.
@@ -345,7 +345,7 @@ impl Writer {
             let at = params![source, recipe.key, number];
             sql.execute("DELETE FROM gaps WHERE source = ?1 AND recipe = ?2 AND chunk = ?3", at)?;
             insert_clips(sql, source, recipe.key, chunk)?;
-            insert_gaps(sql, source, recipe.key, number, &chunk.gaps)?;
+            insert_gaps(sql, source, recipe.key, number, &chunk.gaps, 0)?;
             sql.execute(
                 &CHUNKS.replace(),
                 params![
@@ -405,6 +405,17 @@ impl Writer {
         recipe: &RecipeId,
         segments: &[SegmentRecord],
     ) -> Result<()> {
+        self.commit_segments_in(source, recipe, Span::ALL, segments)
+    }
+
+    /// As [`Writer::commit_segments`], for those that start in `span` only.
+    pub fn commit_segments_in(
+        &mut self,
+        source: SourceId,
+        recipe: &RecipeId,
+        span: Span,
+        segments: &[SegmentRecord],
+    ) -> Result<()> {
         let (source, recipe) = self.keys(source, recipe, RecipeKind::Segment)?;
         let dimension = recipe.recipe.space.as_ref().map(|space| space.dimension);
         for segment in segments {
@@ -414,12 +425,10 @@ impl Writer {
             }
         }
         self.record.write(|sql| {
-            let replaced = sql.execute(
-                "DELETE FROM segments WHERE source = ?1 AND recipe = ?2",
-                params![source, recipe.key],
-            )?;
-            let of = params![source, recipe.key];
-            sql.execute("DELETE FROM readings WHERE source = ?1 AND recipe = ?2", of)?;
+            let of = params![source, recipe.key, span.start.0, span.end.0];
+            let these = "source = ?1 AND recipe = ?2 AND start_us >= ?3 AND start_us < ?4";
+            let replaced = sql.execute(&format!("DELETE FROM segments WHERE {these}"), of)?;
+            sql.execute(&format!("DELETE FROM readings WHERE {these}"), of)?;
             if replaced > 0 {
                 count_up(sql, RecipeKind::Segment)?;
             }
@@ -583,7 +592,12 @@ pub(super) fn check_pair(record: &Database, features: &Database) -> Result<()> {
     )))
 }
 
-fn insert_clips(sql: &Connection, source: i64, recipe: i64, chunk: &ChunkRecord) -> Result<()> {
+pub(super) fn insert_clips(
+    sql: &Connection,
+    source: i64,
+    recipe: i64,
+    chunk: &ChunkRecord,
+) -> Result<()> {
     let mut insert = sql.prepare_cached(&CLIPS.insert())?;
     for clip in &chunk.clips {
         insert.execute(params![
@@ -626,15 +640,17 @@ fn insert_readings(
     Ok(())
 }
 
+/// Gaps of a chunk that has so many already.
 pub(super) fn insert_gaps(
     sql: &Connection,
     source: i64,
     recipe: i64,
     chunk: u32,
     gaps: &[Gap],
+    before: usize,
 ) -> Result<()> {
     let mut insert = sql.prepare_cached(&GAPS.insert())?;
-    for (place, gap) in gaps.iter().enumerate() {
+    for (place, gap) in (before..).zip(gaps) {
         insert.execute(params![
             source,
             recipe,
@@ -683,7 +699,7 @@ fn embedding_to_bytes(embedding: &[f16]) -> Option<Vec<u8>> {
 }
 
 /// What the stages hand over keeps these; one that doesn't is a bug there, and must not get in.
-fn check_chunk(chunk: &ChunkRecord, dimension: Option<usize>) -> Result<()> {
+pub(super) fn check_chunk(chunk: &ChunkRecord, dimension: Option<usize>) -> Result<()> {
     let length = chunk.clips.first().map_or(0, |clip| clip.features.len());
     let mut before = None;
     for clip in &chunk.clips {

@@ -15,6 +15,8 @@ mod jobs;
 mod licence;
 #[cfg(feature = "speech")]
 mod listening;
+#[cfg(feature = "live")]
+mod live;
 mod loaded;
 mod opened;
 mod report;
@@ -32,6 +34,11 @@ pub use config::{Listed, Pipeline};
 pub use ears::{Ears, Hearing};
 pub use ingest::{Options, index};
 pub use licence::commercial_only;
+#[cfg(feature = "live")]
+pub use live::{
+    ClipSpan, Frames, LiveEvent, LiveOptions, LiveReport, LiveSource, StoredClip, StreamState,
+    StreamStatus, read_streams, watch,
+};
 pub use loaded::Loaded;
 pub use report::{Part, Problem, Progress, RunReport, SourceReport, SourceState};
 pub use stages::DEFAULT_BATCH;

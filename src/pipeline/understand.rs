@@ -51,7 +51,7 @@ impl Understand<'_> {
         for source in left.into_iter().chain(named) {
             // The sources that are passed over now are left to the next run.
             if !self.cancel.is_cancelled() {
-                let segments = self.source(source)?;
+                let segments = self.part(source, Span::ALL)?;
                 stats.count_items(usize::try_from(segments).unwrap_or(0));
                 written += segments;
             }
@@ -63,8 +63,9 @@ impl Understand<'_> {
         self.library.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn source(&mut self, source: SourceId) -> Result<u64> {
-        let clips = self.reader.clip_heads(source, self.clip_recipe)?;
+    /// Makes the segments anew of the clips that start in `span`. Returns how many there are.
+    pub fn part(&mut self, source: SourceId, span: Span) -> Result<u64> {
+        let clips = self.reader.clip_heads(source, self.clip_recipe, span)?;
         let (stats, describing) = (self.stats, self.describing);
         let (plans, embeddings) = worked(stats, || self.plans(source, &clips))?;
         let readings = worked(describing, || self.describe(source, &clips, &plans, &embeddings))?;
@@ -84,7 +85,7 @@ impl Understand<'_> {
                 })
                 .collect();
             let mut library = self.library();
-            library.commit_segments(source, self.recipe, &records)?;
+            library.commit_segments_in(source, self.recipe, span, &records)?;
             if library.progress(source, self.clip_recipe)? == State::Complete {
                 library.finish_source(source, self.recipe, State::Complete, None)?;
             }

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bad_input;
+#[cfg(feature = "live")]
+mod camera;
 mod captioner;
 mod captions;
 mod changing;
@@ -21,6 +23,8 @@ mod library;
 mod licence;
 #[cfg(feature = "speech")]
 mod listening;
+#[cfg(feature = "live")]
+mod live;
 mod media;
 mod merging;
 mod models;

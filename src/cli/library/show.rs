@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::super::when::{wall_span, wall_time};
 use super::super::{
     CommandResult, Outcome, caption_line, counted, one_line, print_json, print_line,
 };
 use super::open;
 use crate::error::Result;
-use crate::library::{ClipRow, Place, SegmentRow, Shown, Source, Tree};
+use crate::library::{ClipRow, Origin, Place, SegmentRow, Shown, Source, Tree};
 use crate::media::{Cue, CueKind, Gap, TimedWord, TrackKind, VisualWord};
+use crate::time::{Span, Timestamp};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -65,12 +67,12 @@ fn print_shown(shown: &Shown) -> Result<()> {
     for segment in &shown.segments {
         print_line("")?;
         let text = if segment.text.is_empty() { "(no words)" } else { &segment.text };
-        print_line(&format!("{}  {}", segment.span, one_line(text)))?;
+        print_line(&format!("{}  {}", span_of(source, segment.span), one_line(text)))?;
         if let Some(caption) = &segment.caption {
             print_line(&format!("  {}", caption_line(caption, segment.alignment)))?;
         }
         for clip in shown.clips_of(segment) {
-            print_clip(clip, shown.tree)?;
+            print_clip(clip, shown)?;
         }
     }
     let alone: Vec<&ClipRow> = shown.clips_alone().collect();
@@ -78,7 +80,7 @@ fn print_shown(shown: &Shown) -> Result<()> {
         print_line("")?;
         print_line("clips in no segment")?;
         for clip in alone {
-            print_clip(clip, shown.tree)?;
+            print_clip(clip, shown)?;
         }
     }
     if shown.segments.is_empty() && !shown.cues.is_empty() {
@@ -90,22 +92,36 @@ fn print_shown(shown: &Shown) -> Result<()> {
     if !shown.gaps.is_empty() {
         print_line("")?;
         for gap in &shown.gaps {
-            print_line(&format!("gap  {}  {}: {}", gap.span, gap.track, one_line(&gap.reason)))?;
+            let span = span_of(source, gap.span);
+            print_line(&format!("gap  {span}  {}: {}", gap.track, one_line(&gap.reason)))?;
         }
     }
     Ok(())
 }
 
 /// `  0:01.500  3.11.7 | 0.2.4 …  shot at 0:02.040`: the whole picture's word, then the cells'.
-fn print_clip(clip: &ClipRow, tree: Option<Tree>) -> Result<()> {
-    let words: Vec<String> = clip.words.iter().map(|&word| dotted(&path(word, tree))).collect();
+fn print_clip(clip: &ClipRow, shown: &Shown) -> Result<()> {
+    let words = clip.words.iter().map(|&word| dotted(&path(word, shown.tree)));
+    let words: Vec<String> = words.collect();
     let words = match words.split_first() {
         None => String::new(),
         Some((whole, [])) => whole.clone(),
         Some((whole, cells)) => format!("{whole} | {}", cells.join(" ")),
     };
-    let shot = clip.head.shot_start.map_or(String::new(), |at| format!("  shot at {at}"));
-    print_line(&format!("  {:>11}  {words}{shot}", clip.head.span.start))
+    let time = |at: Timestamp| match shown.source.origin {
+        Origin::Live => wall_time(at.0),
+        Origin::File | Origin::Url => at.to_string(),
+    };
+    let shot = clip.head.shot_start.map_or(String::new(), |at| format!("  shot at {}", time(at)));
+    print_line(&format!("  {:>11}  {words}{shot}", time(clip.head.span.start)))
+}
+
+/// Media time, or, of a live source, the time of day.
+fn span_of(source: &Source, span: Span) -> String {
+    match source.origin {
+        Origin::Live => wall_span(span.start.0, span.end.0),
+        Origin::File | Origin::Url => span.to_string(),
+    }
 }
 
 fn path(word: VisualWord, tree: Option<Tree>) -> Vec<u32> {

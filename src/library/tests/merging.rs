@@ -122,7 +122,7 @@ fn understand(folder: &TempDir, writer: &mut Writer) {
         // At the same time, tracks stand in the order in which they came.
         cues.sort_by_key(|cue| (cue.track.clone(), cue.span.start));
         let segments: Vec<SegmentRecord> = reader
-            .clip_heads(id, &clips_recipe())
+            .clip_heads(id, &clips_recipe(), Span::ALL)
             .unwrap()
             .iter()
             .map(|head| SegmentRecord {

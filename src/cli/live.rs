@@ -1,0 +1,247 @@
+//! `cinelex index` of live streams: until Ctrl-C.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::{CommandResult, Failure, Outcome, counted, note, one_line, print_json, print_line};
+use crate::error::{Error, Kind, Result};
+use crate::graph::Cancel;
+use crate::library::{Reader, SourceId, Writer};
+use crate::pipeline::{
+    LiveEvent, LiveOptions, LiveReport, LiveSource, Loaded, StreamState, StreamStatus,
+    read_streams, watch,
+};
+use crate::source::{Location, Transport, listing};
+
+/// What `index` is told about live streams.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Live streams")]
+pub(super) struct LiveArgs {
+    /// A file that lists streams, with their names and where their credentials are
+    #[arg(long, value_name = "FILE", conflicts_with = "sources")]
+    streams: Option<PathBuf>,
+    /// Play files as if they were live: at their own pace, losing what there is no time for. http(s)
+    /// addresses are taken for streams without an end
+    #[arg(long)]
+    as_live: bool,
+    /// RTSP packets come one by one, and may be lost, in place of in the connection
+    #[arg(long)]
+    udp: bool,
+    /// A stream that brings no frame for so long is lost, and connected again
+    #[arg(long, value_name = "SECS", default_value = "10", value_parser = super::positive_secs)]
+    silence: Duration,
+    /// Pauses before a lost stream is tried again grow to this
+    #[arg(long, value_name = "SECS", default_value = "30", value_parser = super::positive_secs)]
+    longest_pause: Duration,
+}
+
+impl LiveArgs {
+    /// The streams that are to be watched; `None` where the sources are files.
+    pub fn streams(
+        &self,
+        sources: &[OsString],
+        images: bool,
+    ) -> Result<Option<Vec<LiveSource>>, Failure> {
+        if let Some(file) = &self.streams {
+            return read_streams(file).map(Some).map_err(Failure::usage);
+        }
+        let is_live = |source: &OsString| Location::from_text(source).is_live();
+        if !self.as_live && !sources.iter().any(is_live) {
+            return Ok(None);
+        }
+        if !self.as_live && !sources.iter().all(is_live) {
+            return Err(Failure::usage(Error::invalid_input(
+                "files have an end and live streams have none: index them in two runs, the files \
+                 first, or play the files as if they were live (--as-live)",
+            )));
+        }
+        let transport = if self.udp { Transport::Udp } else { Transport::Tcp };
+        let found = listing::expand(sources, images).into_iter();
+        let streams = found.map(|location| {
+            location.map(|location| LiveSource { name: None, location, transport })
+        });
+        streams.collect::<Result<Vec<_>>>().map(Some).map_err(Failure::usage)
+    }
+
+    pub fn options(&self, batch: u16, tags: Vec<(String, String)>, cancel: Cancel) -> LiveOptions {
+        let (silence, longest_pause) = (self.silence, self.longest_pause);
+        LiveOptions { batch, tags, silence, longest_pause, cancel }
+    }
+}
+
+/// How often a stream's numbers are told as JSON while its state stays.
+const TELL: Duration = Duration::from_secs(10);
+
+/// Watches streams, and says how they are.
+pub(super) fn run(
+    sources: Vec<LiveSource>,
+    library: Writer,
+    reader: Reader,
+    loaded: Loaded,
+    options: LiveOptions,
+    json: bool,
+) -> CommandResult {
+    let display = Display::new(json);
+    let watched = watch(sources, library, reader, loaded, options, &|event| display.show(event));
+    display.finish();
+    let report = watched.map_err(|error| match error.kind() {
+        Kind::InvalidInput | Kind::NotFound | Kind::Unsupported => Failure::usage(error),
+        _ => Failure::from(error),
+    })?;
+    if json {
+        print_json("live_run", &report)?;
+    } else {
+        print_report(&report)?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// A line a stream on a terminal, a line a change of state elsewhere, or JSON.
+struct Display {
+    json: bool,
+    plain: bool,
+    bars: MultiProgress,
+    shown: Mutex<BTreeMap<SourceId, Shown>>,
+}
+
+struct Shown {
+    bar: ProgressBar,
+    state: StreamState,
+    reason: Option<String>,
+    told: Instant,
+}
+
+impl Display {
+    fn new(json: bool) -> Self {
+        Display {
+            json,
+            plain: !json && !std::io::stderr().is_terminal(),
+            bars: MultiProgress::with_draw_target(if json {
+                ProgressDrawTarget::hidden()
+            } else {
+                ProgressDrawTarget::stderr()
+            }),
+            shown: Mutex::default(),
+        }
+    }
+
+    fn show(&self, event: &LiveEvent<'_>) {
+        match event {
+            LiveEvent::Stored(clip) if self.json => {
+                // Whoever read this may have had enough; the work goes on, and the end tells.
+                let _ = print_json("stored", clip);
+            }
+            LiveEvent::Stored(_) => {}
+            LiveEvent::Stream(status) => self.show_stream(status),
+        }
+    }
+
+    fn show_stream(&self, status: &StreamStatus) {
+        let mut all = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = !all.contains_key(&status.id);
+        let shown = all.entry(status.id).or_insert_with(|| {
+            // The template is a constant, and right; a plain bar would do as well.
+            let style = ProgressStyle::with_template("{prefix:30} {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = self.bars.add(ProgressBar::new_spinner().with_style(style));
+            bar.set_prefix(one_line(&status.source));
+            Shown { bar, state: status.state, reason: None, told: Instant::now() }
+        });
+        let is_other = is_new
+            || shown.state != status.state
+            || (status.state == StreamState::Waiting && shown.reason != status.reason);
+        shown.state = status.state;
+        if self.json {
+            if is_other || shown.told.elapsed() >= TELL {
+                shown.told = Instant::now();
+                let _ = print_json("stream", status);
+            }
+        } else if self.plain {
+            // A stream that stays lost is not told again at each attempt.
+            let is_attempt = status.state == StreamState::Connecting && shown.reason.is_some();
+            if is_other && !is_attempt {
+                note(&format!("{}: {}", one_line(&status.source), state_line(status)));
+            }
+        } else {
+            shown.bar.set_message(format!("{}; {}", state_line(status), numbers_line(status)));
+        }
+        shown.reason = match status.state {
+            StreamState::Live | StreamState::Ended => None,
+            StreamState::Connecting | StreamState::Waiting => status.reason.clone(),
+        };
+    }
+
+    fn finish(&self) {
+        for shown in self.shown.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            shown.bar.finish_and_clear();
+        }
+    }
+}
+
+/// `live since 10:02:10`, `lost at 10:02:10: camera unreachable: connection refused; again in 4 s`.
+fn state_line(status: &StreamStatus) -> String {
+    let since = clock(status.since_us);
+    let reason = status.reason.as_deref().map(one_line).unwrap_or_default();
+    match status.state {
+        StreamState::Connecting => format!("connecting since {since}"),
+        StreamState::Live => format!("live since {since}"),
+        StreamState::Waiting => match status.retry_secs {
+            Some(secs) => format!("{since} {reason}; again in {secs:.1} s"),
+            None => format!("{since} {reason}"),
+        },
+        StreamState::Ended => format!("ended at {since}"),
+    }
+}
+
+/// What came, and what was lost of it.
+fn numbers_line(status: &StreamStatus) -> String {
+    let received = &status.frames.received;
+    let mut line = format!(
+        "{}, {} received, {} encoded",
+        counted(status.clips, "clip"),
+        counted(received.received, "frame"),
+        received.encoded
+    );
+    for (count, what) in [
+        (received.behind, "dropped: behind"),
+        (received.before_keyframe, "dropped: no keyframe yet"),
+        (status.frames.host_ended, "dropped: the decoder ended"),
+        (received.undecodable, "undecodable"),
+        (received.lost_packets, "packets lost"),
+    ] {
+        if count > 0 {
+            line.push_str(&format!(", {count} {what}"));
+        }
+    }
+    if let Some(delay) = status.delay_secs {
+        line.push_str(&format!(", delay {delay:.1} s"));
+    }
+    line
+}
+
+fn print_report(report: &LiveReport) -> Result<(), Error> {
+    for status in &report.streams {
+        let mut line = format!("{}: {}", one_line(&status.source), numbers_line(status));
+        line.push_str(&format!(", {}", counted(status.sessions, "connection")));
+        if status.gaps > 0 {
+            let gaps = counted(status.gaps, "gap");
+            line.push_str(&format!(", {gaps} ({:.1} s)", status.gap_secs));
+        }
+        print_line(&line)?;
+    }
+    Ok(())
+}
+
+/// The time of day, in the zone of whoever looks.
+fn clock(wall_us: i64) -> String {
+    let at = Timestamp::from_microsecond(wall_us).unwrap_or(Timestamp::UNIX_EPOCH);
+    TimeZone::system().to_datetime(at).strftime("%H:%M:%S").to_string()
+}

@@ -1,0 +1,150 @@
+//! What live sources give, clip by clip, as it comes.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
+
+use super::commit_point;
+use super::digest::CHUNKS;
+use super::ids::{RecipeId, SourceId};
+use super::reader::Reader;
+use super::rows;
+use super::search::{Filter, Query};
+use super::types::{ChunkRecord, RecipeKind};
+use super::writer::{Writer, check_chunk, insert_clips, insert_gaps};
+use crate::error::Result;
+use crate::time::{Micros, Span, Timestamp};
+
+impl Writer {
+    /// Adds clips and gaps to those that a chunk has. When this returns, they are durable, and found
+    /// by search. An interruption at any point leaves the chunk as it was.
+    pub fn append(
+        &mut self,
+        source: SourceId,
+        recipe: &RecipeId,
+        chunk: &ChunkRecord,
+    ) -> Result<()> {
+        let (source, recipe) = self.keys(source, recipe, RecipeKind::Clip)?;
+        check_chunk(chunk, recipe.recipe.space.as_ref().map(|space| space.dimension))?;
+        // Features first: a clip in the record always has its features.
+        self.features.write(|sql| {
+            let mut insert =
+                sql.prepare_cached("INSERT OR REPLACE INTO features VALUES (?1, ?2, ?3, ?4)")?;
+            for clip in &chunk.clips {
+                let features = rows::features_to_bytes(&clip.features, &clip.cells);
+                insert.execute(params![source, recipe.key, clip.head.span.start.0, features])?;
+            }
+            Ok(())
+        })?;
+        commit_point::reached("features-synced");
+        self.record.write(|sql| {
+            let mut find = sql.prepare_cached(
+                "SELECT clips, gaps FROM chunks \
+                 WHERE source = ?1 AND recipe = ?2 AND number = ?3",
+            )?;
+            let here = params![source, recipe.key, chunk.index];
+            let before: Option<(usize, usize)> =
+                find.query_row(here, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+            let (clips, gaps) = before.unwrap_or_default();
+            insert_clips(sql, source, recipe.key, chunk)?;
+            insert_gaps(sql, source, recipe.key, chunk.index, &chunk.gaps, gaps)?;
+            sql.execute(
+                &CHUNKS.replace(),
+                params![
+                    source,
+                    recipe.key,
+                    chunk.index,
+                    chunk.span.start.0,
+                    chunk.span.end.0,
+                    clips + chunk.clips.len(),
+                    gaps + chunk.gaps.len(),
+                    false
+                ],
+            )?;
+            Ok(())
+        })?;
+        commit_point::reached("chunk-committed");
+        Ok(())
+    }
+
+    /// Up to where clips and gaps of a source are stored; `None` where there are none.
+    pub fn stored_until(&self, source: SourceId, recipe: &RecipeId) -> Result<Option<Timestamp>> {
+        self.record.read(|sql| {
+            let (source, recipe) = (rows::source_key(sql, source)?, rows::recipe_row(sql, recipe)?);
+            stored_until(sql, source, recipe.key)
+        })
+    }
+}
+
+/// Up to where there are clips and gaps.
+fn stored_until(sql: &Connection, source: i64, recipe: i64) -> Result<Option<Timestamp>> {
+    // No gap of a chunk ends before one of an earlier chunk.
+    let find = "SELECT max(end_us) FROM ( \
+         SELECT max(end_us) AS end_us FROM (SELECT end_us FROM clips \
+         WHERE source = ?1 AND recipe = ?2 ORDER BY start_us DESC LIMIT 1) UNION ALL \
+         SELECT max(end_us) FROM gaps WHERE source = ?1 AND recipe = ?2 AND chunk = \
+         (SELECT max(chunk) FROM gaps WHERE source = ?1 AND recipe = ?2))";
+    let until: Option<i64> = rows::one(sql, find, params![source, recipe])?;
+    Ok(until.map(Timestamp))
+}
+
+/// A time of which a live source shows nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unseen {
+    pub source: SourceId,
+    pub name: String,
+    /// Microseconds since 1970.
+    pub from_us: i64,
+    pub to_us: i64,
+    /// In words.
+    pub reason: String,
+}
+
+/// What is younger may still be on its way into the library.
+const STILL_COMING: Micros = Micros::from_millis(10_000);
+
+impl Reader {
+    /// What the live sources that a query looks at have not seen of its time, in order. `now_us`: the
+    /// wall clock.
+    pub fn unseen(&self, query: &Query, now_us: i64) -> Result<Vec<Unseen>> {
+        let asked = query.from_us.unwrap_or(i64::MIN)..query.to_us.unwrap_or(i64::MAX).min(now_us);
+        self.record.read(|sql| {
+            let filter = Filter::of(sql, query)?;
+            let Some(recipe) = rows::current_recipe(sql, RecipeKind::Clip)? else {
+                return Ok(Vec::new());
+            };
+            let find = "SELECT key, id, name, wall_start_us FROM sources \
+                 WHERE origin = 'live' AND wall_start_us IS NOT NULL ORDER BY key";
+            let live: Vec<(i64, SourceId, String, i64)> = rows::all(sql, find, [], |row| {
+                Ok((row.get(0)?, rows::text(row, 1)?, row.get(2)?, row.get(3)?))
+            })?;
+            let mut unseen = Vec::new();
+            for (key, source, name, zero) in live {
+                let find = format!(
+                    "SELECT {} FROM gaps WHERE source = ?1 AND recipe = ?2 ORDER BY start_us",
+                    rows::GAP
+                );
+                let mut gaps: Vec<(Span, String)> =
+                    rows::all(sql, &find, params![key, recipe.key], |row| {
+                        let gap = rows::gap(row)?;
+                        Ok((gap.span, gap.reason))
+                    })?;
+                let now = Timestamp(now_us.saturating_sub(zero));
+                if let Some(until) = stored_until(sql, key, recipe.key)?
+                    && now - until > STILL_COMING
+                {
+                    gaps.push((Span::new(until, now), "nothing was stored since".to_owned()));
+                }
+                for (span, reason) in gaps.into_iter().filter(|(span, _)| filter.keeps(key, *span))
+                {
+                    let at = |media: Timestamp| {
+                        zero.saturating_add(media.0).clamp(asked.start, asked.end.max(asked.start))
+                    };
+                    let (from_us, to_us) = (at(span.start), at(span.end));
+                    let name = name.clone();
+                    unseen.push(Unseen { source, name, from_us, to_us, reason });
+                }
+            }
+            Ok(unseen)
+        })
+    }
+}

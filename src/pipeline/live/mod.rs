@@ -1,0 +1,372 @@
+//! Live streams through the graph into the record, clip by clip, until the user stops it.
+//!
+//! A live source has one clock for all its connections, the wall clock: media time is microseconds
+//! since 1970 in UTC, so that a place on the clip grid is the same instant in all sources and libraries,
+//! and what was not seen between two connections is a gap like any other.
+
+mod pauses;
+mod recorder;
+mod status;
+mod streams;
+mod watcher;
+
+pub use status::{ClipSpan, Frames, LiveEvent, LiveReport, StoredClip, StreamState, StreamStatus};
+pub use streams::read_streams;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::json;
+
+use self::recorder::Recorder;
+use self::watcher::Watcher;
+use super::loaded::Loaded;
+use super::stages::{Encode, Quantize};
+use super::understand::Understand;
+use crate::error::{Error, Result};
+use crate::graph::{Cancel, QueueLimits, Run, StageStats, StreamId};
+use crate::library::{
+    self, NewSource, Origin, Place, Reader, RecipeId, SourceId, WallClock, WallOrigin, Writer,
+};
+use crate::picture::{ClipGrid, ClipRules};
+use crate::source::{Host, Input, Limits, Location, Rendition, Transport};
+use crate::time::{Span, Timestamp};
+
+/// What may wait between two stages: a few clips, since what waits is late.
+const QUEUE: QueueLimits = QueueLimits { items: 16, bytes: 64 << 20 };
+
+/// A stream to be watched.
+#[derive(Debug)]
+pub struct LiveSource {
+    /// What identifies it; `None`: its address without credentials.
+    pub name: Option<String>,
+    pub location: Location,
+    pub transport: Transport,
+}
+
+/// How streams are watched; nothing here changes results.
+#[derive(Debug)]
+pub struct LiveOptions {
+    /// Frames that the CNN takes at a time, at most.
+    pub batch: u16,
+    /// Set on every source of this run.
+    pub tags: Vec<(String, String)>,
+    /// A stream without a frame for so long is lost.
+    pub silence: Duration,
+    /// Pauses before a lost stream is tried again grow to this.
+    pub longest_pause: Duration,
+    pub cancel: Cancel,
+}
+
+/// A stream that is being watched.
+#[derive(Debug)]
+struct Camera {
+    id: SourceId,
+    input: Input,
+    transport: Transport,
+    /// Up to where an earlier run has stored.
+    stored_until: Option<Timestamp>,
+    status: Mutex<StreamStatus>,
+}
+
+/// A connection that is or was under way.
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    camera: usize,
+    /// Where its grid begins.
+    start: Timestamp,
+    /// Media time zero on the monotonic clock.
+    zero_us: i64,
+}
+
+/// A part of a source: a chunk.
+type Part = (SourceId, Span);
+
+/// Parts that may wait to be understood; those beyond wait in the recorder.
+const MOST_PARTS: usize = 64;
+
+/// What watchers and the recorder share in one run.
+struct Shared<'a> {
+    cameras: Vec<Camera>,
+    library: Mutex<Writer>,
+    recipe: RecipeId,
+    clip: ClipRules,
+    rendition: Rendition,
+    silence: Duration,
+    longest_pause: Duration,
+    cancel: Cancel,
+    sessions: Mutex<HashMap<StreamId, Session>>,
+    next_stream: AtomicU64,
+    /// To the thread that makes segments: parts of sources that are over. `None`: there are no more.
+    understand: crossbeam_channel::Sender<Option<Part>>,
+    events: &'a (dyn Fn(&LiveEvent<'_>) + Sync),
+}
+
+impl std::fmt::Debug for Shared<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("cameras", &self.cameras).finish_non_exhaustive()
+    }
+}
+
+impl Shared<'_> {
+    fn begin(&self, session: Session) -> StreamId {
+        let stream = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
+        lock(&self.sessions).insert(stream, session);
+        stream
+    }
+
+    fn session(&self, stream: StreamId) -> Option<Session> {
+        lock(&self.sessions).get(&stream).copied()
+    }
+
+    /// Changes what is known of a stream, and tells it.
+    fn update(&self, camera: usize, change: impl FnOnce(&mut StreamStatus)) {
+        let mut status = lock(&self.cameras[camera].status);
+        change(&mut status);
+        (self.events)(&LiveEvent::Stream(&status));
+    }
+
+    fn set_state(&self, camera: usize, state: StreamState, change: impl FnOnce(&mut StreamStatus)) {
+        self.update(camera, |status| {
+            (status.state, status.since_us) = (state, wall_us());
+            status.retry_secs = None;
+            change(status);
+        });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in a transaction rolls it back, and the others hold counters, so what the lock guards
+    // is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Microseconds since 1970, by a clock that may be set.
+fn wall_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Microseconds on the clock that never steps, which the decoder hosts have too.
+fn monotonic_us() -> i64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000)
+}
+
+/// Where media time zero is on the monotonic clock, by what the two clocks say now. Media time never
+/// goes back behind `reached`: where the wall clock was set back, it goes on from there.
+fn zero_us(wall_us: i64, monotonic_us: i64, reached: Timestamp) -> i64 {
+    monotonic_us.saturating_sub(wall_us.max(reached.0))
+}
+
+/// Watches `sources` until the user stops it. What goes wrong with a stream is told of that stream; an
+/// error is something that none can be watched with.
+pub fn watch(
+    sources: Vec<LiveSource>,
+    mut library: Writer,
+    reader: Reader,
+    loaded: Loaded,
+    options: LiveOptions,
+    events: &(dyn Fn(&LiveEvent<'_>) + Sync),
+) -> Result<LiveReport> {
+    let started = Instant::now();
+    let Loaded {
+        pipeline,
+        encoder,
+        codebook,
+        space,
+        tower,
+        describer,
+        clip_recipe,
+        segment_recipe,
+    } = loaded;
+    library.add_recipe(&clip_recipe)?;
+    library.add_recipe(&segment_recipe)?;
+    let mut cameras: Vec<Camera> = Vec::with_capacity(sources.len());
+    for source in sources {
+        let camera = camera(&source, &mut library, &clip_recipe.id, &options.tags)?;
+        if cameras.iter().any(|other| other.id == camera.id) {
+            let what = "this stream is named twice: give each a name of its own";
+            return Err(Error::invalid_input(what).in_source(camera.input.name()));
+        }
+        cameras.push(camera);
+    }
+    let (width_px, height_px) = encoder.input_px();
+    let (understand, parts) = crossbeam_channel::bounded(MOST_PARTS);
+    let shared = Shared {
+        cameras,
+        library: Mutex::new(library),
+        recipe: clip_recipe.id.clone(),
+        clip: pipeline.clip,
+        rendition: Rendition { width_px, height_px, fit: pipeline.fit },
+        silence: options.silence,
+        longest_pause: options.longest_pause,
+        cancel: options.cancel.clone(),
+        sessions: Mutex::default(),
+        next_stream: AtomicU64::new(0),
+        understand,
+        events,
+    };
+    let mut watchers = Vec::with_capacity(shared.cameras.len());
+    for camera in 0..shared.cameras.len() {
+        let host = Host::start_until(&Limits::default(), options.cancel.flag())?;
+        watchers.push(Watcher::new(&shared, camera, host));
+    }
+    let encode = Encode {
+        encoder,
+        cells: pipeline.cells,
+        frames_per_clip: pipeline.clip.frames,
+        batch: options.batch,
+    };
+    let quantize = Quantize { codebook: codebook.as_ref(), space: space.as_ref() };
+    let mut recorder = Recorder::new(&shared);
+    let grid = |stream| {
+        let start = shared.session(stream).map_or(Timestamp::ZERO, |session| session.start);
+        ClipGrid::new(shared.clip, start)
+    };
+    let (understood, described) = (StageStats::new("segment"), StageStats::new("caption"));
+    let has_captions = describer.is_some();
+    // What is in hand is finished, whatever the user wishes.
+    let never = Cancel::default();
+    let mut understanding = Understand {
+        library: &shared.library,
+        reader,
+        tower,
+        sentence: pipeline.sentence,
+        segment: pipeline.segment,
+        clip_recipe: &clip_recipe.id,
+        recipe: &segment_recipe.id,
+        describer,
+        codebook: codebook.as_ref(),
+        stats: &understood,
+        describing: &described,
+        cancel: &never,
+    };
+    let (stages, segments) = std::thread::scope(|scope| {
+        let understanding = scope.spawn(|| {
+            let mut segments = 0;
+            while let Ok(Some((source, span))) = understood.starved(|| parts.recv()) {
+                let made = understanding.part(source, span)?;
+                understood.count_items(usize::try_from(made).unwrap_or(0));
+                segments += made;
+            }
+            Ok(segments)
+        });
+        // Told even if a stage panics, since the scope waits for the thread.
+        let over = NoMore(&shared.understand);
+        let stages = Run::execute(QUEUE, &never, |run| {
+            let frames = run.sources(watchers)?;
+            let clips = run.fold(frames, grid)?;
+            let encoded = run.map(clips, encode)?;
+            let indexed = run.map(encoded, quantize)?;
+            run.sink(indexed, &mut recorder, |()| {})
+        });
+        recorder.finish();
+        drop(over);
+        let segments =
+            understanding.join().unwrap_or_else(|_| Err(Error::internal("understanding panicked")));
+        (stages, segments)
+    });
+    let mut stages = stages?;
+    stages.push(understood.report());
+    stages.extend(has_captions.then(|| described.report()));
+    let mut library = lock(&shared.library);
+    if let Err(error) = library.refresh_index() {
+        tracing::warn!("{error}: search takes longer until the index is made anew");
+    }
+    let report = LiveReport {
+        streams: shared.cameras.iter().map(|camera| lock(&camera.status).clone()).collect(),
+        segments: segments?,
+        elapsed_secs: started.elapsed().as_secs_f64(),
+        stages,
+    };
+    let json = serde_json::to_value(&report)
+        .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))?;
+    library.record_run(&json)?;
+    Ok(report)
+}
+
+/// Tells the thread that makes segments that no more comes.
+struct NoMore<'a>(&'a crossbeam_channel::Sender<Option<Part>>);
+
+impl Drop for NoMore<'_> {
+    fn drop(&mut self) {
+        // It is gone already where it failed.
+        let _ = self.0.send(None);
+    }
+}
+
+/// Finds the source in the library, or adds it.
+fn camera(
+    source: &LiveSource,
+    library: &mut Writer,
+    recipe: &RecipeId,
+    tags: &[(String, String)],
+) -> Result<Camera> {
+    let input = Input::open_live(&source.location)?;
+    let place = match &source.location {
+        Location::Url(url) => Place::url(url),
+        Location::File(path) => {
+            let path = std::path::absolute(path).map_err(|cause| Error::io(path, "find", cause))?;
+            // The file itself may be a source of this library, too.
+            Place::Url(format!("live:{}", path.display()))
+        }
+    };
+    let identity = source.name.clone().unwrap_or_else(|| place.to_string());
+    let name = source.name.clone().unwrap_or_else(|| input.name().to_owned());
+    let new = NewSource {
+        fingerprint: format!("live:{}", blake3::hash(identity.as_bytes()).to_hex()),
+        name: name.clone(),
+        origin: Origin::Live,
+        duration: None,
+        media: json!({}),
+        wall: Some(WallClock { start_us: 0, origin: WallOrigin::Arrival }),
+        location: library::Location {
+            place,
+            size_bytes: None,
+            modified_us: None,
+            device: None,
+            inode: None,
+        },
+    };
+    let id = library.add_source(&new)?.id;
+    library.set_tags(id, tags)?;
+    let status = StreamStatus {
+        source: name,
+        id,
+        state: StreamState::Connecting,
+        since_us: wall_us(),
+        reason: None,
+        retry_secs: None,
+        sessions: 0,
+        frames: Frames::default(),
+        clips: 0,
+        gaps: 0,
+        gap_secs: 0.0,
+        delay_secs: None,
+    };
+    Ok(Camera {
+        id,
+        input,
+        transport: source.transport,
+        stored_until: library.stored_until(id, recipe)?,
+        status: Mutex::new(status),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_time_follows_the_wall_clock_and_never_goes_back() {
+        let now = |wall: i64| 77 - zero_us(wall, 77, Timestamp(500));
+        assert_eq!(now(700), 700);
+        // Set forward by an hour, and back behind what was reached.
+        assert_eq!(now(700 + 3_600_000_000), 700 + 3_600_000_000);
+        assert_eq!(now(-900_000), 500);
+    }
+}

@@ -1,0 +1,198 @@
+//! The graph's sink for live streams: a clip into the record as soon as it is there.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use super::status::{LiveEvent, StoredClip};
+use super::{Part, Session, Shared, lock, monotonic_us};
+use crate::error::{Error, Kind, Result};
+use crate::graph::{Event, Message, Sink, StreamId};
+use crate::library::{ChunkRecord, SourceId};
+use crate::media::{Gap, IndexedClip};
+use crate::pipeline::ingest::CHUNK_CLIPS;
+use crate::time::{Micros, Span, Timestamp};
+
+/// How long to wait before what could not be stored is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub(super) struct Recorder<'a> {
+    shared: &'a Shared<'a>,
+    /// Gaps that are stored with the clip behind them.
+    gaps: HashMap<StreamId, Vec<Gap>>,
+    /// The chunk of each source that clips went into last.
+    chunks: HashMap<SourceId, Span>,
+    /// Chunks that are over, of which there are no segments yet.
+    over: VecDeque<Part>,
+}
+
+impl<'a> Recorder<'a> {
+    pub fn new(shared: &'a Shared<'a>) -> Self {
+        let mut recorder = Recorder {
+            shared,
+            gaps: HashMap::new(),
+            chunks: HashMap::new(),
+            over: VecDeque::new(),
+        };
+        // An interruption may have come before the segments.
+        for camera in &shared.cameras {
+            if let Some(until) = camera.stored_until {
+                let mut records = Vec::new();
+                let span = recorder.spans().record(&mut records, until - Micros(1)).span;
+                recorder.chunks.insert(camera.id, span);
+            }
+        }
+        recorder
+    }
+
+    fn spans(&self) -> ChunkSpans {
+        ChunkSpans { length: self.shared.clip.length.0.saturating_mul(CHUNK_CLIPS.into()) }
+    }
+
+    /// Hands on the chunks that are over, as far as there is room: nothing here waits for segments.
+    fn hand_on(&mut self) {
+        while let Some(part) = self.over.pop_front() {
+            if self.shared.understand.try_send(Some(part)).is_err() {
+                self.over.push_front(part);
+                return;
+            }
+        }
+    }
+
+    /// No more comes: the chunks in hand are over, too.
+    pub fn finish(&mut self) {
+        self.over.extend(self.chunks.drain());
+        for part in self.over.drain(..) {
+            // The other half is gone only when it failed, and its error ends the run.
+            let _ = self.shared.understand.send(Some(part));
+        }
+    }
+
+    /// Stores what came of a stream. While the disk is full or the library is in use, everything
+    /// waits: the hosts leave out what they have no room for, and count it.
+    fn store(&mut self, session: Session, clips: Vec<IndexedClip>, gaps: Vec<Gap>) -> Result<()> {
+        let shared = self.shared;
+        let camera = &shared.cameras[session.camera];
+        let chunk = self.spans();
+        let mut records: Vec<ChunkRecord> = Vec::new();
+        for gap in gaps {
+            chunk.record(&mut records, gap.span.start).gaps.push(gap);
+        }
+        for clip in clips {
+            chunk.record(&mut records, clip.head.span.start).clips.push(clip);
+        }
+        for record in &records {
+            let mut has_told = false;
+            while let Err(error) = lock(&shared.library).append(camera.id, &shared.recipe, record) {
+                let passes = matches!(error.kind(), Kind::Exhausted | Kind::Unavailable);
+                if !passes || shared.cancel.is_cancelled() {
+                    return Err(error);
+                }
+                if !std::mem::replace(&mut has_told, true) {
+                    tracing::warn!("{error}: nothing is stored until that is over");
+                }
+                std::thread::sleep(AGAIN);
+            }
+            if !record.clips.is_empty()
+                && let Some(before) = self.chunks.insert(camera.id, record.span)
+                && before != record.span
+            {
+                self.over.push_back((camera.id, before));
+            }
+        }
+        self.hand_on();
+        self.tell(session, &records);
+        Ok(())
+    }
+
+    fn tell(&self, session: Session, records: &[ChunkRecord]) {
+        let shared = self.shared;
+        let camera = &shared.cameras[session.camera];
+        let now = monotonic_us();
+        let mut status = lock(&camera.status);
+        for record in records {
+            status.gaps += record.gaps.len() as u64;
+            let secs = record.gaps.iter().map(|gap| gap.span.length().as_secs_f64());
+            status.gap_secs += secs.sum::<f64>();
+            for clip in &record.clips {
+                let span = clip.head.span;
+                // Where a connection began or ended in a clip, its last frame may be any.
+                let is_whole = clip.head.frames >= shared.clip.frames;
+                let delay_secs = is_whole.then(|| {
+                    let last_frame = session.zero_us.saturating_add(self.last_frame(span).0);
+                    Micros(now.saturating_sub(last_frame)).as_secs_f64()
+                });
+                status.clips += 1;
+                status.delay_secs = delay_secs.or(status.delay_secs);
+                (shared.events)(&LiveEvent::Stored(&StoredClip {
+                    source: status.source.clone(),
+                    id: camera.id,
+                    span: span.into(),
+                    delay_secs,
+                }));
+            }
+        }
+    }
+
+    /// The instant of a clip's last frame: in the middle of its share.
+    fn last_frame(&self, span: Span) -> Timestamp {
+        let rules = &self.shared.clip;
+        span.end - Micros(rules.length.0 / (2 * i64::from(rules.frames.max(1))))
+    }
+}
+
+/// The spans that a source's record is kept in.
+struct ChunkSpans {
+    length: i64,
+}
+
+impl ChunkSpans {
+    /// The record of the chunk that holds `at`.
+    fn record<'a>(&self, records: &'a mut Vec<ChunkRecord>, at: Timestamp) -> &'a mut ChunkRecord {
+        let number = at.0.div_euclid(self.length).max(0);
+        let index = u32::try_from(number).unwrap_or(u32::MAX);
+        if records.last().is_none_or(|record| record.index != index) {
+            let start = Timestamp(number.saturating_mul(self.length));
+            let span = Span::new(start, start + Micros(self.length));
+            records.push(ChunkRecord { index, span, clips: Vec::new(), gaps: Vec::new() });
+        }
+        let last = records.len() - 1;
+        &mut records[last]
+    }
+}
+
+impl Sink for Recorder<'_> {
+    type In = IndexedClip;
+    type Ack = ();
+    const NAME: &'static str = "record";
+
+    fn accept(&mut self, message: Message<IndexedClip>) -> Result<Option<()>> {
+        let Message { stream, event } = message;
+        let session = self
+            .shared
+            .session(stream)
+            .ok_or_else(|| Error::internal("a stream that nobody began"))?;
+        match event {
+            Event::Item(clip) => {
+                let gaps = self.gaps.remove(&stream).unwrap_or_default();
+                self.store(session, vec![clip], gaps)?;
+            }
+            Event::Gap(gap) => self.gaps.entry(stream).or_default().push(gap),
+            Event::Watermark(_) => {}
+            Event::End(end) => {
+                let gaps = self.gaps.remove(&stream).unwrap_or_default();
+                if !gaps.is_empty() {
+                    self.store(session, Vec::new(), gaps)?;
+                }
+                lock(&self.shared.sessions).remove(&stream);
+                if let Err(error) = end {
+                    tracing::warn!(
+                        "{}",
+                        error.in_source(&self.shared.cameras[session.camera].input.name())
+                    );
+                }
+            }
+        }
+        Ok(Some(()))
+    }
+}

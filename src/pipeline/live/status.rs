@@ -1,0 +1,121 @@
+//! What is known of a stream that is watched, for whoever looks on.
+
+use serde::Serialize;
+
+use crate::library::SourceId;
+use crate::source::Received;
+use crate::time::Span;
+
+/// How a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamState {
+    Connecting,
+    Live,
+    /// Lost, and tried again after a pause.
+    Waiting,
+    /// A file that was played to its end, or the run is over.
+    Ended,
+}
+
+/// All about one stream, since the run began.
+#[derive(Debug, Clone, Serialize)]
+pub struct StreamStatus {
+    /// Its name, or its address without credentials.
+    pub source: String,
+    pub id: SourceId,
+    pub state: StreamState,
+    /// Since when, on the wall clock, in microseconds since 1970.
+    pub since_us: i64,
+    /// Why it was lost last.
+    pub reason: Option<String>,
+    /// When it is tried again, in seconds.
+    pub retry_secs: Option<f64>,
+    /// How often it was connected.
+    pub sessions: u64,
+    #[serde(flatten)]
+    pub frames: Frames,
+    /// Stored in the library.
+    pub clips: u64,
+    pub gaps: u64,
+    pub gap_secs: f64,
+    /// From the capture of the last frame of the newest clip until that was stored.
+    pub delay_secs: Option<f64>,
+}
+
+/// What became of a stream's frames, over all connections. Each that was received is in one of the
+/// other numbers, or under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Frames {
+    #[serde(flatten)]
+    pub received: Received,
+    /// Of those received, in a decoder host that ended before it told what became of them.
+    pub host_ended: u64,
+    pub under_way: u64,
+}
+
+impl Frames {
+    /// With what a connection has brought so far.
+    pub fn and(mut self, session: &Received) -> Frames {
+        let sum = &mut self.received;
+        sum.received += session.received;
+        sum.encoded += session.encoded;
+        sum.skipped += session.skipped;
+        sum.before_keyframe += session.before_keyframe;
+        sum.behind += session.behind;
+        sum.undecodable += session.undecodable;
+        sum.lost_packets += session.lost_packets;
+        sum.jumps += session.jumps;
+        self.under_way += session.under_way();
+        self
+    }
+
+    /// Whatever was under way is lost with its host.
+    pub fn closed(mut self) -> Frames {
+        self.host_ended += std::mem::take(&mut self.under_way);
+        self
+    }
+}
+
+/// What happens while streams are watched.
+#[derive(Debug)]
+pub enum LiveEvent<'a> {
+    /// A stream's state is another, or its numbers are told anew.
+    Stream(&'a StreamStatus),
+    /// A clip is stored, and found by search from now on.
+    Stored(&'a StoredClip),
+}
+
+/// A clip that was stored.
+#[derive(Debug, Clone, Serialize)]
+pub struct StoredClip {
+    pub source: String,
+    pub id: SourceId,
+    #[serde(flatten)]
+    pub span: ClipSpan,
+    /// From the capture of its last frame until it was stored; `None` where frames are missing.
+    pub delay_secs: Option<f64>,
+}
+
+/// Media time, which is the wall clock: microseconds since 1970.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ClipSpan {
+    pub start_us: i64,
+    pub end_us: i64,
+}
+
+impl From<Span> for ClipSpan {
+    fn from(span: Span) -> Self {
+        ClipSpan { start_us: span.start.0, end_us: span.end.0 }
+    }
+}
+
+/// What came of watching.
+#[derive(Debug, Clone, Serialize)]
+pub struct LiveReport {
+    pub streams: Vec<StreamStatus>,
+    /// Written in this run.
+    pub segments: u64,
+    pub elapsed_secs: f64,
+    pub stages: Vec<crate::graph::StageReport>,
+}

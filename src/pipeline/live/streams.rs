@@ -1,0 +1,160 @@
+//! The file that lists streams: names, addresses, and where their credentials are.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::LiveSource;
+use crate::error::{Error, Result};
+use crate::source::{Location, Transport};
+use crate::toml_check::{self, Mistake, Table};
+
+/// The longest file, and the longest file with a password, that is read.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+const MAX_PASSWORD_BYTES: u64 = 4 << 10;
+
+/// The streams that a file lists.
+///
+/// # Errors
+/// `InvalidInput` with every mistake; a file that cannot be read.
+pub fn read_streams(path: &Path) -> Result<Vec<LiveSource>> {
+    let text = read_text(path, MAX_FILE_BYTES)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let environment = |name: &str| std::env::var(name).ok();
+    parse(&path.display().to_string(), &text, folder, &environment)
+        .map_err(|mistakes| toml_check::as_error(&mistakes))
+}
+
+fn read_text(path: &Path, most: u64) -> Result<String> {
+    use std::io::Read;
+    let failed = |cause| Error::io(path, "read", cause);
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(most + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > most {
+        return Err(Error::exhausted(format!("{} is longer than {most} bytes", path.display())));
+    }
+    Ok(text)
+}
+
+fn parse(
+    file: &str,
+    text: &str,
+    folder: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<LiveSource>, Vec<Mistake>> {
+    toml_check::read(file, text, |root| {
+        let mut names = HashSet::new();
+        let streams = root.tables("stream", |table| {
+            let source = stream(table, folder, environment);
+            if let Some(name) = &source.name
+                && !names.insert(name.clone())
+            {
+                table.mistake("name", "two streams have this name");
+            }
+            source
+        });
+        if streams.is_empty() {
+            root.mistake("stream", "there is no [[stream]]");
+        }
+        streams
+    })
+}
+
+fn stream(
+    table: &Table<'_>,
+    folder: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> LiveSource {
+    let name = table.required_str("name").to_owned();
+    let address = table.required_str("address");
+    let location = Location::from_text(address.as_ref());
+    if !address.is_empty() && matches!(location, Location::File(_)) {
+        table.mistake("address", "not the address of a stream, as rtsp://camera/path");
+    }
+    let user = table.optional_str("user");
+    let from_environment = table.optional_str("password_env").map(|variable| {
+        environment(variable).ok_or_else(|| {
+            table.mistake("password_env", format!("the environment has no variable {variable}"));
+        })
+    });
+    let from_file = table.optional_str("password_file").map(|path| {
+        let text = read_text(&folder.join(path), MAX_PASSWORD_BYTES);
+        text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+            .map_err(|error| table.mistake("password_file", error.to_string()))
+    });
+    if from_environment.is_some() && from_file.is_some() {
+        table.mistake("password_file", "a password comes from one place");
+    }
+    let password = from_environment.or(from_file).and_then(Result::ok);
+    if password.is_some() && user.is_none() {
+        table.mistake("user", "a password belongs to a user");
+    }
+    let transports = [("tcp", Transport::Tcp), ("udp", Transport::Udp)];
+    let transport = table.optional_choice("transport", &transports).unwrap_or_default();
+    let location = match (location, user) {
+        (Location::Url(url), Some(user)) => {
+            Location::Url(with_credentials(&url, user, &password.unwrap_or_default()))
+        }
+        (location, _) => location,
+    };
+    LiveSource { name: Some(name), location, transport }
+}
+
+/// `rtsp://user:password@camera/path`, in place of whatever credentials the address has.
+fn with_credentials(url: &str, user: &str, password: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{}:{}@{host}{tail}", percent_encoded(user), percent_encoded(password))
+}
+
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            byte => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<LiveSource>, Vec<String>> {
+        let environment = |name: &str| (name == "DOOR").then(|| "p@ss/word".to_owned());
+        parse("cameras.toml", text, Path::new("/nowhere"), &environment)
+            .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn streams_have_names_and_credentials_from_elsewhere() {
+        let streams = read(
+            "[[stream]]\nname = 'door'\naddress = 'rtsp://cam:8554/1?x'\nuser = 'me'\n\
+             password_env = 'DOOR'\ntransport = 'udp'\n\
+             [[stream]]\nname = 'yard'\naddress = 'srt://cam:9000'\n",
+        )
+        .unwrap();
+        let door = "rtsp://me:p%40ss%2Fword@cam:8554/1?x";
+        assert_eq!(streams[0].location, Location::Url(door.to_owned()));
+        assert_eq!((streams[0].transport, streams[1].transport), (Transport::Udp, Transport::Tcp));
+        assert_eq!(streams[1].name.as_deref(), Some("yard"));
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let mistakes = read(
+            "[[stream]]\nname = 'a'\naddress = 'film.mp4'\n\
+             [[stream]]\nname = 'a'\naddress = 'rtsp://cam'\npassword_env = 'NONE'\n\
+             [[stream]]\naddress = 'rtsp://cam'\npassword_file = 'none'\nspeed = 3\n",
+        )
+        .unwrap_err();
+        for what in ["rtsp://camera/path", "this name", "variable NONE", "name", "none", "speed"] {
+            assert!(mistakes.iter().any(|mistake| mistake.contains(what)), "{what}: {mistakes:#?}");
+        }
+    }
+}

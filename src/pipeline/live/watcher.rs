@@ -1,0 +1,236 @@
+//! The graph's source for live streams: connects, reads until the stream is lost, waits, and connects
+//! again, for ever. Each connection is a stream of the graph.
+
+use std::time::{Duration, Instant};
+
+use super::pauses::Pauses;
+use super::status::{Frames, StreamState};
+use super::{Session, Shared, monotonic_us, wall_us, zero_us};
+use crate::error::{Error, Kind, Result};
+use crate::graph::{Event, Outlet, Source, Streams};
+use crate::media::{Frame, Gap, TrackKind};
+use crate::source::{Host, LiveRequest, PictureEvent, Received, Targets};
+use crate::time::{Micros, Span, Timestamp};
+
+/// A connection that has brought frames for so long is healthy.
+const HEALTHY: Duration = Duration::from_secs(10);
+/// How often the wish to stop is looked at in a pause.
+const TICK: Duration = Duration::from_millis(50);
+/// Different reasons of one outage that are kept.
+const MOST_REASONS: usize = 3;
+
+/// Watches one stream, with a decoder host of its own.
+#[derive(Debug)]
+pub(super) struct Watcher<'a> {
+    shared: &'a Shared<'a>,
+    camera: usize,
+    host: Host,
+    pauses: Pauses,
+    /// The first place on the clip grid that no connection has filled.
+    next_place: i64,
+    /// Why nothing was seen since then.
+    reasons: Vec<String>,
+    /// What earlier connections have brought.
+    frames: Frames,
+    is_over: bool,
+}
+
+/// One connection, as it goes on.
+struct Connection {
+    session: Session,
+    received: Received,
+    /// When the first frame came.
+    since: Option<Instant>,
+}
+
+/// How a connection ended.
+enum Ending {
+    /// The stream is over.
+    Over,
+    Stopped,
+    /// A later stage wants no more of it.
+    Unwanted,
+}
+
+impl<'a> Watcher<'a> {
+    pub fn new(shared: &'a Shared<'a>, camera: usize, host: Host) -> Self {
+        let stored_until = shared.cameras[camera].stored_until;
+        let before = if stored_until.is_some() { "not watched" } else { "not connected yet" };
+        // A clip's end is where the next one begins.
+        let now = Timestamp(wall_us());
+        let next_place = match stored_until {
+            Some(until) => shared.clip.place(until + Micros(-1)) + 1,
+            None => shared.clip.place(now),
+        };
+        Watcher {
+            shared,
+            camera,
+            host,
+            pauses: Pauses::new(shared.longest_pause),
+            next_place,
+            reasons: vec![before.to_owned()],
+            frames: Frames::default(),
+            is_over: false,
+        }
+    }
+
+    /// A connection that begins now, on the grid behind what there is.
+    fn begin(&self) -> Connection {
+        let start = self.shared.clip.start(self.next_place);
+        let zero_us = zero_us(wall_us(), monotonic_us(), start);
+        let session = Session { camera: self.camera, start, zero_us };
+        Connection { session, received: Received::default(), since: None }
+    }
+
+    /// The instants to sample from `start` on: each in the middle of its share of a clip.
+    fn targets(&self) -> Targets {
+        let clip = &self.shared.clip;
+        let frames = i64::from(clip.frames);
+        let first = self.next_place.saturating_mul(frames);
+        Targets {
+            offset: Micros(clip.length.0 / (2 * frames)),
+            step_num: clip.length.0.unsigned_abs(),
+            step_den: u32::from(clip.frames),
+            first: u64::try_from(first).unwrap_or(0),
+            count: None,
+        }
+    }
+
+    /// Connects, and reads until the connection ends.
+    fn connect(&mut self, out: &mut Outlet<'_, Frame>, to: &mut Connection) -> Result<Ending> {
+        let shared = self.shared;
+        let camera = &shared.cameras[self.camera];
+        let request = LiveRequest {
+            rendition: shared.rendition,
+            targets: self.targets(),
+            zero_us: to.session.zero_us,
+            transport: camera.transport,
+        };
+        let earlier = self.frames;
+        for event in self.host.live(&camera.input, &request, shared.silence)? {
+            let event = match event? {
+                PictureEvent::End(_) => return Ok(Ending::Over),
+                PictureEvent::Received(received) => {
+                    to.received = received;
+                    shared.update(self.camera, |status| status.frames = earlier.and(&received));
+                    continue;
+                }
+                PictureEvent::Notice(notice) => {
+                    tracing::warn!("{}: {notice}", camera.input.name());
+                    continue;
+                }
+                PictureEvent::Frame(frame) => {
+                    self.reasons.clear();
+                    self.next_place = self.next_place.max(shared.clip.place(frame.target) + 1);
+                    Event::Item(frame)
+                }
+                // What was not seen before this connection's first frame has other reasons.
+                PictureEvent::Gap(gap) => {
+                    let reason = outage(&mut self.reasons).unwrap_or(gap.reason);
+                    Event::Gap(Gap { reason, ..gap })
+                }
+                PictureEvent::Watermark(at) => {
+                    self.next_place = self.next_place.max(shared.clip.place(at));
+                    Event::Watermark(at)
+                }
+            };
+            if to.since.is_none() {
+                to.since = Some(Instant::now());
+                out.begin(shared.begin(to.session));
+                shared.set_state(self.camera, StreamState::Live, |status| status.sessions += 1);
+            }
+            if out.send(event).is_err() {
+                return Ok(Ending::Unwanted);
+            }
+        }
+        Err(Error::internal("the decoder host's answer has no end"))
+    }
+
+    /// Notes why nothing is seen from now on, and waits before the next attempt.
+    fn wait(&mut self, reason: String) {
+        if self.reasons.len() < MOST_REASONS && !self.reasons.contains(&reason) {
+            self.reasons.push(reason.clone());
+        }
+        let pause = self.pauses.take(rand::random::<f64>());
+        self.shared.set_state(self.camera, StreamState::Waiting, |status| {
+            status.reason = Some(reason);
+            status.retry_secs = Some(pause.as_secs_f64());
+        });
+        let until = Instant::now() + pause;
+        // The graph's stages do not sleep, but for a source that waits for its camera.
+        while Instant::now() < until && !self.shared.cancel.is_cancelled() {
+            std::thread::sleep(TICK);
+        }
+    }
+
+    /// The run is over while nothing is seen: tells that as a stream of its own.
+    fn finish(&mut self, out: &mut Outlet<'_, Frame>) {
+        let Connection { session, .. } = self.begin();
+        let now = Timestamp(monotonic_us().saturating_sub(session.zero_us));
+        if now <= session.start {
+            return;
+        }
+        let Some(reason) = outage(&mut self.reasons) else { return };
+        let span = Span::new(session.start, now);
+        out.begin(self.shared.begin(session));
+        for event in
+            [Event::Gap(Gap { span, track: TrackKind::Picture, reason }), Event::End(Ok(()))]
+        {
+            // An outlet that wants no more is told no more.
+            if out.send(event).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Why nothing was seen up to now, where nothing was.
+fn outage(reasons: &mut Vec<String>) -> Option<String> {
+    let reasons = std::mem::take(reasons);
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
+impl Source for Watcher<'_> {
+    type Out = Frame;
+    const NAME: &'static str = "watch";
+
+    fn read(&mut self, out: &mut Outlet<'_, Frame>) -> Result<Streams> {
+        let shared = self.shared;
+        if self.is_over || shared.cancel.is_cancelled() {
+            self.finish(out);
+            shared.set_state(self.camera, StreamState::Ended, |_| {});
+            return Ok(Streams::Over);
+        }
+        shared.set_state(self.camera, StreamState::Connecting, |_| {});
+        let mut connection = self.begin();
+        let ending = match self.connect(out, &mut connection) {
+            Err(error) if error.kind() == Kind::Cancelled => Ok(Ending::Stopped),
+            ending => ending,
+        };
+        // Whatever was wrong with it, the next connection has a host of its own.
+        self.host.end();
+        self.frames = self.frames.and(&connection.received).closed();
+        let frames = self.frames;
+        shared.update(self.camera, |status| status.frames = frames);
+        if connection.since.is_some() && !matches!(ending, Ok(Ending::Unwanted)) {
+            // What a lost connection has brought is as good as what a whole one has.
+            let _ = out.send(Event::End(Ok(())));
+        }
+        if connection.since.is_some_and(|since| since.elapsed() > HEALTHY) {
+            self.pauses.reset();
+        }
+        let is_file = shared.cameras[self.camera].input.file().is_some();
+        match ending {
+            Ok(_) if shared.cancel.is_cancelled() => {}
+            Ok(Ending::Stopped) => {}
+            Ok(Ending::Over) if is_file => self.is_over = true,
+            Ok(Ending::Over) => self.wait("stream lost: the sender ended it".to_owned()),
+            Ok(Ending::Unwanted) => self.wait("stream lost: a later stage failed".to_owned()),
+            Err(error) if connection.since.is_some() => {
+                self.wait(format!("stream lost: {}", error.reason()));
+            }
+            Err(error) => self.wait(format!("camera unreachable: {}", error.reason())),
+        }
+        Ok(Streams::MayFollow)
+    }
+}

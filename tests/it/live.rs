@@ -1,0 +1,421 @@
+//! Live streams against a real server on this machine.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::camera::{Camera, Setup, Units, coded};
+use crate::cinelex::{Ran, command, finish, run, search, show};
+use crate::media::numbered;
+use crate::stopping::{assert_gone, hosts_of};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// `cinelex index --json` of live streams, under way.
+struct Watching {
+    child: Child,
+    lines: Receiver<String>,
+    seen: Vec<Value>,
+}
+
+impl Watching {
+    fn start(library: &Path, options: &[&str]) -> Watching {
+        let mut command = command(["index", "--json", "--longest-pause", "1", "--library"]);
+        command.arg(library).args(options).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = sync_channel(10_000);
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Watching { child, lines, seen: Vec::new() }
+    }
+
+    /// Reads on until a line is as `wanted`, which is returned.
+    fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let began = Instant::now();
+        loop {
+            match self.lines.recv_timeout(PATIENCE.saturating_sub(began.elapsed())) {
+                Ok(line) => {
+                    let line: Value = serde_json::from_str(&line).unwrap();
+                    self.seen.push(line.clone());
+                    if wanted(&line) {
+                        return line;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let _ = self.child.kill();
+                    panic!("{what} did not come: {:#?}", self.tail());
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let mut said = String::new();
+                    let _ = self.child.stderr.take().unwrap().read_to_string(&mut said);
+                    panic!("{what} did not come before the end: {:#?}\n{said}", self.tail());
+                }
+            }
+        }
+    }
+
+    fn tail(&self) -> Vec<String> {
+        self.seen.iter().rev().take(5).map(Value::to_string).collect()
+    }
+
+    fn until_state(&mut self, state: &str) -> Value {
+        self.until(state, |line| line["kind"] == "stream" && line["state"] == state)
+    }
+
+    /// Waits for so many clips from now on.
+    fn until_stored(&mut self, clips: usize) {
+        for _ in 0..clips {
+            self.until("a clip", |line| line["kind"] == "stored");
+        }
+    }
+
+    /// Ctrl-C, and what is said at the end.
+    fn stop(mut self) -> Value {
+        let id = self.child.id().to_string();
+        std::process::Command::new("kill").args(["-INT", &id]).status().unwrap();
+        let end = self.until("the end", |line| line["kind"] == "live_run");
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        end
+    }
+}
+
+/// Every frame that was received is in one of the other numbers.
+fn check_accounts(stream: &Value) {
+    let number = |key: &str| stream[key].as_u64().unwrap_or_else(|| panic!("{key} in {stream}"));
+    let settled: u64 =
+        ["encoded", "skipped", "before_keyframe", "behind", "undecodable", "host_ended"]
+            .map(number)
+            .iter()
+            .sum();
+    assert_eq!(number("received"), settled + number("under_way"), "{stream}");
+    assert_eq!(number("under_way"), 0, "{stream}");
+}
+
+fn small(folder: &Path) -> Units {
+    coded(folder, "320x180", 2.0, "-g 25 -preset veryfast -tune zerolatency")
+}
+
+fn check(library: &Path) -> Ran {
+    run(["library", "check", library.to_str().unwrap()])
+}
+
+/// The clips and gaps of a source fill its grid, and none is there twice.
+fn check_grid(library: &Path, source: &str) -> Vec<(i64, i64, Option<String>)> {
+    let shown = show(library, source).exits(0);
+    let mut spans = Vec::new();
+    for (kind, reason) in [("clip", None), ("gap", Some(()))] {
+        for line in shown.lines(kind) {
+            let reason = reason.map(|()| line["reason"].as_str().unwrap().to_owned());
+            let at = |key: &str| line[key].as_i64().unwrap_or_else(|| panic!("{key} in {line}"));
+            spans.push((at("start_us"), at("end_us"), reason));
+        }
+    }
+    spans.sort();
+    for pair in spans.windows(2) {
+        assert_eq!(pair[0].1, pair[1].0, "{spans:?}");
+    }
+    spans
+}
+
+#[test]
+fn a_cameras_clips_are_found_while_it_runs() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let camera = Camera::start(&small(folder.path()), &Setup::default());
+    let address = camera.address();
+    let mut watching = Watching::start(&library, &[&address]);
+    watching.until_state("live");
+    let stored = watching.until("a clip", |line| line["kind"] == "stored");
+    let found = search(&library, &["a test picture"]).exits(0);
+    assert_eq!(found.lines("hit")[0]["name"], address.as_str());
+    assert!(stored["delay_secs"].as_f64().unwrap() < 5.0, "{stored}");
+    watching.until_stored(1);
+    let end = watching.stop();
+    let stream = &end["streams"][0];
+    check_accounts(stream);
+    assert!(stream["clips"].as_u64().unwrap() >= 2, "{stream}");
+    // Over TCP nothing is lost between server and depayloader.
+    let (sent, received) = (camera.sent(), stream["received"].as_u64().unwrap());
+    assert!(received <= sent && sent - received < 25, "{sent} sent, {stream}");
+    for key in ["behind", "undecodable", "before_keyframe", "host_ended", "lost_packets"] {
+        assert_eq!(stream[key], 0, "{stream}");
+    }
+    check_grid(&library, &address);
+    check(&library).exits(0);
+}
+
+#[test]
+fn a_server_that_was_killed_is_connected_again_and_the_gap_has_its_reason() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let units = small(folder.path());
+    let mut camera = Camera::start(&units, &Setup::default());
+    let (address, port) = (camera.address(), camera.port);
+    let mut watching = Watching::start(&library, &["--silence", "2", &address]);
+    watching.until_stored(1);
+    for _ in 0..3 {
+        drop(camera);
+        watching.until_state("waiting");
+        std::thread::sleep(Duration::from_millis(2_400));
+        camera = Camera::start(&units, &Setup { port: Some(port), ..Setup::default() });
+        watching.until_state("live");
+        watching.until_stored(1);
+    }
+    let end = watching.stop();
+    check_accounts(&end["streams"][0]);
+    assert_eq!(end["streams"][0]["sessions"], 4);
+    let spans = check_grid(&library, &address);
+    let told = spans.iter().filter(|(_, _, reason)| {
+        reason
+            .as_ref()
+            .is_some_and(|reason| reason.contains("camera unreachable: connection refused"))
+    });
+    assert_eq!(told.count(), 3, "{spans:?}");
+    check(&library).exits(0);
+}
+
+#[test]
+fn what_is_wrong_with_one_camera_is_said_and_touches_no_other() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let units = small(folder.path());
+    let camera = Camera::start(&units, &Setup::default());
+    let locked =
+        Camera::start(&units, &Setup { login: Some(("viewer", "right")), ..Setup::default() });
+    let free_port = Camera::start(&units, &Setup::default()).port;
+    let list = folder.path().join("cameras.toml");
+    let (open, closed) = (camera.port, locked.port);
+    let streams = [
+        ("good", format!("rtsp://127.0.0.1:{open}/live")),
+        ("locked", format!("rtsp://viewer:wr0ng@127.0.0.1:{closed}/live")),
+        ("path", format!("rtsp://127.0.0.1:{open}/nothing")),
+        ("port", format!("rtsp://127.0.0.1:{free_port}/live")),
+        ("name", "rtsp://no-such-camera.invalid/live".to_owned()),
+    ];
+    let text: String = streams
+        .iter()
+        .map(|(name, address)| format!("[[stream]]\nname = '{name}'\naddress = '{address}'\n"))
+        .collect();
+    std::fs::write(&list, text).unwrap();
+    let mut watching = Watching::start(&library, &["--streams", list.to_str().unwrap()]);
+    for (name, reason) in [
+        ("locked", "user name or password"),
+        ("path", "nothing at this path"),
+        ("port", "connection refused"),
+        ("name", "name of the camera's address is not known"),
+    ] {
+        let is_told = |line: &Value| {
+            line["source"] == name
+                && line["reason"].as_str().is_some_and(|said| said.contains(reason))
+        };
+        if !watching.seen.iter().any(is_told) {
+            watching.until(reason, is_told);
+        }
+    }
+    watching.until_stored(2);
+    let end = watching.stop();
+    for stream in end["streams"].as_array().unwrap() {
+        check_accounts(stream);
+        assert_eq!(stream["clips"].as_u64().unwrap() > 0, stream["source"] == "good", "{stream}");
+    }
+    check_grid(&library, "good");
+    check(&library).exits(0);
+}
+
+#[test]
+fn credentials_are_nowhere_but_on_the_socket() {
+    const SECRET: &str = "p@ss/wORd7261";
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let setup = Setup { login: Some(("viewer", SECRET)), ..Setup::default() };
+    let camera = Camera::start(&small(folder.path()), &setup);
+    let list = folder.path().join("cameras.toml");
+    let text = format!(
+        "[[stream]]\nname = 'door'\naddress = '{}'\nuser = 'viewer'\npassword_file = 'door'\n",
+        camera.address()
+    );
+    std::fs::write(&list, text).unwrap();
+    std::fs::write(folder.path().join("door"), format!("{SECRET}\n")).unwrap();
+    let mut watching = Watching::start(&library, &["--streams", list.to_str().unwrap()]);
+    watching.until_stored(1);
+    for host in hosts_of(watching.child.id()) {
+        for file in ["cmdline", "environ"] {
+            let bytes = std::fs::read(format!("/proc/{host}/{file}")).unwrap();
+            assert!(!holds(&bytes, SECRET), "{file}");
+        }
+    }
+    let mut errors = watching.child.stderr.take().unwrap();
+    let id = watching.child.id().to_string();
+    std::process::Command::new("kill").args(["-INT", &id]).status().unwrap();
+    watching.until("the end", |line| line["kind"] == "live_run");
+    let mut said = Vec::new();
+    errors.read_to_end(&mut said).unwrap();
+    said.extend(format!("{:?}", watching.seen).into_bytes());
+    for entry in std::fs::read_dir(&library).unwrap() {
+        let path = entry.unwrap().path();
+        said.extend(std::fs::read(path).unwrap_or_default());
+    }
+    assert!(!holds(&said, SECRET));
+    assert!(!holds(&said, "p%40ss"));
+    assert!(holds(&said, "door"));
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[test]
+fn lost_packets_are_counted_and_cost_no_more_than_their_frames() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let camera = Camera::start(&small(folder.path()), &Setup { loss: 0.05, ..Setup::default() });
+    let address = camera.address();
+    let mut watching = Watching::start(&library, &[&address]);
+    watching.until_stored(4);
+    let end = watching.stop();
+    let stream = &end["streams"][0];
+    check_accounts(stream);
+    assert!(stream["lost_packets"].as_u64().unwrap() > 0, "{stream}");
+    assert_eq!(stream["sessions"], 1, "{stream}");
+    check_grid(&library, &address);
+}
+
+#[test]
+fn a_connection_that_stalls_is_connected_again() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let camera = Camera::start(&small(folder.path()), &Setup::default());
+    let address = camera.address();
+    let mut watching = Watching::start(&library, &["--silence", "1.5", &address]);
+    watching.until_stored(1);
+    camera.conduct.is_stalled.store(true, std::sync::atomic::Ordering::SeqCst);
+    let lost = watching.until_state("waiting");
+    assert_eq!(lost["reason"], "stream lost: no frame came for 1.5 s", "{lost}");
+    camera.conduct.is_stalled.store(false, std::sync::atomic::Ordering::SeqCst);
+    watching.until_stored(2);
+    let end = watching.stop();
+    check_accounts(&end["streams"][0]);
+    let spans = check_grid(&library, &address);
+    let is_told = |reason: &Option<String>| {
+        reason.as_ref().is_some_and(|reason| reason.contains("no frame came for 1.5 s"))
+    };
+    assert!(spans.iter().any(|(_, _, reason)| is_told(reason)), "{spans:?}");
+}
+
+#[test]
+fn a_killed_host_and_a_killed_run_lose_nothing_that_was_stored() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let camera = Camera::start(&small(folder.path()), &Setup::default());
+    let address = camera.address();
+    let kill = |id: u32| {
+        let killed = std::process::Command::new("kill").args(["-9", &id.to_string()]).status();
+        assert!(killed.unwrap().success());
+    };
+    let mut watching = Watching::start(&library, &[&address]);
+    watching.until_stored(1);
+    kill(hosts_of(watching.child.id())[0]);
+    let lost = watching.until_state("waiting");
+    assert!(lost["reason"].as_str().unwrap().contains("the decoder crashed (killed)"), "{lost}");
+    watching.until_state("live");
+    watching.until_stored(1);
+    let hosts = hosts_of(watching.child.id());
+    kill(watching.child.id());
+    let stored = watching.seen.iter().filter(|line| line["kind"] == "stored").count();
+    watching.child.wait().unwrap();
+    assert_gone(&hosts);
+    check(&library).exits(0);
+    // A clip is told after it was stored, so one more may be there.
+    let kept = check_grid(&library, &address).iter().filter(|span| span.2.is_none()).count();
+    assert!((stored..=stored + 1).contains(&kept), "{kept} of {stored}");
+
+    // So long that a whole place of the grid is empty.
+    std::thread::sleep(Duration::from_secs(3));
+    let mut watching = Watching::start(&library, &[&address]);
+    watching.until_stored(1);
+    check_accounts(&watching.stop()["streams"][0]);
+    let spans = check_grid(&library, &address);
+    assert!(spans.iter().any(|span| span.2.as_deref() == Some("not watched")), "{spans:?}");
+    check(&library).exits(0);
+}
+
+#[test]
+fn transport_streams_and_srt_are_received() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("broadcasts.library");
+    let free_port =
+        || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (tcp, udp, srt) = (free_port(), free_port(), free_port());
+    let addresses = [("tcp", tcp), ("udp", udp), ("srt", srt)]
+        .map(|(scheme, port)| format!("{scheme}://127.0.0.1:{port}"));
+    let senders =
+        [("?listen=1", 0), ("?pkt_size=1316", 1), ("?mode=listener", 2)].map(|(how, which)| {
+            std::process::Command::new("ffmpeg")
+                .args([
+                    "-v",
+                    "quiet",
+                    "-nostdin",
+                    "-re",
+                    "-f",
+                    "lavfi",
+                    "-i",
+                    "testsrc2=s=160x96:r=25",
+                ])
+                .args([
+                    "-c:v",
+                    "libx264",
+                    "-preset",
+                    "ultrafast",
+                    "-g",
+                    "25",
+                    "-pix_fmt",
+                    "yuv420p",
+                ])
+                .args(["-f", "mpegts", &format!("{}{how}", addresses[which])])
+                .spawn()
+                .unwrap()
+        });
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let mut watching = Watching::start(&library, &addresses);
+    let is_done = |seen: &[Value]| {
+        addresses.iter().all(|address| {
+            seen.iter().any(|line| line["kind"] == "stored" && line["source"] == *address)
+        })
+    };
+    while !is_done(&watching.seen) {
+        watching.until_stored(1);
+    }
+    let end = watching.stop();
+    for stream in end["streams"].as_array().unwrap() {
+        check_accounts(stream);
+        check_grid(&library, stream["source"].as_str().unwrap());
+    }
+    for mut sender in senders {
+        let _ = sender.kill();
+        sender.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_file_is_played_as_if_it_were_live() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("films.library");
+    let film = numbered(folder.path(), "film.mp4", "25", 4.0, "-c:v libx264 -g 25");
+    let began = Instant::now();
+    let mut command = command(["index", "--json", "--as-live", "--library"]);
+    let ran = finish(command.arg(&library).arg(&film)).exits(0);
+    assert!(began.elapsed() > Duration::from_secs(3));
+    let stream = &ran.line("live_run")["streams"][0];
+    check_accounts(stream);
+    assert_eq!((&stream["received"], &stream["state"]), (&100.into(), &"ended".into()), "{stream}");
+    assert!((2..=4).contains(&stream["clips"].as_u64().unwrap()), "{stream}");
+}
