@@ -273,7 +273,7 @@ fn recipes_that_a_rebuild_could_not_read_are_put_right_by_the_next_run() {
         description: serde_json::json!({ "clips": "c0ffee00" }),
         ..recipe(RecipeKind::Segment, "5e6e5e6e")
     };
-    let recipes = [recipe(RecipeKind::Clip, "c0ffee00"), segments];
+    let recipes = [recipe(RecipeKind::Clip, "c0ffee00"), segments, listening("5feec400")];
     for wiped in [&["recipes"][..], &["spaces"], &["recipes", "spaces"]] {
         let folder = full_library();
         let lib = folder.path().join("lib");
