@@ -263,6 +263,8 @@ struct Reader<'a> {
 struct Reading {
     source: usize,
     from: Timestamp,
+    /// Up to where it was read.
+    reached: Timestamp,
     fresh: Vec<Stretch>,
     /// Until the language is known.
     held: VecDeque<Stretch>,
@@ -307,10 +309,22 @@ impl Reader<'_> {
         if self.language.is_some() {
             self.ear.skip_to(sound.from);
         }
+        let is_odd = |error: &Error| {
+            matches!(error.kind(), Kind::Corrupt | Kind::Exhausted | Kind::Internal)
+        };
+        match self.decode(sound, host, reading) {
+            // What was wrong with a host that died or hung may not have been the source.
+            Err(error) if is_odd(&error) => self.decode(sound, host, reading),
+            result => result,
+        }
+    }
+
+    /// Reads the sound, and passes over what was read before.
+    fn decode(&mut self, sound: &Sound, host: &mut Host, reading: &mut Reading) -> Result<()> {
         // From the start, whatever is known already: to enter a file in its middle gives samples that
         // differ a little, and a run that was cut off has to give the same words.
         let request = SoundRequest { track: Some(sound.track), start: Timestamp::ZERO, end: None };
-        let mut told = sound.from;
+        let mut told = sound.from.max(reading.reached);
         for event in host.sound(&sound.input, &request)? {
             if self.cancel.is_cancelled() {
                 return Err(Error::cancelled());
@@ -318,13 +332,19 @@ impl Reader<'_> {
             let fresh = &mut reading.fresh;
             match event? {
                 SoundEvent::Samples { pts, samples } => {
-                    self.ear.hear(pts, &samples, fresh)?;
                     let length = Micros(samples.len() as i64 * 1_000 / 16);
+                    if pts + length <= reading.reached {
+                        continue;
+                    }
+                    reading.reached = pts + length;
+                    self.ear.hear(pts, &samples, fresh)?;
                     let all = &mut reading.ending.length;
                     *all = Micros(all.0.saturating_add(length.0));
                     reading.ending.at = reading.ending.at.max(pts + length);
                 }
+                SoundEvent::Gap(gap) if gap.span.end <= reading.reached => {}
                 SoundEvent::Gap(gap) => {
+                    reading.reached = gap.span.end;
                     self.ear.pause(fresh)?;
                     reading.ending.at = reading.ending.at.max(gap.span.end);
                     if gap.span.start >= sound.from {
@@ -423,6 +443,7 @@ impl Reading {
         Reading {
             source,
             from,
+            reached: Timestamp(i64::MIN),
             fresh: Vec::new(),
             held: VecDeque::new(),
             given: 0,

@@ -378,26 +378,26 @@ fn sound_that_changes_its_format_or_has_holes_has_right_times() {
 fn sound_that_cannot_be_used_costs_no_picture() {
     let folder = TempDir::new().unwrap();
     let at = folder.path();
-    ffmpeg(at, &format!("{PICTURE} -f lavfi -i sine -t 4 {H264} -c:a aac odd.mp4"));
-    let odd = at.join("odd.mp4");
+    ffmpeg(at, &format!("{PICTURE} -f lavfi -i sine -t 4 {H264} -c:a aac odd.mkv"));
+    let odd = at.join("odd.mkv");
     let bytes = fs::read(&odd).unwrap();
-    let broken = bytes.windows(4).position(|name| name == b"mp4a").unwrap();
+    let broken = bytes.windows(4).position(|name| name == b"_AAC").unwrap();
     let mut changed = bytes.clone();
-    changed[broken..broken + 4].copy_from_slice(b"xyz1");
+    changed[broken..broken + 4].copy_from_slice(b"_XYZ");
     fs::write(&odd, changed).unwrap();
     // Noise, a tone, and silence have no words.
     ffmpeg(at, &format!("{PICTURE} -f lavfi -i anoisesrc=a=0.3 -t 8 {H264} -c:a aac noise.mp4"));
     ffmpeg(at, &format!("{PICTURE} -f lavfi -i anullsrc -t 8 {H264} -c:a aac silent.mp4"));
     let library = at.join("library");
-    let paths = ["odd.mp4", "noise.mp4", "silent.mp4"].map(|name| at.join(name));
+    let paths = ["odd.mkv", "noise.mp4", "silent.mp4"].map(|name| at.join(name));
     let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
     let ran = index(&library, &paths).exits(0);
-    for name in ["odd.mp4", "noise.mp4", "silent.mp4"] {
+    for name in ["odd.mkv", "noise.mp4", "silent.mp4"] {
         let report = ran.source(name);
         assert!(report["clips"].as_u64() >= Some(2), "{report}");
         assert_eq!(report["cues"], 0, "{report}");
     }
-    let notices = ran.source("odd.mp4")["notices"].to_string();
+    let notices = ran.source("odd.mkv")["notices"].to_string();
     assert!(notices.contains("sound"), "{notices}");
     let again = index(&library, &paths).exits(0);
     assert!(paths.iter().all(|path| {
