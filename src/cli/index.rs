@@ -165,7 +165,7 @@ pub fn run(args: Args) -> CommandResult {
         #[cfg(feature = "speech")]
         hearing,
         #[cfg(feature = "speech")]
-        listeners: cores,
+        listeners: cores(),
         cancel: cancel.clone(),
     };
     let indexed = pipeline::index(locations, library, reader, loaded, options, &show);

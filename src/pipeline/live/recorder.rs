@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::graph::{Event, Message, Sink, StreamId};
 use crate::library::{ChunkRecord, SourceId};
 use crate::media::{Gap, IndexedClip};
-use crate::pipeline::ingest::CHUNK_CLIPS;
+use crate::pipeline::shared::CHUNK_CLIPS;
 use crate::time::{Micros, Span, Timestamp};
 
 /// How long to wait before what could not be stored is tried again.
