@@ -71,9 +71,6 @@ pub struct Args {
     /// them is deleted
     #[arg(long)]
     take_over: bool,
-    #[cfg(feature = "live")]
-    #[command(flatten)]
-    live: super::live::LiveArgs,
     /// Use only models whose licences allow this: those that are needed and do not are refused, and
     /// what can be done without (visual words) is left out
     #[arg(long, value_name = "USE", value_enum)]
@@ -84,6 +81,10 @@ pub struct Args {
     /// Show at the end where the time went, stage by stage
     #[arg(short, long)]
     verbose: bool,
+    // Last, since its heading would stand above all that follows.
+    #[cfg(feature = "live")]
+    #[command(flatten)]
+    live: super::live::LiveArgs,
 }
 
 /// Which sources are listened to.

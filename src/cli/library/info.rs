@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::super::{CommandResult, Outcome, counted, one_line, print_json, print_line};
 use super::{bytes, open};
 use crate::error::Result;
-use crate::library::{Info, Source};
+use crate::library::{Info, Origin, Source, State};
 use crate::time::Micros;
 
 #[derive(clap::Args, Debug)]
@@ -29,13 +29,23 @@ pub fn run(args: Args) -> CommandResult {
     Ok(Outcome::Done)
 }
 
+/// A source that has no end.
+fn is_live(source: &Source) -> bool {
+    source.origin == Origin::Live && source.state == State::New
+}
+
 fn print_info(info: &Info, sources: &[Source]) -> Result<()> {
-    let state = match (info.sources - info.complete - info.failed, info.failed) {
+    let live = sources.iter().filter(|source| is_live(source)).count() as u64;
+    let new = info.sources.saturating_sub(info.complete + info.failed + live);
+    let mut state = match (new, info.failed) {
         (0, 0) => String::new(),
         (new, failed) => {
             format!("  ({} complete, {failed} failed, {new} not read to the end)", info.complete)
         }
     };
+    if live > 0 {
+        state.push_str(&format!("  ({live} live)"));
+    }
     print_line(&format!("sources   {}{state}", info.sources))?;
     print_line(&format!("length    {}", Micros::from_secs_f64(info.hours * 3_600.0)))?;
     for (name, count) in [
@@ -64,7 +74,11 @@ fn print_info(info: &Info, sources: &[Source]) -> Result<()> {
     print_line("")?;
     print_line(&format!("{:<8}  {:>12}  {:<8}  name", "id", "length", "state"))?;
     for source in sources {
-        let state = if source.locations.is_empty() { "gone" } else { source.state.as_str() };
+        let state = match source.state {
+            _ if source.locations.is_empty() => "gone",
+            _ if is_live(source) => "live",
+            state => state.as_str(),
+        };
         let id = source.id.to_string();
         let length = source.duration.map_or_else(|| "-".into(), |length| length.to_string());
         let mut name = one_line(&source.name);

@@ -10,7 +10,7 @@ use super::super::{
 };
 use super::open;
 use crate::error::Result;
-use crate::library::{ClipRow, Origin, Place, SegmentRow, Shown, Source, Tree};
+use crate::library::{ClipRow, Origin, Place, SegmentRow, Shown, Source, State, Tree};
 use crate::media::{Cue, CueKind, Gap, TimedWord, TrackKind, VisualWord};
 use crate::time::{Span, Timestamp};
 
@@ -43,7 +43,11 @@ fn print_shown(shown: &Shown) -> Result<()> {
     print_line(&format!("  id        {}", source.id))?;
     print_line(&format!("  length    {}", shown.length()))?;
     let error = source.error.as_deref().map_or(String::new(), |why| format!(": {}", one_line(why)));
-    print_line(&format!("  state     {}{error}", source.state.as_str()))?;
+    let state = match (source.origin, source.state) {
+        (Origin::Live, State::New) => "live",
+        (_, state) => state.as_str(),
+    };
+    print_line(&format!("  state     {state}{error}"))?;
     for location in &source.locations {
         print_line(&format!("  at        {}", one_line(&location.place.to_string())))?;
     }
