@@ -41,8 +41,9 @@ struct Args {
     /// How it is coded
     #[arg(long, default_value = "-preset veryfast -g 50 -b:v 3M")]
     coding: String,
-    /// Given by cargo
+    /// What cargo itself adds
     #[arg(long, hide = true)]
+    #[allow(dead_code, reason = "it says nothing")]
     bench: bool,
 }
 

@@ -51,7 +51,8 @@ fn date(text: &str, now: &ZonedDateTime) -> Option<Date> {
 }
 
 fn time(text: &str) -> Option<Time> {
-    text.contains(':').then(|| text.parse().ok()).flatten()
+    let is_time = text.contains(':') && !text.contains('-');
+    is_time.then(|| text.parse().ok()).flatten()
 }
 
 /// A length of time up to now: `90s`, `15m`, `2h`, `7d`.
@@ -103,7 +104,7 @@ mod tests {
 
     #[test]
     fn instants_are_read_as_people_write_them_in_their_zone() {
-        let zone = jiff::tz::TimeZone::fixed(jiff::tz::offset(2));
+        let zone = TimeZone::fixed(jiff::tz::offset(2));
         let now = "2026-11-28T12:30:00Z".parse::<Timestamp>().unwrap().to_zoned_datetime(zone);
         let read = |text: &str| at(text, &now).map(|at| at.to_string()).ok();
         for (text, utc) in [

@@ -134,6 +134,10 @@ impl Camera {
                 context.with_thread_default(|| main_loop.run()).unwrap();
             })
         };
+        // A loop that has not begun cannot be quit.
+        while !main_loop.is_running() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Camera { port, conduct, server, main_loop, thread: Some(thread), senders }
     }
 

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -287,6 +288,41 @@ fn lost_packets_are_counted_and_cost_no_more_than_their_frames() {
     assert!(stream["lost_packets"].as_u64().unwrap() > 0, "{stream}");
     assert_eq!(stream["sessions"], 1, "{stream}");
     check_grid(&library, &address);
+}
+
+#[test]
+fn other_sizes_b_frames_and_garbage_do_not_end_a_stream() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let small = small(folder.path());
+    let large = coded(folder.path(), "640x360", 1.0, "-g 25 -preset veryfast -tune zerolatency");
+    let changing: Units = Arc::new([small.as_slice(), large.as_slice()].concat());
+    let reordered = coded(folder.path(), "160x96", 2.0, "-g 25 -preset medium -bf 3");
+    // What comes behind the headers of every fifth frame is noise.
+    let mut broken = small.to_vec();
+    for (number, unit) in broken.iter_mut().enumerate().filter(|(number, _)| number % 5 == 4) {
+        for (place, byte) in unit.iter_mut().enumerate().skip(16) {
+            *byte = (place * 31 + number * 17) as u8 | 1;
+        }
+    }
+    let cameras = [changing, reordered, Arc::new(broken)]
+        .map(|units| Camera::start(&units, &Setup::default()));
+    let addresses = cameras.each_ref().map(Camera::address);
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let mut watching = Watching::start(&library, &addresses);
+    let stored = |seen: &[Value], address: &str| {
+        seen.iter().filter(|line| line["kind"] == "stored" && line["source"] == *address).count()
+    };
+    while addresses.iter().any(|address| stored(&watching.seen, address) < 3) {
+        watching.until_stored(1);
+    }
+    let end = watching.stop();
+    for stream in end["streams"].as_array().unwrap() {
+        check_accounts(stream);
+        assert_eq!((&stream["sessions"], &stream["behind"]), (&1.into(), &0.into()), "{stream}");
+        check_grid(&library, stream["source"].as_str().unwrap());
+    }
+    check(&library).exits(0);
 }
 
 #[test]

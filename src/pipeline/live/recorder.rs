@@ -188,7 +188,7 @@ impl Sink for Recorder<'_> {
                 if let Err(error) = end {
                     tracing::warn!(
                         "{}",
-                        error.in_source(&self.shared.cameras[session.camera].input.name())
+                        error.in_source(self.shared.cameras[session.camera].input.name())
                     );
                 }
             }

@@ -55,7 +55,7 @@ impl MediaClock {
         }
         let went_back = pts < self.last_pts.saturating_sub(MOST_REORDER_US);
         self.last_pts = pts;
-        if went_back || late > MOST_LATE_US || late < -MOST_EARLY_US {
+        if went_back || !(-MOST_EARLY_US..=MOST_LATE_US).contains(&late) {
             *window = Window::new(arrived, offset);
             self.jumps += 1;
         } else if arrived - window.began > WINDOW_US {
