@@ -245,7 +245,7 @@ fn align(
 /// The distance of a list from each beginning of another one.
 fn distances<'a>(
     reference: impl Iterator<Item = &'a String>,
-    found: impl Iterator<Item = &'a String> + Clone + ExactSizeIterator,
+    found: impl ExactSizeIterator<Item = &'a String> + Clone,
 ) -> Vec<usize> {
     let mut row: Vec<usize> = (0..=found.len()).collect();
     for (place, word) in reference.enumerate() {

@@ -50,7 +50,7 @@ pub fn listen(
 ) -> Result<()> {
     let stats = StageStats::new("listen");
     let how = How { threads, cancel, stats: &stats };
-    let (opened, lengths) = crossbeam_channel::unbounded();
+    let (opened, lengths) = crossbeam_channel::bounded(locations.len().max(1));
     let mut left = locations.iter().enumerate();
     let next = move |host: &mut Option<Host>| {
         let (source, location) = left.next()?;

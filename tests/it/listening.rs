@@ -317,7 +317,8 @@ fn sound_that_lies_oddly_in_its_file_has_right_times() {
         "-i a.wav -i b.wav -filter_complex [0]apad=whole_dur=80[a];[a][1]concat=n=2:v=0:a=1 far.wav",
     );
     let video = "-f lavfi -i testsrc2=s=160x90:r=2 -i far.wav";
-    let codecs = "-c:v libx264 -g 20 -pix_fmt yuv420p -c:a aac";
+    // Without B frames: their delay would move the first picture behind the first sound.
+    let codecs = "-c:v libx264 -bf 0 -g 20 -pix_fmt yuv420p -c:a aac";
     let separate = "-movflags empty_moov+separate_moof";
     // In fragments of 60 s, first the picture, then the sound; and all of the sound at the end.
     ffmpeg(at, &format!("{video} -t 90 {codecs} {separate} -frag_duration 60000000 late.mp4"));
