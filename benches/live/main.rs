@@ -4,6 +4,7 @@
 //!
 //! Needs `cinelex setup` and the `ffmpeg` program. The server takes processor time, too.
 
+#[allow(clippy::unwrap_used, reason = "the tests' own")]
 #[path = "../../tests/it/camera.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod camera;
