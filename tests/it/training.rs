@@ -149,7 +149,7 @@ fn a_training_leaves_out_what_it_cannot_use_and_its_network_writes_captions() {
     }
     let report = judge("alignment", &["--json"]).exits(0).line("alignment");
     assert_eq!((&report["examples"], &report["pairs"]), (&2.into(), &6.into()));
-    let share = report["embedding"]["nearest"].as_f64().unwrap();
+    let share = report["alignment"]["nearest"].as_f64().unwrap();
     assert!((0.0..=100.0).contains(&share), "{report}");
     // Photos of no video stay alone.
     let report = judge("captions", &["--sequence", "--json"]).exits(0).line("captions");
@@ -266,7 +266,7 @@ fn a_library_is_learnt_from_and_described_by_what_came_of_it() {
     let (library, out) = (folder.path().join("films"), folder.path().join("my films"));
     let films = films(folder.path(), 5);
     indexed(&library, &films, &["--captioner", "none"]);
-    let config = configuration(folder.path(), "count = 400");
+    let config = configuration(folder.path(), "count = 1000");
     let trained = train(&[&library], &config, &out, &[]).exits(0);
     let line = trained.line("trained");
     let learnt = &line["libraries"][0];
@@ -295,7 +295,7 @@ fn a_library_is_learnt_from_and_described_by_what_came_of_it() {
 
     // A training that has ended is left as it is.
     let again = train(&[&library], &config, &out, &["--resume"]).exits(0).line("trained");
-    assert_eq!(again["steps"], 400);
+    assert_eq!(again["steps"], 1000);
     // A film that two libraries have is learnt from once, and not at all where it is held out.
     let copy = folder.path().join("copy");
     indexed(&copy, &films, &["--captioner", "none"]);
