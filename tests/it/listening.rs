@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use cinelex::library::Reader;
 use serde_json::Value;
@@ -11,6 +10,7 @@ use tempfile::TempDir;
 use crate::cinelex::{Ran, command, finish, index, index_with, info, search, show};
 use crate::media::ffmpeg;
 use crate::same::assert_same;
+use crate::speech::spoken;
 
 const SENTENCES: [&str; 4] = [
     "The old house stands near the river.",
@@ -21,15 +21,6 @@ const SENTENCES: [&str; 4] = [
 
 const PICTURE: &str = "-f lavfi -i testsrc2=s=160x90:r=10";
 const H264: &str = "-c:v libx264 -g 20 -pix_fmt yuv420p";
-
-fn spoken(folder: &Path, name: &str, voice: &str, text: &str) {
-    let out = Command::new("espeak-ng")
-        .args(["-v", voice, "-s", "140", "-w", name, text])
-        .current_dir(folder)
-        .output()
-        .expect("the espeak-ng executable is installed");
-    assert!(out.status.success(), "{out:?}");
-}
 
 /// A sound of these sentences with two seconds between them.
 fn talk(folder: &Path, name: &str, sentences: &[&str]) {

@@ -12,7 +12,7 @@ const SENTENCE: &str =
     "The old house stands near the river. Nobody has lived there for many years.";
 
 /// A recording of `text`, spoken clearly.
-fn spoken(folder: &Path, name: &str, voice: &str, text: &str) -> PathBuf {
+pub fn spoken(folder: &Path, name: &str, voice: &str, text: &str) -> PathBuf {
     let out = Command::new("espeak-ng")
         .args(["-v", voice, "-s", "140", "-w", name, text])
         .current_dir(folder)
