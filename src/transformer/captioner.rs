@@ -67,8 +67,17 @@ impl Captioner {
     /// How well words fit a picture, 0 to 1, by the embedding that was read of it and the sentence
     /// encoder's of the words: how likely they belong together where every second pair does.
     pub fn alignment(&self, picture: ArrayView1<'_, f32>, words: ArrayView1<'_, f32>) -> f32 {
+        1.0 / (1.0 + (-self.alignment_odds(picture, words)).exp())
+    }
+
+    /// The logarithm of the odds of that.
+    pub(crate) fn alignment_odds(
+        &self,
+        picture: ArrayView1<'_, f32>,
+        words: ArrayView1<'_, f32>,
+    ) -> f32 {
         let [weight, bias] = self.alignment;
-        1.0 / (1.0 + (-SHARPNESS * (weight * picture.dot(&words) + bias)).exp())
+        SHARPNESS * (weight * picture.dot(&words) + bias)
     }
 
     /// What texts are read and written in.
