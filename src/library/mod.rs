@@ -15,9 +15,11 @@ mod dot;
 mod folded;
 mod forget;
 mod hearing;
+mod hits;
 mod ids;
 mod index;
 mod insert;
+mod known;
 mod live;
 mod lock;
 mod merge;
@@ -46,6 +48,7 @@ pub use compact::Compacted;
 pub use contents::Alike;
 pub use forget::Forgotten;
 pub use hearing::HeardTo;
+pub use hits::{By, Found, Hit, HitSpan};
 pub use ids::{ClipId, RecipeId, SourceId};
 pub use live::Unseen;
 pub use merge::{Conflict, Damage, Merged};
@@ -53,7 +56,7 @@ pub use reader::{ClipRow, Info, Reader, RecipeInfo, SeenClip, SegmentRow, Shown,
 pub use rebuild::{Rebuilt, ToRead, rebuild};
 pub use recipes::Waiting;
 pub use schema::SCHEMA_VERSION;
-pub use search::{By, Found, Hit, HitSpan, Query};
+pub use search::Query;
 pub use types::{
     ChunkRecord, HeardChunk, Location, NewSource, Origin, Place, Recipe, RecipeKind,
     SegmentReading, SegmentRecord, Source, Space, State, Tree, WallClock, WallOrigin,

@@ -4,27 +4,24 @@
 //! to the segment that holds its midpoint. Scores of different lists are never compared: the lists
 //! are fused by reciprocal rank (Cormack, Clarke and Büttcher, 2009).
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension, params};
-use serde::Serialize;
+use rusqlite::{Connection, params};
 
-use super::ids::{ClipId, SourceId};
+use super::hits::{By, Hit, List, Ranked, Unit, UnitSpan, clip_at, fuse, hit};
+use super::ids::SourceId;
 use super::index::{Embedded, Index};
+use super::known::{KnownTexts, TextRow};
 use super::reader::Reader;
 use super::rows;
 use super::spans::SegmentSpans;
-use super::types::{Location, Origin, RecipeKind, SegmentReading};
-use super::vectors::VectorSet;
-use super::words::{COMMON, Matches, Postings, TextRow, WordIndex, named};
+use super::types::RecipeKind;
+use super::vectors::{Row, VectorSet};
+use super::words::{COMMON, Matches, WordIndex};
 use crate::error::{Error, Kind, Result};
-use crate::media::{Caption, Channel, TimedWord};
+use crate::media::Channel;
 use crate::time::{Span, Timestamp};
-
-/// The constant of reciprocal rank fusion, as its authors found it.
-const FUSION: f64 = 60.0;
 
 /// Segments in a list that is fused: at least so many, and so many times those asked for.
 const LIST: usize = 100;
@@ -70,99 +67,6 @@ pub struct Query {
     pub min_score: Option<f32>,
 }
 
-/// One search result.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Hit {
-    /// From 1.
-    pub rank: usize,
-    pub source: SourceId,
-    pub name: String,
-    pub origin: Origin,
-    /// Where the source was seen last; none where it is gone.
-    pub location: Option<Location>,
-    #[serde(flatten)]
-    pub span: HitSpan,
-    /// What found it at the best rank, with its score.
-    #[serde(flatten)]
-    pub found: Found,
-    /// Everything that found it.
-    pub channels: Vec<Found>,
-    /// Sum of reciprocal ranks; it only orders.
-    pub fused: f64,
-    /// The clip at the hit, for searching on with its picture.
-    pub clip: Option<ClipId>,
-    /// What is said or read in the segment; the cue's text where there is no segment.
-    pub words: String,
-    /// The query's words as they are said there, with the time of each; empty where that is not known.
-    pub said: Vec<TimedWord>,
-    /// What the transformer wrote about the segment, and how well words and picture fit, 0 to 1.
-    pub caption: Option<Caption>,
-    pub alignment: Option<f32>,
-    /// When the hit begins on the wall clock, in microseconds since 1970, where known.
-    pub wall_clock_us: Option<i64>,
-}
-
-/// A hit's span and its segment's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct HitSpan {
-    pub start_us: Timestamp,
-    pub end_us: Timestamp,
-    pub segment: Option<Span>,
-}
-
-/// How one list found a hit.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Found {
-    pub channel: Channel,
-    pub by: By,
-    /// By meaning: cosine, -1 to 1. By words: the share of the query's terms, 0 to 1.
-    pub score: f32,
-}
-
-/// What a list compares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum By {
-    Meaning,
-    Words,
-}
-
-impl By {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            By::Meaning => "meaning",
-            By::Words => "words",
-        }
-    }
-}
-
-/// What is ranked: a segment, or what belongs to none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Unit {
-    source: i64,
-    span: UnitSpan,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum UnitSpan {
-    Segment {
-        start: i64,
-        end: i64,
-    },
-    /// A clip or cue by where it starts.
-    Alone {
-        start: i64,
-    },
-}
-
-/// A unit in a list, and what of it was found.
-#[derive(Debug, Clone, Copy)]
-struct Ranked {
-    unit: Unit,
-    span: Span,
-    score: f32,
-}
-
 /// What search keeps in memory between queries.
 #[derive(Debug)]
 pub(super) struct Memory {
@@ -171,7 +75,7 @@ pub(super) struct Memory {
     segments: VectorSet,
     readings: VectorSet,
     spans: SegmentSpans,
-    postings: Postings,
+    texts: KnownTexts,
 }
 
 impl Memory {
@@ -182,7 +86,7 @@ impl Memory {
             segments: VectorSet::new(Embedded::Segments),
             readings: VectorSet::new(Embedded::Readings),
             spans: SegmentSpans::default(),
-            postings: Postings::default(),
+            texts: KnownTexts::default(),
         }
     }
 }
@@ -214,9 +118,9 @@ impl Reader {
         self.record.read(|sql| {
             memory.refresh(sql)?;
             let filter = Filter::of(sql, query)?;
-            let mut postings = std::mem::take(&mut memory.postings);
-            let lists = memory.lists(sql, query, &filter, &mut postings);
-            memory.postings = postings;
+            let mut texts = std::mem::take(&mut memory.texts);
+            let lists = memory.lists(sql, query, &filter, &mut texts);
+            memory.texts = texts;
             let lists = lists?;
             let clip_recipe = rows::current_recipe(sql, RecipeKind::Clip)?.map(|row| row.key);
             fuse(&lists, query.top.max(1))
@@ -231,8 +135,6 @@ impl Reader {
     }
 }
 
-type List = (Channel, By, Vec<Ranked>);
-
 impl Memory {
     fn refresh(&mut self, sql: &Connection) -> Result<()> {
         let segment_recipe = rows::current_recipe(sql, RecipeKind::Segment)?;
@@ -240,7 +142,8 @@ impl Memory {
         self.clips.refresh(sql, clip_recipe.as_ref(), &self.index)?;
         self.segments.refresh(sql, segment_recipe.as_ref(), &self.index)?;
         self.readings.refresh(sql, segment_recipe.as_ref(), &self.index)?;
-        self.spans.refresh(sql, segment_recipe.as_ref())
+        self.spans.refresh(sql, segment_recipe.as_ref())?;
+        self.texts.refresh(sql)
     }
 
     fn lists(
@@ -248,7 +151,7 @@ impl Memory {
         sql: &Connection,
         query: &Query,
         filter: &Filter,
-        postings: &mut Postings,
+        texts: &mut KnownTexts,
     ) -> Result<Vec<List>> {
         let length = LIST.max(query.top.saturating_mul(LIST_TIMES_TOP));
         let asked =
@@ -256,16 +159,30 @@ impl Memory {
         let by_meaning = || {
             let mut lists = Vec::new();
             for (channel, vector) in query.vectors.iter().filter(|(channel, _)| asked(channel)) {
-                let vectors = match channel {
-                    // What was trained on pictures and captions knows better than class names.
-                    Channel::Picture if !self.readings.is_empty() => &self.readings,
-                    Channel::Picture => &self.clips,
-                    Channel::Speech => &self.segments,
-                    // Found by their words.
-                    Channel::Screen | Channel::Caption => continue,
+                let mut add = |vectors, keeps: &(dyn Fn(&Row) -> bool + Sync)| -> Result<()> {
+                    let list = self.by_meaning(vectors, vector, keeps, length)?;
+                    lists.push((*channel, By::Meaning, list));
+                    Ok(())
                 };
-                let list = self.by_meaning(vectors, vector, filter, length)?;
-                lists.push((*channel, By::Meaning, list));
+                let all = |row: &Row| filter.keeps(row.source, row.span);
+                match channel {
+                    Channel::Picture if self.readings.is_empty() => add(&self.clips, &all)?,
+                    Channel::Picture => {
+                        // What was trained on pictures and captions knows better than class names.
+                        add(&self.readings, &all)?;
+                        let unread = self.unread();
+                        let is_unread = |row: &Row| {
+                            let since = unread.get(&row.source);
+                            since.is_some_and(|since| row.span.midpoint() >= *since) && all(row)
+                        };
+                        if !unread.is_empty() {
+                            add(&self.clips, &is_unread)?;
+                        }
+                    }
+                    Channel::Speech => add(&self.segments, &all)?,
+                    // Found by their words.
+                    Channel::Screen | Channel::Caption => {}
+                }
             }
             Ok(lists)
         };
@@ -277,9 +194,9 @@ impl Memory {
                 (WordIndex::CUES, &[Channel::Speech, Channel::Screen][..]),
                 (WordIndex::CAPTIONS, &[Channel::Caption][..]),
             ] {
-                let matches = Matches::find(sql, index, words, most, postings)?;
+                let matches = Matches::find(sql, index, words, most, texts)?;
                 for channel in channels.iter().copied().filter(asked) {
-                    let list = self.by_words(sql, &matches, channel, filter, length)?;
+                    let list = self.by_words(sql, texts, &matches, channel, filter, length)?;
                     lists.push((channel, By::Words, list));
                 }
             }
@@ -311,17 +228,30 @@ impl Memory {
         Ok(lists)
     }
 
+    /// The sources whose clips go on where their readings end, and from when: the last minutes of a live
+    /// source, or films that a new captioner has not come to.
+    fn unread(&self) -> HashMap<i64, Timestamp> {
+        let clips = self.clips.last().iter();
+        clips
+            .filter_map(|(source, clip)| {
+                let read =
+                    self.readings.last().get(source).map_or(Timestamp(i64::MIN), |of| of.end);
+                (clip.midpoint() >= read).then_some((*source, read))
+            })
+            .collect()
+    }
+
     /// Each segment by its best vector.
     fn by_meaning(
         &self,
         vectors: &VectorSet,
         query: &[f32],
-        filter: &Filter,
+        keeps: &(dyn Fn(&Row) -> bool + Sync),
         length: usize,
     ) -> Result<Vec<Ranked>> {
         let mut looked_at = length.saturating_mul(4);
         loop {
-            let rows = vectors.best(query, looked_at, |row| filter.keeps(row.source, row.span))?;
+            let rows = vectors.best(query, looked_at, keeps)?;
             let mut seen = HashSet::new();
             let mut list = Vec::new();
             for &(row, score) in &rows {
@@ -341,6 +271,7 @@ impl Memory {
     fn by_words(
         &self,
         sql: &Connection,
+        texts: &mut KnownTexts,
         matches: &Matches,
         channel: Channel,
         filter: &Filter,
@@ -355,7 +286,8 @@ impl Memory {
         let recipe = self.segments.recipe().unwrap_or(0);
         for batch in matches.texts.chunks(TEXTS) {
             for found in batch {
-                let Some(text) = matches.row(sql, *found, recipe)? else { continue };
+                let row = texts.row(sql, matches.index, found.key, recipe)?;
+                let Some(text) = row else { continue };
                 if text.channel != channel || !filter.keeps(text.source, text.span) {
                     continue;
                 }
@@ -407,149 +339,6 @@ impl Memory {
         }
         Ok(unit)
     }
-}
-
-struct Fused {
-    unit: Unit,
-    span: Span,
-    /// Best rank first.
-    found: Vec<(usize, Found)>,
-    fused: f64,
-}
-
-fn fuse(lists: &[List], top: usize) -> Vec<Fused> {
-    let mut units: HashMap<Unit, Fused> = HashMap::new();
-    for (channel, by, list) in lists {
-        for (place, ranked) in list.iter().enumerate() {
-            let rank = place + 1;
-            let unit = units.entry(ranked.unit).or_insert(Fused {
-                unit: ranked.unit,
-                span: ranked.span,
-                found: Vec::new(),
-                fused: 0.0,
-            });
-            unit.fused += 1.0 / (FUSION + rank as f64);
-            // At the same rank, words tell the moment better: a cue's time, not a segment's.
-            let is_first = |(other, found): &(usize, Found)| {
-                (rank, Reverse(*by)) < (*other, Reverse(found.by))
-            };
-            if unit.found.iter().all(is_first) {
-                unit.span = ranked.span;
-            }
-            unit.found.push((rank, Found { channel: *channel, by: *by, score: ranked.score }));
-        }
-    }
-    let mut units: Vec<Fused> = units.into_values().collect();
-    for unit in &mut units {
-        unit.found.sort_by_key(|(rank, found)| (*rank, Reverse(found.by)));
-    }
-    units.sort_by(|a, b| b.fused.total_cmp(&a.fused).then(a.unit.cmp(&b.unit)));
-    units.truncate(top);
-    units
-}
-
-fn hit(
-    sql: &Connection,
-    rank: usize,
-    fused: Fused,
-    clip_recipe: Option<i64>,
-    query: &str,
-) -> Result<Hit> {
-    let key = fused.unit.source;
-    let find = format!("SELECT {} FROM sources WHERE key = ?1", rows::SOURCE);
-    let (_, source) = sql.prepare_cached(&find)?.query_row([key], rows::source)?;
-    let find = format!(
-        "SELECT {} FROM locations WHERE source = ?1 ORDER BY seen_us DESC LIMIT 1",
-        rows::LOCATION
-    );
-    let location = sql.prepare_cached(&find)?.query_row([key], rows::location).optional()?;
-    let mut reading = SegmentReading::default();
-    let (segment, words) = match fused.unit.span {
-        UnitSpan::Segment { start, end } => {
-            let text = "SELECT text FROM segments WHERE source = ?1 AND start_us = ?2 AND recipe = \
-                 (SELECT key FROM recipes WHERE kind = 'segment' AND state = 'current')";
-            let text = rows::one(sql, text, params![key, start])?;
-            reading = reading_at(sql, key, start)?;
-            (Some(Span::new(Timestamp(start), Timestamp(end))), text)
-        }
-        UnitSpan::Alone { .. } => (None, words_in(sql, key, fused.span)?),
-    };
-    let clip = match clip_recipe {
-        Some(recipe) => clip_at(sql, key, recipe, fused.span.midpoint())?,
-        None => None,
-    };
-    let found: Vec<Found> = fused.found.iter().map(|(_, found)| *found).collect();
-    let is_said = |found: &Found| (found.channel, found.by) == (Channel::Speech, By::Words);
-    let said = match found.iter().any(is_said) {
-        true => said_in(sql, key, segment.unwrap_or(fused.span), query)?,
-        false => Vec::new(),
-    };
-    Ok(Hit {
-        rank,
-        source: source.id,
-        name: source.name,
-        origin: source.origin,
-        location,
-        span: HitSpan { start_us: fused.span.start, end_us: fused.span.end, segment },
-        found: found[0],
-        channels: found,
-        fused: fused.fused,
-        clip: clip.map(|start| ClipId { source: source.id, start }),
-        words,
-        said,
-        caption: reading.caption,
-        alignment: reading.alignment,
-        wall_clock_us: source.wall.map(|wall| wall.start_us.saturating_add(fused.span.start.0)),
-    })
-}
-
-/// What the transformer made of the segment that starts there.
-fn reading_at(sql: &Connection, source: i64, start: i64) -> Result<SegmentReading> {
-    let find = format!(
-        "SELECT {} FROM readings WHERE source = ?1 AND start_us = ?2 AND recipe = \
-         (SELECT key FROM recipes WHERE kind = 'segment' AND state = 'current')",
-        rows::READING
-    );
-    let mut find = sql.prepare_cached(&find)?;
-    let found = find.query_row([source, start], |row| rows::reading(row, 0)).optional()?;
-    Ok(found.unwrap_or_default())
-}
-
-/// Where the clip that holds this instant starts.
-fn clip_at(sql: &Connection, source: i64, recipe: i64, at: Timestamp) -> Result<Option<Timestamp>> {
-    let mut find = sql.prepare_cached(
-        "SELECT start_us, end_us FROM clips WHERE source = ?1 AND recipe = ?2 AND start_us <= ?3 \
-         ORDER BY start_us DESC LIMIT 1",
-    )?;
-    let found = find.query_row(params![source, recipe, at.0], |row| rows::span(row, 0));
-    let span = found.optional()?.filter(|span| span.contains(at));
-    Ok(span.map(|span| span.start))
-}
-
-/// The text of the cues that overlap a span, a line each.
-fn words_in(sql: &Connection, source: i64, span: Span) -> Result<String> {
-    let find = format!(
-        "SELECT text FROM cues WHERE source = ?1 AND start_us < ?3 AND end_us > ?2 AND {} \
-         ORDER BY start_us LIMIT 16",
-        rows::IS_CURRENT_CUE
-    );
-    let at = params![source, span.start.0, span.end.0];
-    let texts: Vec<String> = rows::all(sql, &find, at, |row| row.get(0))?;
-    Ok(texts.join("\n"))
-}
-
-/// The query's words as they are said within a span.
-fn said_in(sql: &Connection, source: i64, span: Span, query: &str) -> Result<Vec<TimedWord>> {
-    let find = format!(
-        "SELECT words FROM cues WHERE source = ?1 AND start_us < ?3 AND end_us > ?2 \
-         AND words IS NOT NULL AND {} ORDER BY start_us LIMIT 64",
-        rows::IS_CURRENT_CUE
-    );
-    let at = params![source, span.start.0, span.end.0];
-    let cues: Vec<Vec<TimedWord>> = rows::all(sql, &find, at, |row| rows::json(row, 0))?;
-    let is_there = |word: &&TimedWord| span.contains(word.span.midpoint());
-    let named = cues.iter().flat_map(|said| named(query, said)).filter(is_there);
-    Ok(named.cloned().collect())
 }
 
 /// What of the library a query looks at.

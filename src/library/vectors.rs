@@ -5,6 +5,8 @@
 //! newest rows, and all of a library without an index,
 //! are in memory and each is compared.
 
+use std::collections::HashMap;
+
 use rayon::prelude::*;
 use rusqlite::{Connection, params};
 
@@ -43,6 +45,8 @@ pub(super) struct VectorSet {
     parts: Vec<Part>,
     /// What no part covers.
     newest: Columns,
+    /// The span of each source's last row.
+    last: HashMap<i64, Span>,
 }
 
 /// What of the table was read. While recipe, generation and index are the same, rows were only
@@ -64,6 +68,7 @@ impl VectorSet {
             rotation: Rotation::new(0),
             parts: Vec::new(),
             newest: Columns::default(),
+            last: HashMap::new(),
         }
     }
 
@@ -90,14 +95,19 @@ impl VectorSet {
             if let Some(origin) = &origin {
                 self.parts = index.parts(sql, self.of, origin)?;
                 self.state.last_key = self.parts.last().map_or(0, |part| part.range.through);
+                self.parts.iter().for_each(|part| note_last(&mut self.last, &part.rows));
             }
         }
         if self.state.dimension == 0 {
             return Ok(());
         }
+        let before = self.newest.rows.len();
         let read = read_rows(sql, self.of, &self.state_rows(), usize::MAX, &mut self.newest);
         match read {
-            Ok(last_key) => self.state.last_key = last_key,
+            Ok(last_key) => {
+                self.state.last_key = last_key;
+                note_last(&mut self.last, &self.newest.rows[before..]);
+            }
             Err(error) => {
                 *self = VectorSet::new(self.of);
                 return Err(error);
@@ -114,6 +124,11 @@ impl VectorSet {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty() && self.newest.rows.is_empty()
+    }
+
+    /// The span of each source's last row.
+    pub fn last(&self) -> &HashMap<i64, Span> {
+        &self.last
     }
 
     /// The key of the recipe whose rows these are.
@@ -253,6 +268,18 @@ impl VectorSet {
             }
         }
         nearest.places().into_iter().map(|(_, place)| (rows[place], scores[place])).collect()
+    }
+}
+
+fn note_last(last: &mut HashMap<i64, Span>, rows: &[Row]) {
+    for rows in rows.chunk_by(|row, next| row.source == next.source) {
+        let latest = rows.iter().map(|row| row.span).max_by_key(|span| span.end);
+        if let Some(latest) = latest {
+            let known = last.entry(rows[0].source).or_insert(latest);
+            if latest.end > known.end {
+                *known = latest;
+            }
+        }
     }
 }
 

@@ -5,18 +5,17 @@
 //! holds them all. Unlike BM25's, the score means the same for every query, so it can be shown and
 //! cut off; among texts of the same score the shorter comes first, which is what BM25 would do.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
 use super::folded::folded;
+use super::known::{KnownTexts, Posting};
 use super::rows;
 use crate::error::Result;
-use crate::media::{Channel, CueKind, TimedWord};
-use crate::time::Span;
+use crate::media::TimedWord;
 
 /// A term in more texts than this is common. Not all of them are read: it is looked for in those
 /// that hold a rarer term, or where there is none, beside the other common ones.
@@ -24,11 +23,6 @@ pub(super) const COMMON: usize = 2_000;
 
 /// Terms of a query that are used; a mask has as many bits.
 const MOST_TERMS: usize = 64;
-
-/// Of a term that more texts hold, only so many are kept in memory.
-const MOST_OF_A_TERM: usize = 1 << 16;
-/// Keys that are kept in memory, of all terms: 32 MB.
-const MOST_KEPT: usize = 1 << 22;
 
 /// An index of words, and the texts that it is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,59 +41,10 @@ impl WordIndex {
     pub const ALL: [WordIndex; 2] = [Self::CUES, Self::CAPTIONS];
 
     /// The keys of the first `most` rows that an FTS5 expression matches.
-    fn holding(&self, sql: &Connection, expression: &str, most: usize) -> Result<Vec<i64>> {
+    pub fn holding(&self, sql: &Connection, expression: &str, most: usize) -> Result<Vec<i64>> {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let find = format!("SELECT rowid FROM {0} WHERE {0} MATCH ?1 LIMIT ?2", self.name);
         rows::all(sql, &find, params![expression, most], |row| row.get(0))
-    }
-}
-
-/// Which texts hold a term.
-#[derive(Debug)]
-struct Posting {
-    /// The first of them, in order.
-    keys: Vec<i64>,
-    /// Whether these are all.
-    is_whole: bool,
-}
-
-/// The terms that were asked for, and which texts hold them: the small words of a language are in every
-/// query, and in so many texts that to read the index for them takes most of a search.
-#[derive(Debug, Default)]
-pub(super) struct Postings {
-    /// SQLite's count of what others have changed; the terms are as of this one.
-    version: i64,
-    of: HashMap<(&'static str, String), Arc<Posting>>,
-    /// Of all terms.
-    keys: usize,
-}
-
-impl Postings {
-    /// Forgets everything if the record was changed since.
-    fn refresh(&mut self, sql: &Connection) -> Result<()> {
-        let version = rows::one(sql, "PRAGMA data_version", [])?;
-        if self.version != version {
-            *self = Postings { version, ..Postings::default() };
-        }
-        Ok(())
-    }
-
-    fn of(&mut self, sql: &Connection, index: WordIndex, term: &str) -> Result<Arc<Posting>> {
-        let name = (index.name, term.to_owned());
-        if let Some(known) = self.of.get(&name) {
-            return Ok(Arc::clone(known));
-        }
-        let mut keys = index.holding(sql, term, MOST_OF_A_TERM + 1)?;
-        let is_whole = keys.len() <= MOST_OF_A_TERM;
-        keys.truncate(MOST_OF_A_TERM);
-        if self.keys + keys.len() > MOST_KEPT {
-            self.of.clear();
-            self.keys = 0;
-        }
-        self.keys += keys.len();
-        let posting = Arc::new(Posting { keys, is_whole });
-        self.of.insert(name, Arc::clone(&posting));
-        Ok(posting)
     }
 }
 
@@ -110,16 +55,6 @@ pub(super) struct Match {
     pub key: i64,
     /// The terms that it holds, a bit for each.
     pub terms: u64,
-}
-
-/// A cue or a caption, without its text.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TextRow {
-    pub source: i64,
-    pub span: Span,
-    pub channel: Channel,
-    /// Characters of its text.
-    pub length: i64,
 }
 
 /// The texts that hold terms of a query.
@@ -139,9 +74,8 @@ impl Matches {
         index: WordIndex,
         query: &str,
         most: usize,
-        postings: &mut Postings,
+        known: &mut KnownTexts,
     ) -> Result<Self> {
-        postings.refresh(sql)?;
         let last = format!("SELECT coalesce(max(key), 0) FROM {}", index.table);
         let texts: i64 = rows::one(sql, &last, [])?;
         let terms = terms(query);
@@ -150,7 +84,7 @@ impl Matches {
         let mut rare: Vec<&str> = Vec::new();
         let mut common: Vec<Common<'_>> = Vec::new();
         for (bit, term) in terms.iter().enumerate() {
-            let mut posting = postings.of(sql, index, term)?;
+            let mut posting = known.posting(sql, index, term)?;
             if !posting.is_whole && most > posting.keys.len() {
                 let keys = index.holding(sql, term, usize::MAX)?;
                 posting = Arc::new(Posting { keys, is_whole: true });
@@ -210,15 +144,6 @@ impl Matches {
     /// The share of the query that these terms are, 0 to 1.
     pub fn score(&self, terms: u64) -> f32 {
         score(&self.weights, terms)
-    }
-
-    /// The row of a match; none where `recipe`, or what listens now, has not made it.
-    pub fn row(&self, sql: &Connection, found: Match, recipe: i64) -> Result<Option<TextRow>> {
-        if self.index == WordIndex::CUES {
-            cue_row(sql, found.key)
-        } else {
-            caption_row(sql, found.key, recipe)
-        }
     }
 }
 
@@ -332,38 +257,10 @@ fn tokens(text: &str) -> Vec<String> {
     parts.map(str::to_lowercase).collect()
 }
 
-fn cue_row(sql: &Connection, key: i64) -> Result<Option<TextRow>> {
-    let find = format!(
-        "SELECT source, start_us, end_us, kind, length(text) FROM cues WHERE key = ?1 AND {}",
-        rows::IS_CURRENT_CUE
-    );
-    let found = sql.prepare_cached(&find)?.query_row([key], |row| {
-        let channel = match rows::text(row, 3)? {
-            CueKind::Subtitle | CueKind::Speech => Channel::Speech,
-            CueKind::Screen => Channel::Screen,
-        };
-        let (source, span) = (row.get(0)?, rows::span(row, 1)?);
-        Ok(TextRow { source, span, channel, length: row.get(4)? })
-    });
-    Ok(found.optional()?)
-}
-
-fn caption_row(sql: &Connection, key: i64, recipe: i64) -> Result<Option<TextRow>> {
-    let mut find = sql.prepare_cached(
-        "SELECT source, start_us, end_us, coalesce(length(caption), 0) FROM readings \
-         WHERE key = ?1 AND recipe = ?2",
-    )?;
-    let found = find.query_row([key, recipe], |row| {
-        let (source, span) = (row.get(0)?, rows::span(row, 1)?);
-        Ok(TextRow { source, span, channel: Channel::Caption, length: row.get(3)? })
-    });
-    Ok(found.optional()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::Timestamp;
+    use crate::time::{Span, Timestamp};
     use proptest::prelude::*;
 
     #[test]

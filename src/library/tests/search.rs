@@ -266,6 +266,49 @@ fn an_open_reader_finds_what_was_added_replaced_and_forgotten_since() {
     assert_eq!(reader.search(&query).unwrap(), []);
 }
 
+/// As the last minutes of a camera: what a transformer reads are whole segments, which come later.
+#[test]
+fn clips_that_no_reading_has_come_to_are_found_beside_readings() {
+    let (folder, mut writer) = new_library();
+    let mut reader = open(folder.path());
+    let mut read = |name: &str, clips: &[f32], segments: &[f32]| {
+        let id = writer.add_source(&new_source(name)).unwrap().id;
+        let shown = |near: f32| [near, 1.0 - near, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        let at = |(place, near): (usize, &f32)| clip(place as i64 * CLIP_US, shown(*near));
+        let clips = clips.iter().enumerate().map(at).collect();
+        let chunk = ChunkRecord { index: 0, span: span(0, 9 * CLIP_US), clips, gaps: Vec::new() };
+        writer.commit_chunk(id, &clips_recipe(), &chunk).unwrap();
+        let segment = |(place, near): (usize, &f32)| SegmentRecord {
+            span: span(place as i64 * CLIP_US, (place as i64 + 1) * CLIP_US),
+            text: String::new(),
+            language: None,
+            embedding: Vec::new(),
+            reading: reading("a car", shown(*near)),
+        };
+        let segments: Vec<SegmentRecord> = segments.iter().enumerate().map(segment).collect();
+        writer.commit_segments(id, &segments_recipe(), &segments).unwrap();
+        id
+    };
+    let film = read("film.mp4", &[0.0, 1.0], &[1.0, 0.2]);
+    let query = Query {
+        vectors: vec![(Channel::Picture, vec![1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])],
+        top: 10,
+        ..Query::default()
+    };
+    let mut found = || -> Vec<(SourceId, i64)> {
+        let hits = reader.search(&query).unwrap();
+        hits.iter().map(|hit| (hit.source, hit.span.start_us.0 / CLIP_US)).collect()
+    };
+    // Of what is read, the reading counts and not the clip.
+    assert_eq!(found(), [(film, 0), (film, 1)]);
+    let camera = read("camera", &[1.0, 0.6, 1.0], &[0.3]);
+    let hits = found();
+    assert_eq!(hits[..2], [(film, 0), (camera, 2)]);
+    assert_eq!(hits.len(), 5);
+    let unread = read("unread.mp4", &[0.9], &[]);
+    assert!(found()[..4].contains(&(unread, 0)));
+}
+
 #[test]
 fn a_query_of_another_space_is_refused() {
     let (folder, mut writer) = new_library();
