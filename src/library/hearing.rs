@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, params};
 
+use super::chunks::insert_gaps;
 use super::commit_point;
 use super::digest::CHUNKS;
 use super::ids::{RecipeId, SourceId};
@@ -9,7 +10,7 @@ use super::insert;
 use super::recipes::{Waiting, activate, has_completed, waiting};
 use super::rows::{self, RecipeRow};
 use super::types::{HeardChunk, RecipeKind};
-use super::writer::{Writer, insert_gaps, segments_are_old};
+use super::writer::{Writer, segments_are_old};
 use crate::error::{Error, Result};
 use crate::time::Timestamp;
 

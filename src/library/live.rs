@@ -1,71 +1,18 @@
-//! What live sources give, clip by clip, as it comes.
+//! What is stored of live sources, and what they have not seen.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use serde::Serialize;
 
-use super::commit_point;
-use super::digest::CHUNKS;
 use super::ids::{RecipeId, SourceId};
 use super::reader::Reader;
 use super::rows;
 use super::search::{Filter, Query};
-use super::types::{ChunkRecord, RecipeKind};
-use super::writer::{Writer, check_chunk, insert_clips, insert_gaps};
+use super::types::RecipeKind;
+use super::writer::Writer;
 use crate::error::Result;
 use crate::time::{Micros, Span, Timestamp};
 
 impl Writer {
-    /// Adds clips and gaps to those that a chunk has. When this returns, they are durable, and found
-    /// by search. An interruption at any point leaves the chunk as it was.
-    pub fn append(
-        &mut self,
-        source: SourceId,
-        recipe: &RecipeId,
-        chunk: &ChunkRecord,
-    ) -> Result<()> {
-        let (source, recipe) = self.keys(source, recipe, RecipeKind::Clip)?;
-        check_chunk(chunk, recipe.recipe.space.as_ref().map(|space| space.dimension))?;
-        // Features first: a clip in the record always has its features.
-        self.features.write(|sql| {
-            let mut insert =
-                sql.prepare_cached("INSERT OR REPLACE INTO features VALUES (?1, ?2, ?3, ?4)")?;
-            for clip in &chunk.clips {
-                let features = rows::features_to_bytes(&clip.features, &clip.cells);
-                insert.execute(params![source, recipe.key, clip.head.span.start.0, features])?;
-            }
-            Ok(())
-        })?;
-        commit_point::reached("features-synced");
-        self.record.write(|sql| {
-            let mut find = sql.prepare_cached(
-                "SELECT clips, gaps FROM chunks \
-                 WHERE source = ?1 AND recipe = ?2 AND number = ?3",
-            )?;
-            let here = params![source, recipe.key, chunk.index];
-            let before: Option<(usize, usize)> =
-                find.query_row(here, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-            let (clips, gaps) = before.unwrap_or_default();
-            insert_clips(sql, source, recipe.key, chunk)?;
-            insert_gaps(sql, source, recipe.key, chunk.index, &chunk.gaps, gaps)?;
-            sql.execute(
-                &CHUNKS.replace(),
-                params![
-                    source,
-                    recipe.key,
-                    chunk.index,
-                    chunk.span.start.0,
-                    chunk.span.end.0,
-                    clips + chunk.clips.len(),
-                    gaps + chunk.gaps.len(),
-                    false
-                ],
-            )?;
-            Ok(())
-        })?;
-        commit_point::reached("chunk-committed");
-        Ok(())
-    }
-
     /// Up to where clips and gaps of a source are stored; `None` where there are none.
     pub fn stored_until(&self, source: SourceId, recipe: &RecipeId) -> Result<Option<Timestamp>> {
         self.record.read(|sql| {

@@ -6,6 +6,7 @@
 //! [`Reader`]s look on meanwhile. `docs/library.md` documents the tables.
 
 mod check;
+mod chunks;
 mod codes;
 mod commit_point;
 mod compact;

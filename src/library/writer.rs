@@ -9,9 +9,7 @@ use half::f16;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::commit_point;
-use super::digest::{
-    CHUNKS, CLIPS, GAPS, PROGRESS, READINGS, RUNS, SEGMENTS, SOURCES, TAGS, features_digest,
-};
+use super::digest::{PROGRESS, READINGS, RUNS, SEGMENTS, SOURCES, TAGS};
 use super::ids::{RecipeId, SourceId};
 use super::insert;
 use super::lock::{LOCK_FILE, lock};
@@ -20,11 +18,9 @@ use super::rebuild;
 use super::recipes::count_up;
 use super::rows;
 use super::schema::{Database, FEATURES, RECORD};
-use super::types::{
-    ChunkRecord, Location, NewSource, Place, RecipeKind, SegmentRecord, Source, State,
-};
+use super::types::{Location, NewSource, Place, RecipeKind, SegmentRecord, Source, State};
 use crate::error::{Error, Kind, Result};
-use crate::media::{Cue, Gap};
+use crate::media::Cue;
 use crate::time::{Micros, Span};
 
 /// The one writer of a library. Whoever holds it holds the folder's lock, which the system takes
@@ -303,68 +299,6 @@ impl Writer {
         })
     }
 
-    /// Commits what one chunk gave, in place of what the same chunk gave before. When this
-    /// returns, it is durable. An interruption at any point leaves the chunk as it was.
-    pub fn commit_chunk(
-        &mut self,
-        source: SourceId,
-        recipe: &RecipeId,
-        chunk: &ChunkRecord,
-    ) -> Result<()> {
-        let (source, recipe) = self.keys(source, recipe, RecipeKind::Clip)?;
-        let dimension = recipe.recipe.space.as_ref().map(|space| space.dimension);
-        check_chunk(chunk, dimension)?;
-        let span = params![source, recipe.key, chunk.span.start.0, chunk.span.end.0];
-        // Features first: a clip in the record always has its features. Those that an
-        // interruption leaves without a clip are replaced when the chunk is done again.
-        self.features.write(|sql| {
-            sql.execute(
-                "DELETE FROM features WHERE source = ?1 AND recipe = ?2 \
-                 AND start_us >= ?3 AND start_us < ?4",
-                span,
-            )?;
-            let mut insert = sql.prepare_cached("INSERT INTO features VALUES (?1, ?2, ?3, ?4)")?;
-            for clip in &chunk.clips {
-                let start = clip.head.span.start.0;
-                let features = rows::features_to_bytes(&clip.features, &clip.cells);
-                insert.execute(params![source, recipe.key, start, features])?;
-            }
-            Ok(())
-        })?;
-        commit_point::reached("features-synced");
-        self.record.write(|sql| {
-            let number = chunk.index;
-            let replaced = sql.execute(
-                "DELETE FROM clips WHERE source = ?1 AND recipe = ?2 \
-                 AND start_us >= ?3 AND start_us < ?4",
-                span,
-            )?;
-            if replaced > 0 {
-                count_up(sql, RecipeKind::Clip)?;
-            }
-            let at = params![source, recipe.key, number];
-            sql.execute("DELETE FROM gaps WHERE source = ?1 AND recipe = ?2 AND chunk = ?3", at)?;
-            insert_clips(sql, source, recipe.key, chunk)?;
-            insert_gaps(sql, source, recipe.key, number, &chunk.gaps, 0)?;
-            sql.execute(
-                &CHUNKS.replace(),
-                params![
-                    source,
-                    recipe.key,
-                    number,
-                    chunk.span.start.0,
-                    chunk.span.end.0,
-                    chunk.clips.len(),
-                    chunk.gaps.len(),
-                    false
-                ],
-            )?;
-            Ok(())
-        })?;
-        commit_point::reached("chunk-committed");
-        Ok(())
-    }
-
     /// Replaces the source's subtitles of all tracks whose name starts with `tracks` (`sidecar:`,
     /// `embedded:3`; empty for all); what was heard stays. Says whether that changed anything; then its segments are no
     /// longer complete.
@@ -592,30 +526,6 @@ pub(super) fn check_pair(record: &Database, features: &Database) -> Result<()> {
     )))
 }
 
-pub(super) fn insert_clips(
-    sql: &Connection,
-    source: i64,
-    recipe: i64,
-    chunk: &ChunkRecord,
-) -> Result<()> {
-    let mut insert = sql.prepare_cached(&CLIPS.insert())?;
-    for clip in &chunk.clips {
-        insert.execute(params![
-            source,
-            recipe,
-            clip.head.span.start.0,
-            clip.head.span.end.0,
-            clip.head.raw_pts,
-            clip.head.frames,
-            clip.head.shot_start.map(|at| at.0),
-            rows::visual_words_to_bytes(&clip.words),
-            embedding_to_bytes(&clip.embedding),
-            features_digest(&rows::features_to_bytes(&clip.features, &clip.cells))
-        ])?;
-    }
-    Ok(())
-}
-
 fn insert_readings(
     sql: &Connection,
     source: i64,
@@ -635,31 +545,6 @@ fn insert_readings(
             reading.caption.as_ref().map(|caption| caption.confidence + 0.0),
             reading.alignment.map(|alignment| alignment + 0.0),
             embedding_to_bytes(&reading.embedding)
-        ])?;
-    }
-    Ok(())
-}
-
-/// Gaps of a chunk that has so many already.
-pub(super) fn insert_gaps(
-    sql: &Connection,
-    source: i64,
-    recipe: i64,
-    chunk: u32,
-    gaps: &[Gap],
-    before: usize,
-) -> Result<()> {
-    let mut insert = sql.prepare_cached(&GAPS.insert())?;
-    for (place, gap) in (before..).zip(gaps) {
-        insert.execute(params![
-            source,
-            recipe,
-            chunk,
-            place,
-            gap.span.start.0,
-            gap.span.end.0,
-            gap.track.as_str(),
-            gap.reason
         ])?;
     }
     Ok(())
@@ -694,33 +579,11 @@ fn rows_made(sql: &Connection, source: i64, recipe: &rows::RecipeRow) -> Result<
     Ok(made)
 }
 
-fn embedding_to_bytes(embedding: &[f16]) -> Option<Vec<u8>> {
+pub(super) fn embedding_to_bytes(embedding: &[f16]) -> Option<Vec<u8>> {
     (!embedding.is_empty()).then(|| rows::halves_to_bytes(embedding))
 }
 
-/// What the stages hand over keeps these; one that doesn't is a bug there, and must not get in.
-pub(super) fn check_chunk(chunk: &ChunkRecord, dimension: Option<usize>) -> Result<()> {
-    let length = chunk.clips.first().map_or(0, |clip| clip.features.len());
-    let mut before = None;
-    for clip in &chunk.clips {
-        let start = clip.head.span.start;
-        if !chunk.span.contains(start) || before >= Some(start) {
-            return Err(Error::internal("clips out of their chunk or order").at(start));
-        }
-        before = Some(start);
-        let finite = clip.features.iter().all(|value| value.is_finite());
-        if clip.features.len() != length || length >= rows::MOST_DIMENSIONS || !finite {
-            return Err(Error::internal("features of changing length or not finite").at(start));
-        }
-        if clip.cells.values(length).is_none() {
-            return Err(Error::internal("cells of another length than the features").at(start));
-        }
-        check_embedding(&clip.embedding, dimension).map_err(|error| error.at(start))?;
-    }
-    Ok(())
-}
-
-fn check_embedding(embedding: &[f16], dimension: Option<usize>) -> Result<()> {
+pub(super) fn check_embedding(embedding: &[f16], dimension: Option<usize>) -> Result<()> {
     let fits = embedding.is_empty() || dimension == Some(embedding.len());
     if fits && embedding.iter().all(|value| value.is_finite()) {
         return Ok(());

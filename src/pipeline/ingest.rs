@@ -7,19 +7,17 @@ use std::time::Instant;
 
 use super::files::Files;
 use super::jobs::{ChunkJob, Claims, Jobs};
-use super::loaded::Loaded;
+use super::loaded::{Halves, Lent, Loaded};
 use super::opened::Opened;
 use super::report::{Progress, RunReport, SourceState};
-use super::shared::{Shared, lock};
+use super::shared::{NoMore, Shared, lock};
 use super::sounds::Sounds;
-use super::stages::{Encode, Quantize};
-use super::understand::Understand;
 use crate::error::{Error, Result};
 use crate::graph::{Cancel, Event, Message, QueueLimits, Run, Sink, StageStats, StreamId};
 use crate::library::{ChunkRecord, Reader, Writer};
 use crate::media::{Gap, IndexedClip};
 use crate::picture::ClipGrid;
-use crate::source::{Host, Limits, Location, Rendition, Sidecars, Spent};
+use crate::source::{Host, Limits, Location, Sidecars, Spent};
 use crate::time::{Micros, Span, Timestamp, process_processor_time};
 
 /// What may wait between two stages: half a minute of default clips, or a quarter gigabyte of
@@ -52,31 +50,18 @@ pub struct Options {
 /// something that no source can be indexed with.
 pub fn index(
     locations: Vec<Location>,
-    library: Writer,
+    mut library: Writer,
     reader: Reader,
-    loaded: Loaded,
+    mut loaded: Loaded,
     options: Options,
     progress: &(dyn Fn(&Progress<'_>) + Sync),
 ) -> Result<RunReport> {
     let started = Instant::now();
     let used_before = process_processor_time();
-    let Loaded {
-        pipeline,
-        encoder,
-        codebook,
-        space,
-        tower,
-        describer,
-        clip_recipe,
-        segment_recipe,
-    } = loaded;
+    loaded.add_recipes(&mut library)?;
     let library = Mutex::new(library);
-    {
-        let mut library = lock(&library);
-        library.add_recipe(&clip_recipe)?;
-        library.add_recipe(&segment_recipe)?;
-    }
-    let (width_px, height_px) = encoder.input_px();
+    let (recipe, segment_recipe) =
+        (loaded.clip_recipe.id.clone(), loaded.segment_recipe.id.clone());
     let (sender, receiver) = crossbeam_channel::bounded(64);
     #[cfg(feature = "speech")]
     let (sounds, heard) = match &options.hearing {
@@ -92,10 +77,10 @@ pub fn index(
     let sounds: Option<Sounds> = None;
     let shared = Shared {
         jobs: Jobs::new(locations),
-        recipe: clip_recipe.id.clone(),
-        segment_recipe: segment_recipe.id.clone(),
-        clip: pipeline.clip,
-        rendition: Rendition { width_px, height_px, fit: pipeline.fit },
+        recipe: recipe.clone(),
+        segment_recipe: segment_recipe.clone(),
+        clip: loaded.pipeline.clip,
+        rendition: loaded.rendition(),
         tags: options.tags,
         sidecars: Sidecars::default(),
         verify: options.verify,
@@ -115,32 +100,19 @@ pub fn index(
         let host = Host::start_until(&Limits::default(), options.cancel.flag())?;
         readers.push(Files { host, shared: &shared });
     }
-    let encode = Encode {
-        encoder,
-        cells: pipeline.cells,
-        frames_per_clip: pipeline.clip.frames,
-        batch: options.batch,
-    };
-    let quantize = Quantize { codebook: codebook.as_ref(), space: space.as_ref() };
     let mut recorder = Recorder { shared: &shared, streams: HashMap::new() };
     let understood = StageStats::new("segment");
     let described = StageStats::new("caption");
-    let has_captions = describer.is_some();
+    let has_captions = loaded.describer.is_some();
     let listened = StageStats::new("listen");
-    let mut understand = Understand {
+    let Halves { encode, quantize, mut understand } = loaded.halves(Lent {
+        batch: options.batch,
         library: &library,
         reader,
-        tower,
-        sentence: pipeline.sentence,
-        segment: pipeline.segment,
-        clip_recipe: &clip_recipe.id,
-        recipe: &segment_recipe.id,
-        describer,
-        codebook: codebook.as_ref(),
-        stats: &understood,
-        describing: &described,
+        understood: &understood,
+        described: &described,
         cancel: &options.cancel,
-    };
+    });
 
     let mut stored = Micros::ZERO;
     let (mut unheard, mut left_behind) = (Vec::new(), 0);
@@ -217,11 +189,11 @@ pub fn index(
         sources: std::mem::take(&mut *lock(&shared.reports)),
     };
     let mut library = lock(&library);
-    let mut waiting = library.take_over(&clip_recipe.id, &segment_recipe.id)?;
+    let mut waiting = library.take_over(&recipe, &segment_recipe)?;
     if options.take_over
         && !waiting.is_empty()
         && !report.interrupted
-        && library.take_over_at_once(&clip_recipe.id, &segment_recipe.id)?
+        && library.take_over_at_once(&recipe, &segment_recipe)?
     {
         report.left_behind += std::mem::take(&mut waiting).len();
     }
@@ -248,16 +220,6 @@ pub fn index(
         .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))?;
     library.record_run(&json)?;
     Ok(report)
-}
-
-/// Tells another thread that no more comes: it does what there is, and then ends.
-struct NoMore<'a, T>(&'a crossbeam_channel::Sender<Option<T>>);
-
-impl<T> Drop for NoMore<'_, T> {
-    fn drop(&mut self) {
-        // It is gone already where it failed.
-        let _ = self.0.send(None);
-    }
 }
 
 /// The graph's sink: clips into the record, a chunk in a transaction.
@@ -382,7 +344,7 @@ mod tests {
     use crate::library::{Recipe, RecipeKind};
     use crate::media::Frame;
     use crate::picture::ClipRules;
-    use crate::source::Fit;
+    use crate::source::{Fit, Rendition};
 
     /// The executable, which `cargo test` builds beside the tests; its decoder host is what runs.
     fn executable() -> PathBuf {

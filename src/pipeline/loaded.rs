@@ -1,13 +1,17 @@
 //! A pipeline with its models in memory, and the recipes that these make.
 
+use std::sync::Mutex;
+
 use serde_json::json;
 
 use super::Pipeline;
 use super::describe::Describer;
-use super::stages::{halves, words};
+use super::stages::{Encode, Quantize, halves, words};
+use super::understand::Understand;
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
-use crate::library::{Recipe, RecipeKind, SeenClip, Space, Tree};
+use crate::graph::{Cancel, StageStats};
+use crate::library::{Reader, Recipe, RecipeKind, SeenClip, Space, Tree, Writer};
 use crate::media::CellFeatures;
 use crate::model::{Device, Manifest, Models};
 use crate::picture::{Encoder, FrameFeatures};
@@ -34,6 +38,27 @@ pub struct Loaded {
     pub describer: Option<Describer>,
     pub clip_recipe: Recipe,
     pub segment_recipe: Recipe,
+}
+
+/// What a run lends to the two halves of its work.
+#[derive(Debug)]
+pub(super) struct Lent<'a> {
+    /// Frames that the CNN takes at a time, at most.
+    pub batch: u16,
+    pub library: &'a Mutex<Writer>,
+    pub reader: Reader,
+    pub understood: &'a StageStats,
+    pub described: &'a StageStats,
+    /// Ends the work on segments.
+    pub cancel: &'a Cancel,
+}
+
+/// The two halves of the work: the stages between clips and the record, and what reads from there and
+/// writes segments.
+pub(super) struct Halves<'a> {
+    pub encode: Encode<'a>,
+    pub quantize: Quantize<'a>,
+    pub understand: Understand<'a>,
 }
 
 impl Loaded {
@@ -125,6 +150,46 @@ impl Loaded {
         })
     }
 
+    /// Makes the recipes known to a library.
+    pub(super) fn add_recipes(&self, library: &mut Writer) -> Result<()> {
+        library.add_recipe(&self.clip_recipe)?;
+        library.add_recipe(&self.segment_recipe)
+    }
+
+    /// The form in which the encoder takes frames.
+    pub(super) fn rendition(&self) -> Rendition {
+        let (width_px, height_px) = self.encoder.input_px();
+        Rendition { width_px, height_px, fit: self.pipeline.fit }
+    }
+
+    pub(super) fn halves<'a>(&'a mut self, lent: Lent<'a>) -> Halves<'a> {
+        let Loaded { pipeline, codebook, space, .. } = self;
+        let codebook = codebook.as_ref();
+        Halves {
+            encode: Encode {
+                encoder: &mut self.encoder,
+                cells: pipeline.cells,
+                frames_per_clip: pipeline.clip.frames,
+                batch: lent.batch,
+            },
+            quantize: Quantize { codebook, space: space.as_ref() },
+            understand: Understand {
+                library: lent.library,
+                reader: lent.reader,
+                tower: &mut self.tower,
+                sentence: pipeline.sentence,
+                segment: pipeline.segment,
+                clip_recipe: &self.clip_recipe.id,
+                recipe: &self.segment_recipe.id,
+                describer: self.describer.as_mut(),
+                codebook,
+                stats: lent.understood,
+                describing: lent.described,
+                cancel: lent.cancel,
+            },
+        }
+    }
+
     /// How many beginnings of a caption are followed at a time, in place of what the captioner's
     /// manifest says.
     pub fn set_beams(&mut self, beams: usize) {
@@ -146,10 +211,9 @@ impl Loaded {
                 self.pipeline.encoder
             )));
         }
-        let (width_px, height_px) = self.encoder.input_px();
         let request = PictureRequest {
             track: None,
-            rendition: Rendition { width_px, height_px, fit: self.pipeline.fit },
+            rendition: self.rendition(),
             targets: Targets::every(Micros(1_000_000), Micros::ZERO).part(0, Some(1)),
             threads: 1,
         };

@@ -17,6 +17,16 @@ use crate::time::{Micros, Timestamp};
 /// Clips in a chunk: the unit of parallel decoding, of committing, and of resuming.
 pub(super) const CHUNK_CLIPS: u32 = 80;
 
+/// Tells another thread that no more comes: it does what there is, and then ends.
+pub(super) struct NoMore<'a, T>(pub &'a crossbeam_channel::Sender<Option<T>>);
+
+impl<T> Drop for NoMore<'_, T> {
+    fn drop(&mut self) {
+        // It is gone already where it failed.
+        let _ = self.0.send(None);
+    }
+}
+
 /// What readers and the recorder share in one run.
 pub(super) struct Shared<'a> {
     pub jobs: Jobs<Location, Opened>,

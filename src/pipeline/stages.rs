@@ -17,8 +17,8 @@ pub const DEFAULT_BATCH: u16 = 16;
 
 /// Clips to features: the CNN on each frame, and the mean over the frames of a clip.
 #[derive(Debug)]
-pub struct Encode {
-    pub encoder: Encoder,
+pub struct Encode<'a> {
+    pub encoder: &'a mut Encoder,
     /// Whether the picture's cells are kept.
     pub cells: bool,
     pub frames_per_clip: u16,
@@ -26,7 +26,7 @@ pub struct Encode {
     pub batch: u16,
 }
 
-impl Map for Encode {
+impl Map for Encode<'_> {
     type In = Clip;
     type Out = EncodedClip;
     const NAME: &'static str = "encode";
@@ -87,7 +87,7 @@ fn one_input(clip: &Clip, frames: usize) -> Vec<u8> {
     filled.flat_map(|frame| frame.rgb.iter().copied()).collect()
 }
 
-impl Encode {
+impl Encode<'_> {
     fn encoded(
         &self,
         clip: &Clip,
@@ -285,6 +285,7 @@ mod tests {
         let manifest = models.manifest("efficientnet-lite0").unwrap();
         let encode = || {
             let encoder = Encoder::load(&models, &manifest, Device::Cpu, 1).unwrap();
+            let encoder = Box::leak(Box::new(encoder));
             Encode { encoder, cells: true, frames_per_clip: 1, batch: DEFAULT_BATCH }
         };
         let bytes = encode().encoder.input_bytes();

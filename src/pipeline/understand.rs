@@ -21,13 +21,13 @@ use crate::transcript::{
 pub(super) struct Understand<'a> {
     pub library: &'a Mutex<Writer>,
     pub reader: Reader,
-    pub tower: TextTower,
+    pub tower: &'a mut TextTower,
     pub sentence: SentenceRules,
     pub segment: SegmentRules,
     pub clip_recipe: &'a RecipeId,
     pub recipe: &'a RecipeId,
     /// What writes captions, and the codebook that its visual words are of.
-    pub describer: Option<Describer>,
+    pub describer: Option<&'a mut Describer>,
     pub codebook: Option<&'a Codebook>,
     pub stats: &'a StageStats,
     pub describing: &'a StageStats,
@@ -149,7 +149,7 @@ impl Understand<'_> {
     /// The embedding of each plan's words; empty where there are none, or in a language that the
     /// sentence encoder lacks: those are found by the words themselves.
     fn embed(&mut self, plans: &[SegmentPlan]) -> Result<Vec<Vec<f16>>> {
-        let is_known = |plan: &&SegmentPlan| knows_words(&self.tower, plan);
+        let is_known = |plan: &&SegmentPlan| knows_words(self.tower, plan);
         let texts: Vec<&str> = plans.iter().filter(is_known).map(|p| p.text.as_str()).collect();
         let known: Vec<bool> = plans.iter().map(|plan| is_known(&plan)).collect();
         let mut rows = Vec::with_capacity(texts.len());

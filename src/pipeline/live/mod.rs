@@ -14,8 +14,8 @@ pub use status::{ClipSpan, Frames, LiveEvent, LiveReport, StoredClip, StreamStat
 pub use streams::read_streams;
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -23,9 +23,8 @@ use serde_json::json;
 
 use self::recorder::Recorder;
 use self::watcher::Watcher;
-use super::loaded::Loaded;
-use super::stages::{Encode, Quantize};
-use super::understand::Understand;
+use super::loaded::{Halves, Lent, Loaded};
+use super::shared::{NoMore, lock};
 use crate::error::{Error, Result};
 use crate::graph::{Cancel, QueueLimits, Run, StageStats, StreamId};
 use crate::library::{
@@ -138,12 +137,6 @@ impl Shared<'_> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic in a transaction rolls it back, and the others hold counters, so what the lock guards
-    // is whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Microseconds since 1970, by a clock that may be set.
 fn wall_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -168,40 +161,29 @@ pub fn watch(
     sources: Vec<LiveSource>,
     mut library: Writer,
     reader: Reader,
-    loaded: Loaded,
+    mut loaded: Loaded,
     options: LiveOptions,
     events: &(dyn Fn(&LiveEvent<'_>) + Sync),
 ) -> Result<LiveReport> {
     let started = Instant::now();
-    let Loaded {
-        pipeline,
-        encoder,
-        codebook,
-        space,
-        tower,
-        describer,
-        clip_recipe,
-        segment_recipe,
-    } = loaded;
-    library.add_recipe(&clip_recipe)?;
-    library.add_recipe(&segment_recipe)?;
+    loaded.add_recipes(&mut library)?;
+    let recipe = loaded.clip_recipe.id.clone();
     let mut cameras: Vec<Camera> = Vec::with_capacity(sources.len());
     for source in sources {
-        let camera = camera(&source, &mut library, &clip_recipe.id, &options.tags)?;
+        let camera = camera(&source, &mut library, &recipe, &options.tags)?;
         if cameras.iter().any(|other| other.id == camera.id) {
             let what = "this stream is named twice: give each a name of its own";
             return Err(Error::invalid_input(what).in_source(camera.input.name()));
         }
         cameras.push(camera);
     }
-    let (width_px, height_px) = encoder.input_px();
     let (understand, parts) = crossbeam_channel::bounded(MOST_PARTS);
     let shared = Shared {
         cameras,
         library: Mutex::new(library),
-        recipe: clip_recipe.id.clone(),
-        clip: pipeline.clip,
-        rendition: Rendition { width_px, height_px, fit: pipeline.fit },
+        recipe,
+        clip: loaded.pipeline.clip,
+        rendition: loaded.rendition(),
         silence: options.silence,
         longest_pause: options.longest_pause,
         cancel: options.cancel.clone(),
@@ -215,41 +197,28 @@ pub fn watch(
         let host = Host::start_until(&Limits::default(), options.cancel.flag())?;
         watchers.push(Watcher::new(&shared, camera, host));
     }
-    let encode = Encode {
-        encoder,
-        cells: pipeline.cells,
-        frames_per_clip: pipeline.clip.frames,
-        batch: options.batch,
-    };
-    let quantize = Quantize { codebook: codebook.as_ref(), space: space.as_ref() };
     let mut recorder = Recorder::new(&shared);
     let grid = |stream| {
         let start = shared.session(stream).map_or(Timestamp::ZERO, |session| session.start);
         ClipGrid::new(shared.clip, start)
     };
     let (understood, described) = (StageStats::new("segment"), StageStats::new("caption"));
-    let has_captions = describer.is_some();
+    let has_captions = loaded.describer.is_some();
     // What is in hand is finished, whatever the user wishes.
     let never = Cancel::default();
-    let mut understanding = Understand {
+    let Halves { encode, quantize, mut understand } = loaded.halves(Lent {
+        batch: options.batch,
         library: &shared.library,
         reader,
-        tower,
-        sentence: pipeline.sentence,
-        segment: pipeline.segment,
-        clip_recipe: &clip_recipe.id,
-        recipe: &segment_recipe.id,
-        describer,
-        codebook: codebook.as_ref(),
-        stats: &understood,
-        describing: &described,
+        understood: &understood,
+        described: &described,
         cancel: &never,
-    };
+    });
     let (stages, segments) = std::thread::scope(|scope| {
         let understanding = scope.spawn(|| {
             let mut segments = 0;
             while let Ok(Some((source, span))) = understood.starved(|| parts.recv()) {
-                let made = understanding.part(source, span)?;
+                let made = understand.part(source, span)?;
                 understood.count_items(usize::try_from(made).unwrap_or(0));
                 segments += made;
             }
@@ -287,16 +256,6 @@ pub fn watch(
         .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))?;
     library.record_run(&json)?;
     Ok(report)
-}
-
-/// Tells the thread that makes segments that no more comes.
-struct NoMore<'a>(&'a crossbeam_channel::Sender<Option<Part>>);
-
-impl Drop for NoMore<'_> {
-    fn drop(&mut self) {
-        // It is gone already where it failed.
-        let _ = self.0.send(None);
-    }
 }
 
 /// Finds the source in the library, or adds it.

@@ -4,12 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::status::{LiveEvent, StoredClip};
-use super::{Part, Session, Shared, lock, monotonic_us};
+use super::{Part, Session, Shared, monotonic_us};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Event, Message, Sink, StreamId};
 use crate::library::{ChunkRecord, SourceId};
 use crate::media::{Gap, IndexedClip};
-use crate::pipeline::shared::CHUNK_CLIPS;
+use crate::pipeline::shared::{CHUNK_CLIPS, lock};
 use crate::time::{Micros, Span, Timestamp};
 
 /// How long to wait before what could not be stored is tried again.

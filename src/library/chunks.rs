@@ -1,0 +1,208 @@
+//! Chunks: what was read of a source, at once or clip by clip as it comes.
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::commit_point;
+use super::digest::{CHUNKS, CLIPS, GAPS, features_digest};
+use super::ids::{RecipeId, SourceId};
+use super::recipes::count_up;
+use super::rows;
+use super::types::{ChunkRecord, RecipeKind};
+use super::writer::{Writer, check_embedding, embedding_to_bytes};
+use crate::error::{Error, Result};
+use crate::media::Gap;
+
+/// Where a chunk goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Onto {
+    /// In place of what the same chunk gave before.
+    Nothing,
+    /// Behind what there is of it.
+    Before,
+}
+
+/// Whose chunk it is: the keys of its source and recipe.
+#[derive(Debug, Clone, Copy)]
+struct Of {
+    source: i64,
+    recipe: i64,
+}
+
+impl Writer {
+    /// Commits what one chunk gave, in place of what the same chunk gave before. When this
+    /// returns, it is durable. An interruption at any point leaves the chunk as it was.
+    pub fn commit_chunk(
+        &mut self,
+        source: SourceId,
+        recipe: &RecipeId,
+        chunk: &ChunkRecord,
+    ) -> Result<()> {
+        self.write_chunk(source, recipe, chunk, Onto::Nothing)
+    }
+
+    /// As [`Writer::commit_chunk`], but adds clips and gaps to those that the chunk has: for live
+    /// sources, whose clips are found as soon as they are there.
+    pub fn append(
+        &mut self,
+        source: SourceId,
+        recipe: &RecipeId,
+        chunk: &ChunkRecord,
+    ) -> Result<()> {
+        self.write_chunk(source, recipe, chunk, Onto::Before)
+    }
+
+    fn write_chunk(
+        &mut self,
+        source: SourceId,
+        recipe: &RecipeId,
+        chunk: &ChunkRecord,
+        onto: Onto,
+    ) -> Result<()> {
+        let (source, recipe) = self.keys(source, recipe, RecipeKind::Clip)?;
+        check_chunk(chunk, recipe.recipe.space.as_ref().map(|space| space.dimension))?;
+        let of = Of { source, recipe: recipe.key };
+        // Features first: a clip in the record always has its features. Those that an
+        // interruption leaves without a clip are replaced when the chunk, or the clip, is done again.
+        self.features.write(|sql| {
+            if onto == Onto::Nothing {
+                delete_starting_in(sql, "features", of, chunk)?;
+            }
+            let insert = "INSERT OR REPLACE INTO features VALUES (?1, ?2, ?3, ?4)";
+            let mut insert = sql.prepare_cached(insert)?;
+            for clip in &chunk.clips {
+                let features = rows::features_to_bytes(&clip.features, &clip.cells);
+                insert.execute(params![of.source, of.recipe, clip.head.span.start.0, features])?;
+            }
+            Ok(())
+        })?;
+        commit_point::reached("features-synced");
+        self.record.write(|sql| {
+            let there = match onto {
+                Onto::Nothing => {
+                    empty_chunk(sql, of, chunk)?;
+                    Counts::default()
+                }
+                Onto::Before => counts(sql, of, chunk.index)?,
+            };
+            insert_clips(sql, of, chunk)?;
+            insert_gaps(sql, of.source, of.recipe, chunk.index, &chunk.gaps, there.gaps)?;
+            let (start_us, end_us) = (chunk.span.start.0, chunk.span.end.0);
+            sql.prepare_cached(&CHUNKS.replace())?.execute(params![
+                of.source,
+                of.recipe,
+                chunk.index,
+                start_us,
+                end_us,
+                there.clips + chunk.clips.len(),
+                there.gaps + chunk.gaps.len(),
+                there.is_partial
+            ])?;
+            Ok(())
+        })?;
+        commit_point::reached("chunk-committed");
+        Ok(())
+    }
+}
+
+/// What a chunk has.
+#[derive(Debug, Default)]
+struct Counts {
+    clips: usize,
+    gaps: usize,
+    is_partial: bool,
+}
+
+fn counts(sql: &Connection, of: Of, number: u32) -> Result<Counts> {
+    let mut find = sql.prepare_cached(
+        "SELECT clips, gaps, partial FROM chunks WHERE source = ?1 AND recipe = ?2 AND number = ?3",
+    )?;
+    let found = find.query_row(params![of.source, of.recipe, number], |row| {
+        Ok(Counts { clips: row.get(0)?, gaps: row.get(1)?, is_partial: row.get(2)? })
+    });
+    Ok(found.optional()?.unwrap_or_default())
+}
+
+/// Deletes a chunk's clips and gaps.
+fn empty_chunk(sql: &Transaction<'_>, of: Of, chunk: &ChunkRecord) -> Result<()> {
+    if delete_starting_in(sql, "clips", of, chunk)? > 0 {
+        count_up(sql, RecipeKind::Clip)?;
+    }
+    let delete = "DELETE FROM gaps WHERE source = ?1 AND recipe = ?2 AND chunk = ?3";
+    sql.execute(delete, params![of.source, of.recipe, chunk.index])?;
+    Ok(())
+}
+
+/// Deletes the rows that start in a chunk; says how many.
+fn delete_starting_in(sql: &Connection, table: &str, of: Of, chunk: &ChunkRecord) -> Result<usize> {
+    let delete = format!(
+        "DELETE FROM {table} WHERE source = ?1 AND recipe = ?2 AND start_us >= ?3 AND start_us < ?4"
+    );
+    let span = params![of.source, of.recipe, chunk.span.start.0, chunk.span.end.0];
+    Ok(sql.execute(&delete, span)?)
+}
+
+fn insert_clips(sql: &Connection, of: Of, chunk: &ChunkRecord) -> Result<()> {
+    let mut insert = sql.prepare_cached(&CLIPS.insert())?;
+    for clip in &chunk.clips {
+        insert.execute(params![
+            of.source,
+            of.recipe,
+            clip.head.span.start.0,
+            clip.head.span.end.0,
+            clip.head.raw_pts,
+            clip.head.frames,
+            clip.head.shot_start.map(|at| at.0),
+            rows::visual_words_to_bytes(&clip.words),
+            embedding_to_bytes(&clip.embedding),
+            features_digest(&rows::features_to_bytes(&clip.features, &clip.cells))
+        ])?;
+    }
+    Ok(())
+}
+
+/// Gaps of a chunk that has so many already.
+pub(super) fn insert_gaps(
+    sql: &Connection,
+    source: i64,
+    recipe: i64,
+    chunk: u32,
+    gaps: &[Gap],
+    before: usize,
+) -> Result<()> {
+    let mut insert = sql.prepare_cached(&GAPS.insert())?;
+    for (place, gap) in (before..).zip(gaps) {
+        insert.execute(params![
+            source,
+            recipe,
+            chunk,
+            place,
+            gap.span.start.0,
+            gap.span.end.0,
+            gap.track.as_str(),
+            gap.reason
+        ])?;
+    }
+    Ok(())
+}
+
+/// What the stages hand over keeps these; one that doesn't is a bug there, and must not get in.
+fn check_chunk(chunk: &ChunkRecord, dimension: Option<usize>) -> Result<()> {
+    let length = chunk.clips.first().map_or(0, |clip| clip.features.len());
+    let mut before = None;
+    for clip in &chunk.clips {
+        let start = clip.head.span.start;
+        if !chunk.span.contains(start) || before >= Some(start) {
+            return Err(Error::internal("clips out of their chunk or order").at(start));
+        }
+        before = Some(start);
+        let finite = clip.features.iter().all(|value| value.is_finite());
+        if clip.features.len() != length || length >= rows::MOST_DIMENSIONS || !finite {
+            return Err(Error::internal("features of changing length or not finite").at(start));
+        }
+        if clip.cells.values(length).is_none() {
+            return Err(Error::internal("cells of another length than the features").at(start));
+        }
+        check_embedding(&clip.embedding, dimension).map_err(|error| error.at(start))?;
+    }
+    Ok(())
+}
