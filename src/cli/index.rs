@@ -131,7 +131,7 @@ pub fn run(args: Args) -> CommandResult {
     #[cfg(feature = "live")]
     if let Some(streams) = args.live.streams(&args.sources, args.images)? {
         let (loaded, library, reader) = open(&args, pipeline, &models)?;
-        let options = args.live.options(args.batch, args.tag, cancel);
+        let options = args.live.options(args.batch, args.tag, args.take_over, cancel);
         return super::live::run(streams, library, reader, loaded, options, args.json);
     }
     let found = if args.sources.is_empty() {
@@ -139,7 +139,8 @@ pub fn run(args: Args) -> CommandResult {
     } else {
         listing::expand(&args.sources, args.images)
     };
-    if found.is_empty() {
+    // Without files, what is left to be done is with what is stored.
+    if found.is_empty() && (!args.sources.is_empty() || is_empty(&args.library)?) {
         return Err(Failure::usage(Error::invalid_input("the list of sources is empty")));
     }
     let (locations, missing) = distinct(found);
@@ -284,6 +285,12 @@ fn tell_licence(models: &Models, loaded: &Loaded, reader: &Reader) -> Result<(),
         ));
     }
     Ok(())
+}
+
+/// Whether a library has no sources.
+fn is_empty(library: &Path) -> Result<bool, Failure> {
+    let sources = Reader::open(library).and_then(|reader| reader.sources());
+    Ok(sources.map_err(Failure::cannot_open)?.is_empty())
 }
 
 /// Where the sources of a library were last seen: at the first place that is there, or else the

@@ -11,15 +11,17 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::when::Lately;
 use super::{CommandResult, Failure, Outcome, counted, note, one_line, print_json, print_line};
 use crate::error::{Error, Kind, Result};
 use crate::graph::Cancel;
-use crate::library::{Reader, SourceId, Writer};
+use crate::library::{Keep, Reader, SourceId, Writer};
 use crate::pipeline::{
     LiveEvent, LiveOptions, LiveReport, LiveSource, Loaded, StreamState, StreamStatus,
     read_streams, watch,
 };
 use crate::source::{Location, Transport, listing};
+use crate::time::Micros;
 
 /// What `index` is told about live streams.
 #[derive(clap::Args, Debug)]
@@ -41,6 +43,11 @@ pub(super) struct LiveArgs {
     /// Pauses before a lost stream is tried again grow to this
     #[arg(long, value_name = "SECS", default_value = "30", value_parser = super::positive_secs)]
     longest_pause: Duration,
+    /// Keep of all live sources in the library only what was recorded in so long up to now (30d, 12h),
+    /// or what the library has room for in so many bytes (200GB): the oldest is deleted, two minutes at a
+    /// time
+    #[arg(long, value_name = "LENGTH|SIZE", value_parser = keep)]
+    keep: Option<Keep>,
 }
 
 impl LiveArgs {
@@ -71,10 +78,32 @@ impl LiveArgs {
         streams.collect::<Result<Vec<_>>>().map(Some).map_err(Failure::usage)
     }
 
-    pub fn options(&self, batch: u16, tags: Vec<(String, String)>, cancel: Cancel) -> LiveOptions {
-        let (silence, longest_pause) = (self.silence, self.longest_pause);
-        LiveOptions { batch, tags, silence, longest_pause, cancel }
+    pub fn options(
+        &self,
+        batch: u16,
+        tags: Vec<(String, String)>,
+        take_over: bool,
+        cancel: Cancel,
+    ) -> LiveOptions {
+        let (silence, longest_pause, keep) = (self.silence, self.longest_pause, self.keep);
+        LiveOptions { batch, tags, silence, longest_pause, keep, take_over, cancel }
     }
+}
+
+/// `30d` or `200GB`.
+fn keep(text: &str) -> std::result::Result<Keep, String> {
+    if let Ok(Lately(length)) = text.parse() {
+        return Ok(Keep::Lately(Micros(length.as_secs().saturating_mul(1_000_000))));
+    }
+    let text = text.trim();
+    let unit = ["kB", "MB", "GB", "TB"].iter().position(|unit| text.ends_with(unit));
+    let size = unit.and_then(|unit| {
+        let number: u64 = text[..text.len() - 2].trim().parse().ok()?;
+        number.checked_mul(1_000u64.pow(unit as u32 + 1)).filter(|bytes| *bytes > 0)
+    });
+    size.map(Keep::Bytes).ok_or_else(|| {
+        "write a length of time (90m, 12h, 30d) or a size (500MB, 200GB, 2TB)".to_owned()
+    })
 }
 
 /// How often a stream's numbers are told as JSON while its state stays.
@@ -231,6 +260,12 @@ fn print_report(report: &LiveReport) -> Result<(), Error> {
     for status in &report.streams {
         let mut line = format!("{}: {}", one_line(&status.source), numbers_line(status));
         line.push_str(&format!(", {}", counted(status.sessions, "connection")));
+        if status.deleted_clips > 0 {
+            line.push_str(&format!(
+                ", {} deleted by --keep",
+                counted(status.deleted_clips, "clip")
+            ));
+        }
         if status.gaps > 0 {
             let gaps = counted(status.gaps, "gap");
             line.push_str(&format!(", {gaps} ({:.1} s)", status.gap_secs));
@@ -244,4 +279,19 @@ fn print_report(report: &LiveReport) -> Result<(), Error> {
 fn clock(wall_us: i64) -> String {
     let at = Timestamp::from_microsecond(wall_us).unwrap_or(Timestamp::UNIX_EPOCH);
     TimeZone::system().to_datetime(at).strftime("%H:%M:%S").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_a_length_or_a_size() {
+        assert_eq!(keep("30d"), Ok(Keep::Lately(Micros(30 * 86_400_000_000))));
+        assert_eq!(keep("200GB"), Ok(Keep::Bytes(200_000_000_000)));
+        assert_eq!(keep("5 kB"), Ok(Keep::Bytes(5_000)));
+        for wrong in ["", "30", "d", "GB", "0GB", "0d", "-1GB", "1.5GB", "99999999999TB", "30µB"] {
+            assert!(keep(wrong).is_err(), "{wrong}");
+        }
+    }
 }

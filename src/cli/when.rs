@@ -88,6 +88,12 @@ pub fn wall_time(at_us: i64) -> String {
     at.to_zoned_datetime(TimeZone::system()).strftime("%H:%M:%S%.3f").to_string()
 }
 
+/// `2026-11-20 10:02:10`, in the zone of whoever looks.
+pub fn wall_clock(at_us: i64) -> String {
+    let at = Timestamp::from_microsecond(at_us).unwrap_or(Timestamp::UNIX_EPOCH);
+    at.to_zoned_datetime(TimeZone::system()).strftime("%F %H:%M:%S").to_string()
+}
+
 /// `2026-11-20 10:02:10-10:05:41`, in the zone of whoever looks; both dates where they differ.
 pub fn wall_span(start_us: i64, end_us: i64) -> String {
     let [start, end] = [start_us, end_us].map(|at| {

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use super::commit_point;
 use super::digest::{CHUNKS, CLIPS, GAPS, features_digest};
 use super::ids::{RecipeId, SourceId};
+use super::keep::keep_from;
 use super::recipes::count_up;
 use super::rows;
 use super::types::{ChunkRecord, RecipeKind};
@@ -84,6 +85,7 @@ impl Writer {
                 }
                 Onto::Before => counts(sql, of, chunk.index)?,
             };
+            keep_from(sql, of.source, chunk.span.start)?;
             insert_clips(sql, of, chunk)?;
             insert_gaps(sql, of.source, of.recipe, chunk.index, &chunk.gaps, there.gaps)?;
             let (start_us, end_us) = (chunk.span.start.0, chunk.span.end.0);

@@ -32,6 +32,8 @@ pub const COMMIT_POINTS: &[&str] = &[
     "recipe-sweeping",
     "recipe-swept",
     "run-recorded",
+    // How live streams are is noted.
+    "watch-noted",
     // The tables of a newer schema are filled, and not committed.
     "migrate-copied",
     "migrate-committed",
@@ -47,6 +49,10 @@ pub const COMMIT_POINTS: &[&str] = &[
     "rebuild-mended",
     "compact-words-joined",
     "compact-given-back",
+    // What is no longer kept of a live source is out of the record, and its features are not gone.
+    "keep-rows-deleted",
+    "keep-features-deleted",
+    "keep-given-back",
     "forget-rows-deleted",
     "forget-features-deleted",
     "forget-log-emptied",

@@ -32,7 +32,7 @@ impl Writer {
         commit_point::reached("compact-words-joined");
         let mut emptied = true;
         for database in [&mut self.features, &mut self.record] {
-            database.give_back()?;
+            database.give_back(None)?;
             commit_point::reached("compact-given-back");
             emptied &= database.empty_log()?;
         }

@@ -58,6 +58,8 @@ tables! {
     READINGS = "readings" true: "source" "recipe" "start_us" "end_us" "caption" "confidence"
         "alignment" "embedding";
     RUNS = "runs" true: "ended_us" "report";
+    WATCHES = "watches" false: "source" "started_us" "told_us" "ended_us" "status";
+    KEPT = "kept" false: "source" "first_us" "from_us" "why";
 }
 
 /// Cues as they were before schema 4, for their digests.

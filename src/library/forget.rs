@@ -69,7 +69,7 @@ impl Writer {
                 damaged_files: 0,
             };
             let captions = delete(sql, "readings", key)?;
-            for table in ["chunks", "progress", "tags", "locations"] {
+            for table in ["chunks", "progress", "watches", "kept", "tags", "locations"] {
                 delete(sql, table, key)?;
             }
             sql.execute("DELETE FROM contents WHERE fingerprint = ?1", [&source.fingerprint])?;
@@ -119,7 +119,7 @@ impl Writer {
     fn empty_logs(&mut self) -> Result<()> {
         let mut emptied = true;
         for database in [&mut self.features, &mut self.record] {
-            database.give_back()?;
+            database.give_back(None)?;
             emptied &= database.empty_log()?;
             commit_point::reached("forget-log-emptied");
         }

@@ -133,7 +133,7 @@ impl Writer {
     ) -> Result<(Vec<Waiting>, bool)> {
         let (left, changed) = self.record.write(|sql| {
             let row = rows::recipe_row(sql, speech)?;
-            let left = waiting(sql, &row)?;
+            let left = waiting(sql, row.recipe.kind, row.key)?;
             let may = left.is_empty() || at_once && has_completed(sql, row.key)?;
             if !may || row.state == "current" {
                 return Ok((left, false));

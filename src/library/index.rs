@@ -10,7 +10,8 @@ use std::time::SystemTime;
 
 use rusqlite::Connection;
 
-use super::part::{self, Columns, KeyRange, Origin, Part};
+use super::keep::KeptFrom;
+use super::part::{Columns, KeyRange, Origin, Part};
 use super::reader::{Reader, folder_bytes};
 use super::rows::{self, RecipeRow};
 use super::types::RecipeKind;
@@ -43,7 +44,7 @@ pub(super) enum Embedded {
 }
 
 impl Embedded {
-    const ALL: [Embedded; 3] = [Embedded::Clips, Embedded::Segments, Embedded::Readings];
+    pub const ALL: [Embedded; 3] = [Embedded::Clips, Embedded::Segments, Embedded::Readings];
 
     pub fn table(self) -> &'static str {
         match self {
@@ -54,7 +55,7 @@ impl Embedded {
     }
 
     /// What makes its rows.
-    fn recipe(self) -> RecipeKind {
+    pub fn recipe(self) -> RecipeKind {
         match self {
             Embedded::Clips => RecipeKind::Clip,
             Embedded::Segments | Embedded::Readings => RecipeKind::Segment,
@@ -83,6 +84,16 @@ pub(super) fn origin(sql: &Connection, of: Embedded, recipe: &RecipeRow) -> Resu
         generation: rows::one(sql, "SELECT value FROM meta WHERE name = ?1", [of.generation()])?,
         dimension: space.dimension,
     }))
+}
+
+/// Whether there are so many rows above a key that they are worth a part.
+pub(super) fn is_enough(sql: &Connection, of: Embedded, recipe: i64, after: i64) -> Result<bool> {
+    let find = format!(
+        "SELECT count(*) FROM (SELECT 1 FROM {} WHERE recipe = ?1 AND key > ?2 \
+         AND embedding IS NOT NULL LIMIT {LEAST_ROWS})",
+        of.table()
+    );
+    Ok(rows::one::<usize>(sql, &find, [recipe, after])? == LEAST_ROWS)
 }
 
 /// The bytes of a library's index.
@@ -132,22 +143,35 @@ impl Index {
         of: Embedded,
         origin: &Origin,
     ) -> Result<(Vec<Part>, Option<Error>)> {
+        self.follow(sql, of, |path| {
+            let part = Part::open(path, origin)?;
+            Ok((part.range, part))
+        })
+    }
+
+    /// What `open` makes of the parts as far as they follow each other, and the damage that ended them.
+    pub fn follow<T>(
+        &self,
+        sql: &Connection,
+        of: Embedded,
+        mut open: impl FnMut(&Path) -> Result<(KeyRange, T)>,
+    ) -> Result<(Vec<T>, Option<Error>)> {
         // A part may be newer than what `sql` sees.
         let last = format!("SELECT coalesce(max(key), 0) FROM {}", of.table());
         let last: i64 = rows::one(sql, &last, [])?;
-        let mut parts: Vec<Part> = Vec::new();
+        let (mut parts, mut after) = (Vec::new(), 0);
         let mut damage = None;
         loop {
-            let after = parts.last().map_or(0, |part| part.range.through);
-            match Part::open(&self.path(of, after), origin) {
-                Ok(part) if part.range.after != after || part.range.through <= after => {
+            match open(&self.path(of, after)) {
+                Ok((range, _)) if range.after != after || range.through <= after => {
                     damage = Some(
                         Error::corrupt("is not what its name says")
                             .in_source(self.path(of, after).display()),
                     );
                 }
-                Ok(part) if part.range.through <= last => {
+                Ok((range, part)) if range.through <= last => {
                     parts.push(part);
+                    after = range.through;
                     continue;
                 }
                 Ok(_) => {}
@@ -158,12 +182,12 @@ impl Index {
         }
     }
 
-    fn path(&self, of: Embedded, after: i64) -> PathBuf {
+    pub fn path(&self, of: Embedded, after: i64) -> PathBuf {
         self.folder.join(format!("{}-{after:012}.part", of.table()))
     }
 
     /// Deletes every file but the parts that are named.
-    fn keep_only(&self, kept: &[PathBuf]) -> Result<()> {
+    pub fn keep_only(&self, kept: &[PathBuf]) -> Result<()> {
         let failed = |cause| Error::io(&self.folder, "delete files of", cause);
         let entries = match std::fs::read_dir(&self.folder) {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -180,18 +204,6 @@ impl Index {
 }
 
 impl Writer {
-    /// Brings the index of embeddings in line with the record: files that are damaged or of another
-    /// state are made anew, and new rows are added once there are enough of them. Search gives
-    /// the same without; it only takes longer.
-    pub fn refresh_index(&mut self) -> Result<()> {
-        let index = Index::of(&self.folder);
-        let mut kept = Vec::new();
-        for of in Embedded::ALL {
-            kept.extend(self.refresh_parts(&index, of)?);
-        }
-        index.keep_only(&kept)
-    }
-
     /// Whether search uses the index for all that is worth it, as far as its headers tell.
     pub fn index_is_complete(&self) -> Result<bool> {
         let index = Index::of(&self.folder);
@@ -201,13 +213,7 @@ impl Writer {
                 let Some(origin) = origin(sql, of, &recipe)? else { continue };
                 let (parts, damage) = index.open_parts(sql, of, &origin)?;
                 let after = parts.last().map_or(0, |part| part.range.through);
-                let find = format!(
-                    "SELECT count(*) FROM (SELECT 1 FROM {} WHERE recipe = ?1 AND key > ?2 \
-                     AND embedding IS NOT NULL LIMIT {LEAST_ROWS})",
-                    of.table()
-                );
-                let newer: u64 = rows::one(sql, &find, [recipe.key, after])?;
-                if damage.is_some() || newer >= LEAST_ROWS as u64 {
+                if damage.is_some() || is_enough(sql, of, recipe.key, after)? {
                     return Ok(false);
                 }
             }
@@ -215,64 +221,8 @@ impl Writer {
         })
     }
 
-    /// Makes the index of embeddings anew.
-    pub fn rebuild_index(&mut self) -> Result<()> {
-        self.delete_index()?;
-        self.refresh_index()
-    }
-
     pub(super) fn delete_index(&self) -> Result<()> {
         Index::of(&self.folder).keep_only(&[])
-    }
-
-    /// The paths of the parts that are there now.
-    fn refresh_parts(&self, index: &Index, of: Embedded) -> Result<Vec<PathBuf>> {
-        self.record.read(|sql| {
-            let Some(recipe) = rows::current_recipe(sql, of.recipe())? else {
-                return Ok(Vec::new());
-            };
-            let Some(origin) = origin(sql, of, &recipe)? else { return Ok(Vec::new()) };
-            let full = part::full(origin.dimension);
-            let (mut parts, damage) = index.open_parts(sql, of, &origin)?;
-            if let Some(error) = damage {
-                tracing::warn!("{error}: it is made anew");
-            }
-            if let Some(damaged) = parts.iter().position(|part| {
-                part.verify()
-                    .inspect_err(|error| tracing::warn!("{error}: it is made anew"))
-                    .is_err()
-            }) {
-                parts.truncate(damaged);
-            }
-            let mut rows_after = RowsAfter {
-                recipe: recipe.key,
-                dimension: origin.dimension,
-                after: parts.last().map_or(0, |part| part.range.through),
-            };
-            let mut columns = Columns::default();
-            read_rows(sql, of, &rows_after, LEAST_ROWS, &mut columns)?;
-            if columns.rows.len() == LEAST_ROWS
-                && let Some(short) = parts.pop_if(|part| part.rows.len() < full)
-            {
-                rows_after.after = short.range.after;
-            }
-            let mut kept: Vec<PathBuf> =
-                parts.iter().map(|part| index.path(of, part.range.after)).collect();
-            while columns.rows.len() == LEAST_ROWS {
-                columns = Columns::default();
-                let through = read_rows(sql, of, &rows_after, full, &mut columns)?;
-                let path = index.path(of, rows_after.after);
-                let range = KeyRange { after: rows_after.after, through };
-                std::fs::create_dir_all(&index.folder)
-                    .map_err(|cause| Error::io(&index.folder, "make the folder", cause))?;
-                part::write(&path, &origin, range, &columns)?;
-                kept.push(path);
-                rows_after.after = through;
-                columns = Columns::default();
-                read_rows(sql, of, &rows_after, LEAST_ROWS, &mut columns)?;
-            }
-            Ok(kept)
-        })
     }
 }
 
@@ -282,6 +232,7 @@ impl Reader {
         let index = Index::of(self.folder());
         self.record.read(|sql| {
             let mut findings = Vec::new();
+            let kept = KeptFrom::read(sql)?;
             for of in Embedded::ALL {
                 let Some(recipe) = rows::current_recipe(sql, of.recipe())? else { continue };
                 let Some(origin) = origin(sql, of, &recipe)? else { continue };
@@ -296,10 +247,11 @@ impl Reader {
                         recipe: recipe.key,
                         dimension: origin.dimension,
                         after: part.range.after,
+                        through: part.range.through,
                     };
                     let mut columns = Columns::default();
-                    let through = read_rows(sql, of, &rows_after, part.rows.len(), &mut columns)?;
-                    if through != part.range.through || !part.holds(&columns) {
+                    read_rows(sql, of, &rows_after, part.rows.len() + 1, &mut columns)?;
+                    if !part.holds(&columns, |row| kept.keeps(row.source, row.span.start)) {
                         let path = index.path(of, part.range.after);
                         findings.push(
                             Error::corrupt("holds other rows than the record")

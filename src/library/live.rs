@@ -8,6 +8,7 @@ use super::reader::Reader;
 use super::rows;
 use super::search::{Filter, Query};
 use super::types::RecipeKind;
+use super::watches::last_watch;
 use super::writer::Writer;
 use crate::error::Result;
 use crate::time::{Micros, Span, Timestamp};
@@ -66,6 +67,10 @@ impl Reader {
             })?;
             let mut unseen = Vec::new();
             for (key, source, name, zero) in live {
+                // What was deleted lies before all gaps that are left.
+                let find = "SELECT first_us, from_us, why FROM kept WHERE source = ?1";
+                let deleted: Vec<(Span, String)> =
+                    rows::all(sql, find, [key], |row| Ok((rows::span(row, 0)?, row.get(2)?)))?;
                 let find = format!(
                     "SELECT {} FROM gaps WHERE source = ?1 AND recipe = ?2 ORDER BY start_us",
                     rows::GAP
@@ -79,10 +84,14 @@ impl Reader {
                 if let Some(until) = stored_until(sql, key, recipe.key)?
                     && now - until > STILL_COMING
                 {
-                    gaps.push((Span::new(until, now), "nothing was stored since".to_owned()));
+                    let watch = last_watch(sql, key)?;
+                    let why = watch.map(|watch| watch.why_nothing_comes(now_us));
+                    let why = why.unwrap_or_else(|| "nothing was stored since".to_owned());
+                    gaps.push((Span::new(until, now), why));
                 }
-                for (span, reason) in gaps.into_iter().filter(|(span, _)| filter.keeps(key, *span))
-                {
+                let deleted = deleted.into_iter().filter(|(span, _)| filter.asks(key, *span));
+                let gaps = gaps.into_iter().filter(|(span, _)| filter.keeps(key, *span));
+                for (span, reason) in deleted.chain(gaps) {
                     let at = |media: Timestamp| {
                         zero.saturating_add(media.0).clamp(asked.start, asked.end.max(asked.start))
                     };

@@ -5,8 +5,10 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::commit_point;
-use super::digest::{CLIPS, CONTENTS, CUES, READINGS, TABLES, Table, features_digest};
-use super::schema::{Database, RECORD, SCHEMA_VERSION, SINCE_3, SINCE_4, sign};
+use super::digest::{
+    CLIPS, CONTENTS, CUES, KEPT, READINGS, TABLES, Table, WATCHES, features_digest,
+};
+use super::schema::{Database, RECORD, SCHEMA_VERSION, SINCE_3, SINCE_4, SINCE_5, sign};
 use crate::error::Result;
 
 /// Brings the record to [`SCHEMA_VERSION`]. From schema 1, it needs as much free space on the disk as
@@ -19,13 +21,16 @@ pub(super) fn to_newest(record: &mut Database, features: &Database) -> Result<()
     // Tables are made anew under their names; rows that refer to each other are copied as they are.
     record.run(|sql| Ok(sql.pragma_update(None, "foreign_keys", false)?))?;
     let migrated = record.write(|sql| {
-        match version {
-            1 => from_1(sql, features)?,
-            2 => {
+        if version < 2 {
+            from_1(sql, features)?;
+        } else {
+            if version < 3 {
                 sql.execute_batch(SINCE_3)?;
+            }
+            if version < 4 {
                 from_3(sql)?;
             }
-            _ => from_3(sql)?,
+            sql.execute_batch(SINCE_5)?;
         }
         sign(sql, SCHEMA_VERSION)?;
         commit_point::reached("migrate-copied");
@@ -45,8 +50,9 @@ fn from_1(sql: &Transaction<'_>, features: &Database) -> Result<()> {
         "DROP TRIGGER cue_added; DROP TRIGGER cue_removed; DROP TABLE spoken;
          DROP INDEX one_current_recipe; DROP INDEX locations_of_source; DROP INDEX cues_of_source;",
     )?;
-    // Schema 1 had neither contents nor readings.
-    let old = || TABLES.iter().filter(|table| ![CONTENTS, READINGS].contains(table));
+    // Tables that schema 1 did not have.
+    let new = [CONTENTS, READINGS, WATCHES, KEPT];
+    let old = || TABLES.iter().filter(|table| !new.contains(table));
     for table in old() {
         sql.execute_batch(&format!("ALTER TABLE {0} RENAME TO old_{0}", table.name))?;
     }

@@ -19,7 +19,9 @@ mod hearing;
 mod hits;
 mod ids;
 mod index;
+mod indexer;
 mod insert;
+mod keep;
 mod known;
 mod live;
 mod lock;
@@ -37,6 +39,7 @@ mod spans;
 mod stream;
 mod types;
 mod vectors;
+mod watches;
 mod words;
 mod writer;
 
@@ -51,6 +54,8 @@ pub use forget::Forgotten;
 pub use hearing::HeardTo;
 pub use hits::{By, Found, Hit, HitSpan};
 pub use ids::{ClipId, RecipeId, SourceId};
+pub use indexer::Indexer;
+pub use keep::{Dropped, Keep};
 pub use live::Unseen;
 pub use merge::{Conflict, Damage, Merged};
 pub use reader::{ClipRow, Info, Reader, RecipeInfo, SeenClip, SegmentRow, Shown, TagInfo};
@@ -62,4 +67,5 @@ pub use types::{
     ChunkRecord, HeardChunk, Location, NewSource, Origin, Place, Recipe, RecipeKind,
     SegmentReading, SegmentRecord, Source, Space, State, Tree, WallClock, WallOrigin,
 };
+pub use watches::{How, Watch};
 pub use writer::{Added, Writer};

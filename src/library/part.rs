@@ -204,14 +204,17 @@ impl Part {
         Ok(())
     }
 
-    /// Whether these are the rows that it has. Only its checksums are looked at for the values.
-    pub fn holds(&self, columns: &Columns) -> bool {
-        self.rows == columns.rows
-            && columns
-                .values
-                .chunks_exact(self.dimension)
-                .zip(&self.sums)
-                .all(|(values, sum)| crc32fast::hash(&rows::halves_to_bytes(values)) == *sum)
+    /// Whether these are the rows that it has, but for those that are no longer kept. Only its checksums are
+    /// looked at for the values.
+    pub fn holds(&self, columns: &Columns, is_kept: impl Fn(&Row) -> bool) -> bool {
+        let mut there = columns.rows.iter().zip(columns.values.chunks_exact(self.dimension));
+        let mut kept = self.rows.iter().zip(&self.sums).filter(|(row, _)| is_kept(row));
+        let is_same = kept.all(|(row, sum)| {
+            there.next().is_some_and(|(other, values)| {
+                row == other && crc32fast::hash(&rows::halves_to_bytes(values)) == *sum
+            })
+        });
+        is_same && there.next().is_none()
     }
 
     fn damaged_embedding(&self) -> Error {

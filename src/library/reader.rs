@@ -14,6 +14,7 @@ use super::schema::{Database, FEATURES, RECORD};
 use super::search::Memory;
 use super::stream::{WHOLE_SEGMENT, whole_segment};
 use super::types::{Origin, Place, Recipe, RecipeKind, Source, State, Tree};
+use super::watches::{Watch, watches};
 use super::writer::check_pair;
 use crate::error::{Error, Result};
 use crate::media::{Caption, CellFeatures, ClipHead, Cue, Gap, VisualWord};
@@ -46,6 +47,8 @@ pub struct Info {
     pub bytes: u64,
     pub recipes: Vec<RecipeInfo>,
     pub tags: Vec<TagInfo>,
+    /// How each live source is, or was when it was watched last.
+    pub streams: Vec<Watch>,
 }
 
 /// A tag, and how many sources have it.
@@ -181,6 +184,7 @@ impl Reader {
                     + of_current("gaps", RecipeKind::Speech)?,
                 bytes,
                 recipes,
+                streams: watches(sql)?,
                 tags: rows::all(
                     sql,
                     "SELECT name, value, count(*) FROM tags GROUP BY name, value ORDER BY 1, 2",

@@ -95,8 +95,21 @@ impl Writer {
     /// has read in part and it has not tried to the end.
     pub fn waiting_for(&self, recipe: &RecipeId) -> Result<Vec<SourceId>> {
         self.record.read(|sql| {
-            let waiting = waiting(sql, &rows::recipe_row(sql, recipe)?)?;
+            let row = rows::recipe_row(sql, recipe)?;
+            let waiting = waiting(sql, row.recipe.kind, row.key)?;
             Ok(waiting.into_iter().map(|source| source.id).collect())
+        })
+    }
+
+    /// What the two recipes of a pipeline would have to wait for if they were to take over now, whether
+    /// the library knows them or not.
+    pub fn would_wait(&self, clips: &RecipeId, segments: &RecipeId) -> Result<Vec<Waiting>> {
+        self.record.read(|sql| {
+            let key = |id: &RecipeId| -> Result<i64> {
+                let find = "SELECT coalesce((SELECT key FROM recipes WHERE hash = ?1), 0)";
+                rows::one(sql, find, [id.to_string()])
+            };
+            waiting_for_both(sql, key(clips)?, key(segments)?)
         })
     }
 
@@ -106,12 +119,7 @@ impl Writer {
     pub fn take_over(&mut self, clips: &RecipeId, segments: &RecipeId) -> Result<Vec<Waiting>> {
         let (left, changed) = self.record.write(|sql| {
             let rows = [rows::recipe_row(sql, clips)?, rows::recipe_row(sql, segments)?];
-            let mut left = waiting(sql, &rows[0])?;
-            for source in waiting(sql, &rows[1])? {
-                if !left.contains(&source) {
-                    left.push(source);
-                }
-            }
+            let left = waiting_for_both(sql, rows[0].key, rows[1].key)?;
             let changed = left.is_empty() && activate(sql, &rows)?;
             Ok((left, changed))
         })?;
@@ -123,12 +131,19 @@ impl Writer {
     }
 
     /// Lets recipes take over whatever waits for them: what only the old ones have made is lost.
-    /// False, and nothing is done, where they have completed no source at all.
-    pub fn take_over_at_once(&mut self, clips: &RecipeId, segments: &RecipeId) -> Result<bool> {
+    /// False, and nothing is done, where they have completed no source at all, unless it is `before` they make
+    /// anything.
+    pub fn take_over_at_once(
+        &mut self,
+        clips: &RecipeId,
+        segments: &RecipeId,
+        before: bool,
+    ) -> Result<bool> {
         let changed = self.record.write(|sql| {
             let rows = [rows::recipe_row(sql, clips)?, rows::recipe_row(sql, segments)?];
-            let any = has_completed(sql, rows[0].key)? && has_completed(sql, rows[1].key)?;
-            if !any || !activate(sql, &rows)? {
+            let may =
+                before || has_completed(sql, rows[0].key)? && has_completed(sql, rows[1].key)?;
+            if !may || !activate(sql, &rows)? {
                 return Ok(false);
             }
             // What is left behind is to be read as if it were new.
@@ -187,8 +202,7 @@ impl Writer {
                     continue;
                 }
                 if matches!(clips.state.as_str(), "current" | "building")
-                    && waiting(sql, clips)?.is_empty()
-                    && waiting(sql, segments)?.is_empty()
+                    && waiting_for_both(sql, clips.key, segments.key)?.is_empty()
                 {
                     return Ok(Some((clips.recipe.id.clone(), segments.recipe.id.clone())));
                 }
@@ -277,10 +291,20 @@ pub struct Waiting {
     pub is_gone: bool,
 }
 
-pub(super) fn waiting(sql: &Connection, recipe: &RecipeRow) -> Result<Vec<Waiting>> {
-    let kind = recipe.recipe.kind;
+fn waiting_for_both(sql: &Connection, clips: i64, segments: i64) -> Result<Vec<Waiting>> {
+    let mut left = waiting(sql, RecipeKind::Clip, clips)?;
+    for source in waiting(sql, RecipeKind::Segment, segments)? {
+        if !left.contains(&source) {
+            left.push(source);
+        }
+    }
+    Ok(left)
+}
+
+/// What keeps the recipe with this key from taking over.
+pub(super) fn waiting(sql: &Connection, kind: RecipeKind, recipe: i64) -> Result<Vec<Waiting>> {
     let current = match rows::current_recipe(sql, kind)? {
-        Some(current) if current.key != recipe.key => current.key,
+        Some(current) if current.key != recipe => current.key,
         _ => return Ok(Vec::new()),
     };
     // What a recipe leaves of a source that it has read in part.
@@ -299,7 +323,7 @@ pub(super) fn waiting(sql: &Connection, recipe: &RecipeRow) -> Result<Vec<Waitin
          AND EXISTS (SELECT 1 FROM {part} WHERE source = sources.key AND recipe = ?1) \
          AND NOT EXISTS ({tried}) END ORDER BY sources.key"
     );
-    rows::all(sql, &find, params![current, recipe.key], |row| {
+    rows::all(sql, &find, params![current, recipe], |row| {
         Ok(Waiting { id: rows::text(row, 0)?, name: row.get(1)?, is_gone: row.get(2)? })
     })
 }

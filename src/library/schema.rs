@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 
 /// The version of the record's tables, in its `PRAGMA user_version`. Those of the features have not
 /// changed since the first.
-pub const SCHEMA_VERSION: i32 = 4;
+pub const SCHEMA_VERSION: i32 = 5;
 
 /// The oldest version that can be read, and brought to the newest by a writer.
 const OLDEST_VERSION: i32 = 1;
@@ -31,6 +31,16 @@ pub(super) const SINCE_3: &str = include_str!("readings.sql");
 
 /// What schema 4 has in place of its cues and their index.
 pub(super) const SINCE_4: &str = include_str!("cues.sql");
+
+/// What schema 5 has beside schema 4.
+pub(super) const SINCE_5: &str = include_str!("watches.sql");
+
+/// For reading a record of an older schema: that nothing is known there of how live sources were watched,
+/// and nothing was deleted of them.
+const BEFORE_5: &str = "
+    CREATE TEMP VIEW watches AS SELECT 0 AS source, 0 AS started_us, 0 AS told_us, 0 AS ended_us,
+        '' AS status WHERE false;
+    CREATE TEMP VIEW kept AS SELECT 0 AS source, 0 AS first_us, 0 AS from_us, '' AS why WHERE false;";
 
 /// For reading a record of an older schema: that nothing was read by a transformer there.
 const BEFORE_3: &str = "
@@ -68,7 +78,8 @@ pub(super) const RECORD: Role = Role {
     tables: concat!(
         include_str!("record.sql"),
         include_str!("cues.sql"),
-        include_str!("readings.sql")
+        include_str!("readings.sql"),
+        include_str!("watches.sql")
     ),
 };
 
@@ -175,6 +186,9 @@ impl Database {
                 if version < 4 {
                     sql.execute_batch(&before_4(version))?;
                 }
+                if version < 5 {
+                    sql.execute_batch(BEFORE_5)?;
+                }
             }
             Ok(())
         })?;
@@ -235,10 +249,12 @@ impl Database {
         })
     }
 
-    /// Gives free pages back to the file system. The log must be emptied for the file to shrink.
-    pub fn give_back(&mut self) -> Result<()> {
+    /// Gives free pages back to the file system, at most `most`. The file shrinks when its log is written
+    /// back.
+    pub fn give_back(&mut self, most: Option<u64>) -> Result<()> {
         self.run(|sql| {
-            let mut shrink = sql.prepare("PRAGMA incremental_vacuum")?;
+            let most = most.map_or(String::new(), |most| format!("({most})"));
+            let mut shrink = sql.prepare(&format!("PRAGMA incremental_vacuum{most}"))?;
             let mut steps = shrink.query([])?;
             while steps.next()?.is_some() {}
             Ok(())

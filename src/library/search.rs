@@ -12,6 +12,7 @@ use rusqlite::{Connection, params};
 use super::hits::{By, Hit, List, Ranked, Unit, UnitSpan, clip_at, fuse, hit};
 use super::ids::SourceId;
 use super::index::{Embedded, Index};
+use super::keep::KeptFrom;
 use super::known::{KnownTexts, TextRow};
 use super::reader::Reader;
 use super::rows;
@@ -159,12 +160,12 @@ impl Memory {
         let by_meaning = || {
             let mut lists = Vec::new();
             for (channel, vector) in query.vectors.iter().filter(|(channel, _)| asked(channel)) {
-                let mut add = |vectors, keeps: &(dyn Fn(&Row) -> bool + Sync)| -> Result<()> {
-                    let list = self.by_meaning(vectors, vector, keeps, length)?;
+                let mut add = |vectors, takes: &(dyn Fn(&Row) -> bool + Sync)| -> Result<()> {
+                    let list = self.by_meaning(vectors, vector, filter, takes, length)?;
                     lists.push((*channel, By::Meaning, list));
                     Ok(())
                 };
-                let all = |row: &Row| filter.keeps(row.source, row.span);
+                let all = |_: &Row| true;
                 match channel {
                     Channel::Picture if self.readings.is_empty() => add(&self.clips, &all)?,
                     Channel::Picture => {
@@ -173,7 +174,7 @@ impl Memory {
                         let unread = self.unread();
                         let is_unread = |row: &Row| {
                             let since = unread.get(&row.source);
-                            since.is_some_and(|since| row.span.midpoint() >= *since) && all(row)
+                            since.is_some_and(|since| row.span.midpoint() >= *since)
                         };
                         if !unread.is_empty() {
                             add(&self.clips, &is_unread)?;
@@ -246,16 +247,18 @@ impl Memory {
         &self,
         vectors: &VectorSet,
         query: &[f32],
-        keeps: &(dyn Fn(&Row) -> bool + Sync),
+        filter: &Filter,
+        takes: &(dyn Fn(&Row) -> bool + Sync),
         length: usize,
     ) -> Result<Vec<Ranked>> {
         let mut looked_at = length.saturating_mul(4);
         loop {
+            let keeps = |row: &Row| takes(row) && filter.keeps(row.source, row.span);
             let rows = vectors.best(query, looked_at, keeps)?;
             let mut seen = HashSet::new();
             let mut list = Vec::new();
             for &(row, score) in &rows {
-                let unit = self.unit(row.source, row.span);
+                let unit = self.unit(row.source, row.span, filter);
                 if list.len() < length && seen.insert(unit) {
                     list.push(Ranked { unit, span: row.span, score });
                 }
@@ -291,7 +294,7 @@ impl Memory {
                 if text.channel != channel || !filter.keeps(text.source, text.span) {
                     continue;
                 }
-                let unit = self.unit_of_text(sql, &text)?;
+                let unit = self.unit_of_text(sql, &text, filter)?;
                 let rank = (matches.score(found.terms), -text.length);
                 let group =
                     groups.entry(unit).or_insert(Group { terms: 0, best: rank, span: text.span });
@@ -320,8 +323,9 @@ impl Memory {
         Ok(list.into_iter().map(|(ranked, _)| ranked).collect())
     }
 
-    fn unit(&self, source: i64, span: Span) -> Unit {
-        let span = match self.spans.holding(source, span.midpoint()) {
+    fn unit(&self, source: i64, span: Span, filter: &Filter) -> Unit {
+        let segment = self.spans.holding(source, span.midpoint());
+        let span = match segment.filter(|segment| filter.kept.keeps(source, segment.start)) {
             Some(segment) => UnitSpan::Segment { start: segment.start.0, end: segment.end.0 },
             None => UnitSpan::Alone { start: span.start.0 },
         };
@@ -329,8 +333,8 @@ impl Memory {
     }
 
     /// A cue in no segment goes with the clip that shows it.
-    fn unit_of_text(&self, sql: &Connection, text: &TextRow) -> Result<Unit> {
-        let unit = self.unit(text.source, text.span);
+    fn unit_of_text(&self, sql: &Connection, text: &TextRow, filter: &Filter) -> Result<Unit> {
+        let unit = self.unit(text.source, text.span, filter);
         if matches!(unit.span, UnitSpan::Alone { .. })
             && let Some(recipe) = self.clips.recipe()
             && let Some(clip) = clip_at(sql, text.source, recipe, text.span.midpoint())?
@@ -347,6 +351,7 @@ pub(super) struct Filter {
     within: Option<Span>,
     /// From, to, and each source's zero, in microseconds since 1970.
     wall: Option<(i64, i64, HashMap<i64, i64>)>,
+    kept: KeptFrom,
 }
 
 impl Filter {
@@ -373,14 +378,20 @@ impl Filter {
         } else {
             None
         };
-        Ok(Filter { sources, within: query.within, wall })
+        Ok(Filter { sources, within: query.within, wall, kept: KeptFrom::read(sql)? })
     }
 
     fn is_any(&self) -> bool {
         self.sources.is_some() || self.within.is_some() || self.wall.is_some()
     }
 
+    /// Whether the query looks at this, and it was not deleted.
     pub fn keeps(&self, source: i64, span: Span) -> bool {
+        self.kept.keeps(source, span.start) && self.asks(source, span)
+    }
+
+    /// Whether the query looks at this.
+    pub fn asks(&self, source: i64, span: Span) -> bool {
         let on_clock = |(from, to, zeros): &(i64, i64, HashMap<i64, i64>)| {
             zeros.get(&source).is_some_and(|zero| {
                 zero.saturating_add(span.start.0) < *to && zero.saturating_add(span.end.0) > *from

@@ -118,7 +118,7 @@ impl VectorSet {
 
     fn state_rows(&self) -> RowsAfter {
         let State { recipe, dimension, last_key, .. } = self.state;
-        RowsAfter { recipe, dimension, after: last_key }
+        RowsAfter { recipe, dimension, after: last_key, through: i64::MAX }
     }
 
     /// Whether there is none.
@@ -283,12 +283,13 @@ fn note_last(last: &mut HashMap<i64, Span>, rows: &[Row]) {
     }
 }
 
-/// Rows of a recipe with an embedding, above a key.
+/// Rows of a recipe with an embedding, above a key and up to another.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RowsAfter {
     pub recipe: i64,
     pub dimension: usize,
     pub after: i64,
+    pub through: i64,
 }
 
 /// Appends at most `most` rows to `columns`, in order of key; gives the last one's key, `after`
@@ -304,10 +305,11 @@ pub(super) fn read_rows(
     let mut last_key = which.after;
     let mut find = sql.prepare_cached(&format!(
         "SELECT key, source, start_us, end_us, embedding FROM {table} \
-         WHERE key > ?1 AND recipe = ?2 AND embedding IS NOT NULL ORDER BY key LIMIT ?3"
+         WHERE key > ?1 AND key <= ?4 AND recipe = ?2 AND embedding IS NOT NULL \
+         ORDER BY key LIMIT ?3"
     ))?;
     let most = i64::try_from(most).unwrap_or(i64::MAX);
-    let mut found = find.query(params![which.after, which.recipe, most])?;
+    let mut found = find.query(params![which.after, which.recipe, most, which.through])?;
     while let Some(row) = found.next()? {
         let (key, source, span) = (row.get(0)?, row.get(1)?, rows::span(row, 2)?);
         let bytes = row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?;

@@ -3,6 +3,7 @@
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use half::f16;
@@ -30,7 +31,7 @@ pub struct Writer {
     pub(super) folder: PathBuf,
     pub(super) record: Database,
     pub(super) features: Database,
-    _lock: File,
+    pub(super) lock: Arc<File>,
 }
 
 /// What [`Writer::add_source`] did.
@@ -98,14 +99,17 @@ impl Writer {
         if !has_record {
             commit_point::reached("library-made");
         }
-        let mut writer = Writer { folder: folder.to_owned(), record, features, _lock: lock };
+        let lock = Arc::new(lock);
+        let mut writer = Writer { folder: folder.to_owned(), record, features, lock };
         match writer.finish_forgetting() {
             // A reader keeps the log from being emptied; the next writer tries again.
             Err(error) if error.kind() == Kind::Unavailable => {}
             finished => drop(finished?),
         }
         writer.sweep_retired()?;
+        writer.finish_keeping()?;
         writer.settle_growths()?;
+        writer.end_watches()?;
         Ok(writer)
     }
 
@@ -379,10 +383,16 @@ impl Writer {
                 ])?;
             }
             insert_readings(sql, source, recipe.key, segments)?;
+            // Of a source that is never complete there is no progress, and much to count.
+            let of = params![source, recipe.key];
+            let has = "SELECT EXISTS (SELECT 1 FROM progress WHERE source = ?1 AND recipe = ?2)";
+            if !rows::one(sql, has, of)? {
+                return Ok(());
+            }
             let count = "UPDATE progress SET rows = ?3 WHERE source = ?1 AND recipe = ?2";
             let rows = rows_made(sql, source, &recipe)?;
             sql.execute(count, params![source, recipe.key, rows])?;
-            PROGRESS.seal(sql, "source = ?1 AND recipe = ?2", params![source, recipe.key])
+            PROGRESS.seal(sql, "source = ?1 AND recipe = ?2", of)
         })?;
         commit_point::reached("segments-committed");
         Ok(())

@@ -193,7 +193,7 @@ pub fn index(
     if options.take_over
         && !waiting.is_empty()
         && !report.interrupted
-        && library.take_over_at_once(&recipe, &segment_recipe)?
+        && library.take_over_at_once(&recipe, &segment_recipe, false)?
     {
         report.left_behind += std::mem::take(&mut waiting).len();
     }

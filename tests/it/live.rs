@@ -18,14 +18,14 @@ use crate::stopping::{assert_gone, hosts_of};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// `cinelex index --json` of live streams, under way.
-struct Watching {
-    child: Child,
+pub struct Watching {
+    pub child: Child,
     lines: Receiver<String>,
-    seen: Vec<Value>,
+    pub seen: Vec<Value>,
 }
 
 impl Watching {
-    fn start(library: &Path, options: &[&str]) -> Watching {
+    pub fn start(library: &Path, options: &[&str]) -> Watching {
         let mut command = command(["index", "--json", "--longest-pause", "1", "--library"]);
         command.arg(library).args(options).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -40,7 +40,7 @@ impl Watching {
     }
 
     /// Reads on until a line is as `wanted`, which is returned.
-    fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let began = Instant::now();
         loop {
             match self.lines.recv_timeout(PATIENCE.saturating_sub(began.elapsed())) {
@@ -68,19 +68,19 @@ impl Watching {
         self.seen.iter().rev().take(5).map(Value::to_string).collect()
     }
 
-    fn until_state(&mut self, state: &str) -> Value {
+    pub fn until_state(&mut self, state: &str) -> Value {
         self.until(state, |line| line["kind"] == "stream" && line["state"] == state)
     }
 
     /// Waits for so many clips from now on.
-    fn until_stored(&mut self, clips: usize) {
+    pub fn until_stored(&mut self, clips: usize) {
         for _ in 0..clips {
             self.until("a clip", |line| line["kind"] == "stored");
         }
     }
 
     /// Ctrl-C, and what is said at the end.
-    fn stop(mut self) -> Value {
+    pub fn stop(mut self) -> Value {
         let id = self.child.id().to_string();
         std::process::Command::new("kill").args(["-INT", &id]).status().unwrap();
         let end = self.until("the end", |line| line["kind"] == "live_run");
@@ -90,7 +90,7 @@ impl Watching {
 }
 
 /// Every frame that was received is in one of the other numbers.
-fn check_accounts(stream: &Value) {
+pub fn check_accounts(stream: &Value) {
     let number = |key: &str| stream[key].as_u64().unwrap_or_else(|| panic!("{key} in {stream}"));
     let settled: u64 =
         ["encoded", "skipped", "before_keyframe", "behind", "undecodable", "host_ended"]
@@ -101,16 +101,16 @@ fn check_accounts(stream: &Value) {
     assert_eq!(number("under_way"), 0, "{stream}");
 }
 
-fn small(folder: &Path) -> Units {
+pub fn small(folder: &Path) -> Units {
     coded(folder, "320x180", 2.0, "-g 25 -preset veryfast -tune zerolatency")
 }
 
-fn check(library: &Path) -> Ran {
+pub fn check(library: &Path) -> Ran {
     run(["library", "check", library.to_str().unwrap()])
 }
 
 /// The clips and gaps of a source fill its grid, and none is there twice.
-fn check_grid(library: &Path, source: &str) -> Vec<(i64, i64, Option<String>)> {
+pub fn check_grid(library: &Path, source: &str) -> Vec<(i64, i64, Option<String>)> {
     let shown = show(library, source).exits(0);
     let mut spans = Vec::new();
     for (kind, reason) in [("clip", None), ("gap", Some(()))] {

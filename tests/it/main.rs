@@ -19,6 +19,8 @@ mod help;
 mod identity;
 mod indexing;
 mod keeping;
+#[cfg(feature = "live")]
+mod kept;
 mod library;
 mod licence;
 #[cfg(feature = "speech")]

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 use super::super::{CommandResult, Outcome, counted, one_line, print_json, print_line};
-use super::{bytes, open};
+use super::{bytes, open, watch};
 use crate::error::Result;
-use crate::library::{Info, Origin, Source, State};
+use crate::library::{Info, Origin, Source, State, Watch};
 use crate::time::Micros;
 
 #[derive(clap::Args, Debug)]
@@ -32,6 +34,13 @@ pub fn run(args: Args) -> CommandResult {
 /// A source that has no end.
 fn is_live(source: &Source) -> bool {
     source.origin == Origin::Live && source.state == State::New
+}
+
+/// How a live source is, in a word.
+fn state_of(info: &Info, source: &Source) -> &'static str {
+    let id = source.id.to_string();
+    let is_of = |watch: &&Watch| watch.status.get("id").and_then(Value::as_str) == Some(&id);
+    info.streams.iter().find(is_of).map_or("live", |found| watch::word(watch::how(found)))
 }
 
 fn print_info(info: &Info, sources: &[Source]) -> Result<()> {
@@ -76,7 +85,7 @@ fn print_info(info: &Info, sources: &[Source]) -> Result<()> {
     for source in sources {
         let state = match source.state {
             _ if source.locations.is_empty() => "gone",
-            _ if is_live(source) => "live",
+            _ if is_live(source) => state_of(info, source),
             state => state.as_str(),
         };
         let id = source.id.to_string();

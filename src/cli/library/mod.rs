@@ -11,6 +11,7 @@ mod merge;
 mod rebuild;
 mod show;
 mod tag;
+mod watch;
 
 use std::path::Path;
 

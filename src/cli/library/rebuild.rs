@@ -50,16 +50,20 @@ fn print_rebuilt(rebuilt: &Rebuilt) -> Result<()> {
     ))?;
     for source in &rebuilt.sources {
         print_line(&format!(
-            "  {:.8}  {}: {} chunks to be read again, {} clips and {} cues lost",
+            "  {:.8}  {}: {} chunks {}, {} clips and {} cues lost",
             source.source.to_string(),
             one_line(&source.name),
             source.chunks,
+            if source.is_live { "damaged" } else { "to be read again" },
             source.clips,
             source.cues
         ))?;
     }
-    if !rebuilt.sources.is_empty() {
+    if rebuilt.sources.iter().any(|source| !source.is_live) {
         print_line("Index these sources again to read what is lost.")?;
+    }
+    if rebuilt.sources.iter().any(|source| source.is_live) {
+        print_line("What is lost of live streams cannot be had again, and is shown as a gap.")?;
     }
     print_line(&format!(
         "The damaged files are kept; delete them when you miss nothing: {}",

@@ -8,9 +8,9 @@ use super::super::when::{wall_span, wall_time};
 use super::super::{
     CommandResult, Outcome, caption_line, counted, one_line, print_json, print_line,
 };
-use super::open;
+use super::{open, watch};
 use crate::error::Result;
-use crate::library::{ClipRow, Origin, Place, SegmentRow, Shown, Source, State, Tree};
+use crate::library::{ClipRow, Origin, Place, SegmentRow, Shown, Source, State, Tree, Watch};
 use crate::media::{Cue, CueKind, Gap, TimedWord, TrackKind, VisualWord};
 use crate::time::{Span, Timestamp};
 
@@ -21,7 +21,7 @@ pub struct Args {
     library: PathBuf,
     /// The source's name, path, address, id or the beginning of its id
     source: String,
-    /// Print a JSON object for the source and for each segment, clip, cue and gap
+    /// Print a JSON object for the source, for how a live one is, and for each segment, clip, cue and gap
     #[arg(long)]
     json: bool,
 }
@@ -29,15 +29,16 @@ pub struct Args {
 pub fn run(args: Args) -> CommandResult {
     let reader = open(&args.library)?;
     let shown = reader.show(reader.source(&args.source)?.id)?;
+    let watch = reader.watch(shown.source.id)?;
     if args.json {
-        print_shown_json(&shown)?
+        print_shown_json(&shown, watch.as_ref())?
     } else {
-        print_shown(&shown)?
+        print_shown(&shown, watch.as_ref())?
     }
     Ok(Outcome::Done)
 }
 
-fn print_shown(shown: &Shown) -> Result<()> {
+fn print_shown(shown: &Shown, watch: Option<&Watch>) -> Result<()> {
     let source = &shown.source;
     print_line(&one_line(&source.name))?;
     print_line(&format!("  id        {}", source.id))?;
@@ -47,7 +48,13 @@ fn print_shown(shown: &Shown) -> Result<()> {
         (Origin::Live, State::New) => "live",
         (_, state) => state.as_str(),
     };
-    print_line(&format!("  state     {state}{error}"))?;
+    match watch {
+        Some(watch) => {
+            print_line(&format!("  state     {}", watch::state(watch)))?;
+            print_line(&format!("  came      {}", watch::numbers(watch)))?;
+        }
+        None => print_line(&format!("  state     {state}{error}"))?,
+    }
     for location in &source.locations {
         print_line(&format!("  at        {}", one_line(&location.place.to_string())))?;
     }
@@ -190,7 +197,7 @@ struct GapLine<'a> {
     reason: &'a str,
 }
 
-fn print_shown_json(shown: &Shown) -> Result<()> {
+fn print_shown_json(shown: &Shown, watch: Option<&Watch>) -> Result<()> {
     print_json(
         "source",
         &SourceLine {
@@ -199,6 +206,9 @@ fn print_shown_json(shown: &Shown) -> Result<()> {
             location_bytes: hex_of_unreadable(&shown.source),
         },
     )?;
+    if let Some(watch) = watch {
+        print_json("stream", watch)?;
+    }
     for segment in &shown.segments {
         let SegmentRow { span, text, language, caption, alignment } = segment;
         print_json(

@@ -148,7 +148,8 @@ const MUST_NOT_BE: &[(Fault, &str, &str, &str)] = &[
         Fault::Unfinished,
         "chunks",
         "chunks of which only a part was saved",
-        "SELECT count(*) FROM chunks WHERE partial",
+        "SELECT count(*) FROM chunks WHERE partial \
+         AND source NOT IN (SELECT key FROM sources WHERE origin = 'live')",
     ),
     (
         Fault::Unfinished,

@@ -82,9 +82,12 @@ pub(super) fn pairs(
             };
             let digest = clip.get_ref(3)?.as_blob().map_err(rusqlite::Error::from)?;
             if bytes.is_none_or(|bytes| features_digest(bytes) != digest) {
-                // A chunk of which only a part was saved is read again.
-                let partial = chunk_at(sql, place(clip)?)? == Some(true);
-                *(if partial { &mut left } else { &mut lost }) += 1;
+                // A chunk of which only a part was saved is read again, unless its source is live.
+                match chunk_at(sql, place(clip)?)? {
+                    Some(true) if is_live(sql, place(clip)?.0)? => {}
+                    Some(true) => left += 1,
+                    _ => lost += 1,
+                }
             }
             if let Some(bytes) = bytes {
                 let count = rows::features_count(bytes);
@@ -129,6 +132,12 @@ fn chunk_at(sql: &Connection, place: Place) -> Result<Option<bool>> {
          WHERE source = ?1 AND recipe = ?2 AND start_us <= ?3 AND end_us > ?3",
     )?;
     Ok(find.query_row(params![place.0, place.1, place.2], |row| row.get(0))?)
+}
+
+fn is_live(sql: &Connection, source: i64) -> Result<bool> {
+    let find = "SELECT EXISTS (SELECT 1 FROM sources WHERE key = ?1 AND origin = 'live')";
+    let mut find = sql.prepare_cached(find)?;
+    Ok(find.query_row([source], |row| row.get(0))?)
 }
 
 /// Whether the record knows no such source, not even as one that is being forgotten, or no such

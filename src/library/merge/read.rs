@@ -121,10 +121,14 @@ impl<'a> There<'a> {
         self.reader.record.read(|sql| rows::one(sql, count, [source, recipe]))
     }
 
-    /// The chunks that are there in full.
+    /// The chunks that are there in full; of a live source, all, since no more of one can be had.
     pub fn chunk_numbers(&self, source: i64, recipe: i64) -> Result<Vec<u32>> {
         self.reader.record.read(|sql| {
-            let partial = if self.has_digests { "AND NOT partial" } else { "" };
+            let partial = if self.has_digests {
+                "AND (NOT partial OR EXISTS (SELECT 1 FROM sources WHERE key = ?1 AND origin = 'live'))"
+            } else {
+                ""
+            };
             let find = format!(
                 "SELECT number FROM chunks WHERE source = ?1 AND recipe = ?2 {partial} \
                  ORDER BY number"

@@ -3,6 +3,7 @@
 //!
 //! The damaged files are only read, and kept under another name when the new ones take their place.
 
+mod holes;
 mod salvage;
 mod settle;
 mod swap;
@@ -35,18 +36,20 @@ pub struct Rebuilt {
     pub doubtful: u64,
     /// Rows that named what is lost, and went with it.
     pub dropped: u64,
-    /// Sources that the next `index` reads again in part.
+    /// Sources of which something was lost.
     pub sources: Vec<ToRead>,
     /// The damaged files, as they are named now. They may go when nothing in them is missed.
     pub kept: Vec<String>,
 }
 
-/// A source of which something was lost.
+/// A source of which something was lost, which the next `index` reads again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ToRead {
     pub source: SourceId,
     pub name: String,
-    /// Chunks to be read again, of all recipes.
+    /// What was lost of a live source can't be read again: it is a gap.
+    pub is_live: bool,
+    /// Chunks of which something was lost, of all recipes.
     pub chunks: u64,
     /// Clips that are gone.
     pub clips: u64,

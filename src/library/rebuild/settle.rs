@@ -8,6 +8,7 @@ use rusqlite::types::Null;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::ToRead;
+use super::holes::{Chunk, fill_holes};
 use crate::error::Result;
 use crate::library::digest::{
     CHUNKS, CLIPS, CUES, LOCATIONS, PROGRESS, READINGS, RECIPES, SEGMENTS, SOURCES, SPACES,
@@ -16,7 +17,7 @@ use crate::library::digest::{
 use crate::library::ids::{RecipeId, SourceId};
 use crate::library::rows;
 use crate::library::schema::Database;
-use crate::library::types::{Origin, RecipeKind, State};
+use crate::library::types::{Origin, RecipeKind, State, WallOrigin};
 use crate::library::writer::now_us;
 use crate::media::CueKind;
 
@@ -31,6 +32,8 @@ const OF_SOURCE: &[(&str, bool)] = &[
     ("cues", true),
     ("segments", true),
     ("readings", true),
+    ("watches", false),
+    ("kept", false),
 ];
 
 /// What else is found as a text beside a number: kinds of recipes, counters, settings of the index
@@ -175,16 +178,19 @@ fn name_again(sql: &Transaction<'_>, known: &HashMap<String, BTreeSet<i64>>) -> 
         let place = place.unwrap_or_default();
         let place = String::from_utf8_lossy(&place);
         let name = place.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(id);
+        // As whoever watches one names it.
+        let is_live = print.starts_with("live:");
+        let origin = if is_live { Origin::Live } else { Origin::File };
         let row = params![
             source,
             id,
             print,
             name,
-            Origin::File.as_str(),
+            origin.as_str(),
             Null,
             "null",
-            Null,
-            Null,
+            is_live.then_some(0),
+            is_live.then_some(WallOrigin::Arrival.as_str()),
             State::New.as_str(),
             Null,
             now_us(),
@@ -426,7 +432,8 @@ fn chunks_for_cues(sql: &Transaction<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Counts what is left of each chunk; one of which something is lost becomes partial.
+/// Counts what is left of each chunk; one of which something is lost becomes partial. Of a live source it
+/// can't be had again: what is lost is a gap then, and only a chunk whose features are lost is partial.
 fn count_chunks(
     sql: &Transaction<'_>,
     features: &Database,
@@ -436,27 +443,44 @@ fn count_chunks(
          (SELECT count(*) FROM clips WHERE source = c.source AND recipe = c.recipe \
          AND start_us >= c.start_us AND start_us < c.end_us), \
          (SELECT count(*) FROM gaps WHERE source = c.source AND recipe = c.recipe \
-         AND chunk = c.number), start_us, end_us FROM chunks c ORDER BY source, recipe, number";
-    let chunks: Vec<[i64; 10]> = rows::all(sql, find, [], |row| {
-        let mut values = [0; 10];
+         AND chunk = c.number), start_us, end_us, \
+         EXISTS (SELECT 1 FROM sources WHERE key = c.source AND origin = 'live') \
+         FROM chunks c ORDER BY source, recipe, number";
+    let chunks: Vec<[i64; 11]> = rows::all(sql, find, [], |row| {
+        let mut values = [0; 11];
         for (column, value) in values.iter_mut().enumerate() {
             *value = row.get(column)?;
         }
         Ok(values)
     })?;
-    for [source, recipe, number, clips, gaps, partial, clips_left, gaps_left, start_us, end_us] in
-        chunks
+    for [
+        source,
+        recipe,
+        number,
+        clips,
+        gaps,
+        partial,
+        clips_left,
+        gaps_left,
+        start_us,
+        end_us,
+        is_live,
+    ] in chunks
     {
-        let whole = partial == 0
-            && (clips, gaps) == (clips_left, gaps_left)
-            && has_features(sql, features, source, recipe, start_us, end_us)?;
-        if whole {
+        let has_features = has_features(sql, features, source, recipe, start_us, end_us)?;
+        let has_rows = partial == 0 && (clips, gaps) == (clips_left, gaps_left);
+        if has_features && has_rows {
             continue;
         }
+        let mut gaps = gaps_left;
+        if is_live != 0 {
+            let chunk = Chunk { source, recipe, number, span: [start_us, end_us] };
+            gaps += fill_holes(sql, &chunk)?;
+        }
         sql.execute(
-            "UPDATE chunks SET clips = ?4, gaps = ?5, partial = 1 \
+            "UPDATE chunks SET clips = ?4, gaps = ?5, partial = ?6 \
              WHERE source = ?1 AND recipe = ?2 AND number = ?3",
-            params![source, recipe, number, clips_left, gaps_left],
+            params![source, recipe, number, clips_left, gaps, is_live == 0 || !has_features],
         )?;
         let of = entry(sql, lost, source)?;
         of.chunks += 1;
@@ -473,10 +497,10 @@ fn entry<'a>(
     match lost.entry(source) {
         Entry::Occupied(there) => Ok(there.into_mut()),
         Entry::Vacant(place) => {
-            let find = "SELECT id, name FROM sources WHERE key = ?1";
+            let find = "SELECT id, name, origin = 'live' FROM sources WHERE key = ?1";
             let to_read = sql.query_row(find, [source], |row| {
-                let (source, name) = (rows::text(row, 0)?, row.get(1)?);
-                Ok(ToRead { source, name, chunks: 0, clips: 0, cues: 0 })
+                let (source, name, is_live) = (rows::text(row, 0)?, row.get(1)?, row.get(2)?);
+                Ok(ToRead { source, name, is_live, chunks: 0, clips: 0, cues: 0 })
             })?;
             Ok(place.insert(to_read))
         }

@@ -226,3 +226,76 @@ fn parts_follow_each_other_and_the_last_grows() {
     writer.refresh_index().unwrap();
     assert_eq!(files(&folder), second);
 }
+
+#[test]
+fn parts_of_which_little_is_kept_are_made_anew_and_search_is_the_same() {
+    const CHUNK_US: i64 = 80 * CLIP_US;
+    let (folder, mut writer) = wide_library();
+    let mut random = ChaCha8Rng::seed_from_u64(300);
+    let door =
+        writer.add_source(&NewSource { origin: Origin::Live, ..new_source("door") }).unwrap().id;
+    let mut indexer = writer.indexer().unwrap();
+    let mut watch = |writer: &mut Writer, chunks: std::ops::Range<u32>| {
+        for index in chunks {
+            let start = i64::from(index) * CHUNK_US;
+            let clips = (0..80).map(|at| {
+                let clip = clip(start + at * CLIP_US, [1.0; DIMENSION]);
+                IndexedClip { embedding: vector(&mut random), ..clip }
+            });
+            let clips = clips.collect();
+            let span = span(start, start + CHUNK_US);
+            let chunk = ChunkRecord { index, span, clips, gaps: Vec::new() };
+            writer.append(door, &clips_recipe(), &chunk).unwrap();
+        }
+    };
+    watch(&mut writer, 0..110);
+    indexer.refresh().unwrap();
+    let size = |folder: &TempDir| -> Vec<u64> {
+        files(folder).iter().map(|file| std::fs::metadata(file).unwrap().len()).collect()
+    };
+    let whole = size(&folder);
+    assert_eq!(whole.len(), 1);
+    let mut reader = open(folder.path());
+    let same = |reader: &mut Reader| {
+        let mut random = ChaCha8Rng::seed_from_u64(400);
+        for _ in 0..10 {
+            let mut query = by_picture(&vector(&mut random));
+            query.top = 1;
+            assert_eq!(reader.search(&query).unwrap(), without_index(&folder, &query));
+        }
+        assert_eq!(reader.check_index().unwrap().len(), 0);
+    };
+    same(&mut reader);
+    let drop_to = |writer: &mut Writer, chunk: i64| {
+        let keep = Keep::Lately(Micros(0));
+        while writer.drop_oldest(keep, chunk * CHUNK_US).unwrap().is_some() {}
+    };
+    // Little is gone: the part stays, and what is gone of it is not found.
+    drop_to(&mut writer, 20);
+    same(&mut reader);
+    indexer.refresh().unwrap();
+    assert_eq!(size(&folder), whole);
+    same(&mut reader);
+    // Most is.
+    drop_to(&mut writer, 80);
+    same(&mut reader);
+    indexer.refresh().unwrap();
+    let thin = size(&folder);
+    assert!(thin.len() == 1 && thin[0] < whole[0] / 3, "{thin:?} of {whole:?}");
+    same(&mut reader);
+    same(&mut open(folder.path()));
+    // It goes on from there, and another who looks at it finds nothing wrong.
+    watch(&mut writer, 110..220);
+    drop_to(&mut writer, 115);
+    indexer.refresh().unwrap();
+    assert!(writer.index_is_complete().unwrap());
+    same(&mut reader);
+    writer.refresh_index().unwrap();
+    same(&mut open(folder.path()));
+    // All of it, and only then new clips.
+    drop_to(&mut writer, 220);
+    indexer.refresh().unwrap();
+    watch(&mut writer, 220..330);
+    indexer.refresh().unwrap();
+    same(&mut reader);
+}

@@ -129,7 +129,7 @@ fn a_library_that_is_whole_has_no_faults() {
 
 #[test]
 fn a_migrated_library_has_no_faults() {
-    for version in [1, 2, 3] {
+    for version in [1, 2, 3, 4] {
         let folder = old_library(version);
         let lib = folder.path().join("lib");
         drop(Writer::open(&lib).unwrap());
@@ -256,7 +256,7 @@ fn any_one_page_may_be_lost() {
 }
 
 /// Fills with zeros the page where a table begins; these libraries' recipes and spaces have one.
-fn wipe(lib: &Path, table: &str) {
+pub(super) fn wipe(lib: &Path, table: &str) {
     let path = lib.join("library.sqlite");
     let sql = rusqlite::Connection::open(&path).unwrap();
     let find = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";

@@ -3,6 +3,7 @@
 mod hearing;
 mod index;
 mod keeping;
+mod live;
 mod mending;
 mod merging;
 mod search;

@@ -39,6 +39,11 @@ fn a_library_of_schema_3_is_read_and_brought_to_the_newest() {
     an_old_library_is_read_and_brought_to_the_newest(3);
 }
 
+#[test]
+fn a_library_of_schema_4_is_read_and_brought_to_the_newest() {
+    an_old_library_is_read_and_brought_to_the_newest(4);
+}
+
 fn an_old_library_is_read_and_brought_to_the_newest(version: u32) {
     let folder = old_library(version);
     let lib = folder.path().join("lib");

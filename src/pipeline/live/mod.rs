@@ -8,6 +8,7 @@ mod pauses;
 mod recorder;
 mod status;
 mod streams;
+mod upkeep;
 mod watcher;
 
 pub use status::{ClipSpan, Frames, LiveEvent, LiveReport, StoredClip, StreamState, StreamStatus};
@@ -22,13 +23,14 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 use self::recorder::Recorder;
+use self::upkeep::Upkeep;
 use self::watcher::Watcher;
 use super::loaded::{Halves, Lent, Loaded};
 use super::shared::{NoMore, lock};
 use crate::error::{Error, Result};
 use crate::graph::{Cancel, QueueLimits, Run, StageStats, StreamId};
 use crate::library::{
-    self, NewSource, Origin, Place, Reader, RecipeId, SourceId, WallClock, WallOrigin, Writer,
+    self, Keep, NewSource, Origin, Place, Reader, RecipeId, SourceId, WallClock, WallOrigin, Writer,
 };
 use crate::picture::{ClipGrid, ClipRules};
 use crate::source::{Host, Input, Limits, Location, Rendition, Transport};
@@ -57,6 +59,10 @@ pub struct LiveOptions {
     pub silence: Duration,
     /// Pauses before a lost stream is tried again grow to this.
     pub longest_pause: Duration,
+    /// How much of live sources is kept; `None`: all.
+    pub keep: Option<Keep>,
+    /// Lets this pipeline take over from another one whatever that one alone has read.
+    pub take_over: bool,
     pub cancel: Cancel,
 }
 
@@ -132,6 +138,11 @@ impl Shared<'_> {
         self.update(camera, |status| {
             (status.state, status.since_us) = (state, wall_us());
             status.retry_secs = None;
+            status.lost_since_us = match state {
+                StreamState::Live => None,
+                StreamState::Waiting => status.lost_since_us.or(Some(status.since_us)),
+                StreamState::Connecting | StreamState::Ended => status.lost_since_us,
+            };
             change(status);
         });
     }
@@ -166,7 +177,7 @@ pub fn watch(
     events: &(dyn Fn(&LiveEvent<'_>) + Sync),
 ) -> Result<LiveReport> {
     let started = Instant::now();
-    loaded.add_recipes(&mut library)?;
+    be_current(&mut library, &loaded, options.take_over)?;
     let recipe = loaded.clip_recipe.id.clone();
     let mut cameras: Vec<Camera> = Vec::with_capacity(sources.len());
     for source in sources {
@@ -214,7 +225,11 @@ pub fn watch(
         described: &described,
         cancel: &never,
     });
+    let mut upkeep = Upkeep::new(&shared, options.keep)?;
     let (stages, segments) = std::thread::scope(|scope| {
+        // Gone when this is left, however it is.
+        let (_goes_on, over) = crossbeam_channel::bounded::<()>(0);
+        scope.spawn(move || upkeep.run(&over));
         let understanding = scope.spawn(|| {
             let mut segments = 0;
             while let Ok(Some((source, span))) = understood.starved(|| parts.recv()) {
@@ -243,9 +258,6 @@ pub fn watch(
     stages.push(understood.report());
     stages.extend(has_captions.then(|| described.report()));
     let mut library = lock(&shared.library);
-    if let Err(error) = library.refresh_index() {
-        tracing::warn!("{error}: search takes longer until the index is made anew");
-    }
     let report = LiveReport {
         streams: shared.cameras.iter().map(|camera| lock(&camera.status).clone()).collect(),
         segments: segments?,
@@ -256,6 +268,31 @@ pub fn watch(
         .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))?;
     library.record_run(&json)?;
     Ok(report)
+}
+
+/// Lets the pipeline be the one whose clips are searched before it makes any. Another one would build beside
+/// it and take over when it is complete, which a live source never is.
+fn be_current(library: &mut Writer, loaded: &Loaded, take_over: bool) -> Result<()> {
+    let (clips, segments) = (&loaded.clip_recipe.id, &loaded.segment_recipe.id);
+    let waiting = library.would_wait(clips, segments)?;
+    if let Some(first) = waiting.first()
+        && !take_over
+    {
+        let others = match waiting.len() - 1 {
+            0 => String::new(),
+            others => format!(" and {others} more"),
+        };
+        return Err(Error::invalid_input(format!(
+            "another pipeline has read {}{others} in this library, and search would find nothing of what \
+             this one makes of live streams: name that pipeline, or another library; or let `cinelex \
+             index --library` read all with this pipeline first; or let --take-over give up what the \
+             other one has made",
+            first.name
+        )));
+    }
+    loaded.add_recipes(library)?;
+    library.take_over_at_once(clips, segments, true)?;
+    Ok(())
 }
 
 /// Finds the source in the library, or adds it.
@@ -299,12 +336,14 @@ fn camera(
         state: StreamState::Connecting,
         since_us: wall_us(),
         reason: None,
+        lost_since_us: None,
         retry_secs: None,
         sessions: 0,
         frames: Frames::default(),
         clips: 0,
         gaps: 0,
         gap_secs: 0.0,
+        deleted_clips: 0,
         delay_secs: None,
     };
     Ok(Camera {

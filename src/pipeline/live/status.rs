@@ -29,6 +29,8 @@ pub struct StreamStatus {
     pub since_us: i64,
     /// Why it was lost last.
     pub reason: Option<String>,
+    /// Since when it is lost, on the wall clock, however often it was tried.
+    pub lost_since_us: Option<i64>,
     /// When it is tried again, in seconds.
     pub retry_secs: Option<f64>,
     /// How often it was connected.
@@ -39,6 +41,8 @@ pub struct StreamStatus {
     pub clips: u64,
     pub gaps: u64,
     pub gap_secs: f64,
+    /// Clips that were deleted in this run, since no more was to be kept.
+    pub deleted_clips: u64,
     /// From the capture of the last frame of the newest clip until that was stored.
     pub delay_secs: Option<f64>,
 }

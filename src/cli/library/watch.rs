@@ -1,0 +1,73 @@
+//! How live sources are, as the runs that watch them have noted it.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::super::one_line;
+use super::super::when::wall_clock;
+use crate::library::{How, Watch};
+
+/// What became of frames: the numbers' names, and what they are called.
+const NUMBERS: &[(&str, &str)] = &[
+    ("clips", "clips"),
+    ("received", "frames received"),
+    ("encoded", "encoded"),
+    ("skipped", "skipped"),
+    ("behind", "dropped: behind"),
+    ("before_keyframe", "dropped: no keyframe yet"),
+    ("host_ended", "dropped: the decoder ended"),
+    ("undecodable", "undecodable"),
+    ("lost_packets", "packets lost"),
+];
+
+pub fn how(watch: &Watch) -> How {
+    watch.how(Timestamp::now().as_microsecond())
+}
+
+/// A word for a list.
+pub fn word(how: How) -> &'static str {
+    match how {
+        How::Connecting => "connects",
+        How::Live => "live",
+        How::Lost => "lost",
+        How::Ended => "ended",
+        How::CutOff => "cut off",
+        How::Silent => "silent",
+    }
+}
+
+/// `lost since 2026-11-28 10:02:10: camera unreachable: connection refused`.
+pub fn state(watch: &Watch) -> String {
+    let number = |key: &str| watch.status.get(key).and_then(Value::as_i64);
+    let told = wall_clock(watch.told_us);
+    let since = wall_clock(number("since_us").unwrap_or(watch.told_us));
+    match how(watch) {
+        How::Connecting => format!("connecting since {since}"),
+        How::Live => format!("live since {since}"),
+        How::Lost => {
+            let since = number("lost_since_us").map_or(since, wall_clock);
+            let reason = watch.status.get("reason").and_then(Value::as_str).unwrap_or("no reason");
+            format!("lost since {since}, tried again and again: {}", one_line(reason))
+        }
+        How::Ended => format!("not watched since {told}"),
+        How::CutOff => format!("not watched since {told}, when the run was cut off"),
+        How::Silent => format!("nothing is known since {told}: the run that watches it is silent"),
+    }
+}
+
+/// What came in that run, and what was lost of it.
+pub fn numbers(watch: &Watch) -> String {
+    let number = |key: &str| watch.status.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let mut parts: Vec<String> = NUMBERS
+        .iter()
+        .filter(|(key, _)| number(key) > 0)
+        .map(|(key, name)| format!("{} {name}", number(key)))
+        .collect();
+    if let Some(delay) = watch.status.get("delay_secs").and_then(Value::as_f64) {
+        parts.push(format!("delay {delay:.1} s"));
+    }
+    if parts.is_empty() {
+        parts.push("nothing came yet".to_owned());
+    }
+    format!("{} since {}", parts.join(", "), wall_clock(watch.started_us))
+}

@@ -1,0 +1,282 @@
+//! Keeping no more of live sources than was asked for: the oldest goes, a chunk at a time.
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use serde::Serialize;
+
+use super::commit_point;
+use super::digest::KEPT;
+use super::ids::SourceId;
+use super::index;
+use super::insert;
+use super::recipes::count_up;
+use super::rows;
+use super::schema::Database;
+use super::types::RecipeKind;
+use super::writer::Writer;
+use crate::error::Result;
+use crate::time::{Micros, Span, Timestamp};
+
+/// How much of live sources is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// What was recorded in so long up to now.
+    Lately(Micros),
+    /// What fits, the rest of the library and its index of embeddings included.
+    Bytes(u64),
+}
+
+/// What was deleted of a live source at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    pub source: SourceId,
+    pub span: Span,
+    /// Of all recipes.
+    pub clips: u64,
+}
+
+/// Free pages that are left in a file, since what comes next needs them.
+const SPARE_PAGES: u64 = 256;
+/// Pages that are given back at a time.
+const PAGES_AT_ONCE: u64 = 256;
+
+/// The chunk of a live source that is to go.
+struct Oldest {
+    source: i64,
+    id: SourceId,
+    span: Span,
+}
+
+impl Writer {
+    /// Deletes the oldest chunk of all live sources, with everything that was made of it, where it is not
+    /// to be kept; `None` where all is. The chunk that a source has written to last goes only by its age. One
+    /// short transaction a file; an interruption between them leaves features without clips, which
+    /// the next writer deletes.
+    ///
+    /// The deleted rows are overwritten and their pages used again. The index of embeddings has them until
+    /// it is [refreshed](Writer::refresh_index), but no search gives them.
+    pub fn drop_oldest(&mut self, keep: Keep, now_us: i64) -> Result<Option<Dropped>> {
+        let why = match keep {
+            Keep::Lately(length) => format!("kept for {}", in_words(length)),
+            Keep::Bytes(_) => "kept while there was room".to_owned(),
+        };
+        let found = match keep {
+            Keep::Lately(length) => {
+                let before = Timestamp(now_us.saturating_sub(length.0));
+                let oldest = self.record.read(|sql| oldest(sql, false))?;
+                oldest.filter(|oldest| oldest.span.end <= before)
+            }
+            Keep::Bytes(most) if self.used_bytes()? <= most => None,
+            Keep::Bytes(_) => self.record.read(|sql| oldest(sql, true))?,
+        };
+        let Some(Oldest { source, id, span }) = found else { return Ok(None) };
+        let clips = self.record.write(|sql| {
+            let clips = delete_before(sql, source, span.end)?;
+            let first_us = "SELECT first_us FROM kept WHERE source = ?1";
+            let first_us: Option<i64> =
+                sql.query_row(first_us, [source], |row| row.get(0)).optional()?;
+            let first_us = first_us.unwrap_or(span.start.0).min(span.start.0);
+            sql.execute(&KEPT.replace(), params![source, first_us, span.end.0, why])?;
+            Ok(clips)
+        })?;
+        commit_point::reached("keep-rows-deleted");
+        self.delete_features_before(source, span.end)?;
+        Ok(Some(Dropped { source: id, span, clips }))
+    }
+
+    /// Bytes of the pages that hold something, and of the index of embeddings.
+    fn used_bytes(&self) -> Result<u64> {
+        let mut bytes = index::bytes(&self.folder)?;
+        for database in [&self.record, &self.features] {
+            bytes += database.read(|sql| {
+                let pages: u64 = rows::one(sql, "PRAGMA page_count", [])?;
+                let free: u64 = rows::one(sql, "PRAGMA freelist_count", [])?;
+                let page_bytes: u64 = rows::one(sql, "PRAGMA page_size", [])?;
+                Ok(pages.saturating_sub(free) * page_bytes)
+            })?;
+        }
+        Ok(bytes)
+    }
+
+    /// Gives some free pages back to the file system, but for those that are soon used again. False where
+    /// there is no more to be given back. The files shrink when their logs have been written back.
+    pub fn give_back_some(&mut self) -> Result<bool> {
+        let mut is_more = false;
+        for database in [&mut self.features, &mut self.record] {
+            is_more |= give_back_some(database)?;
+        }
+        Ok(is_more)
+    }
+
+    /// Deletes features whose clips have gone, of what is no longer kept: the features of a chunk go after
+    /// its clips, and an interruption may have come between.
+    pub(super) fn finish_keeping(&mut self) -> Result<()> {
+        let find = "SELECT source, from_us FROM kept";
+        let kept: Vec<(i64, i64)> = self
+            .record
+            .read(|sql| rows::all(sql, find, [], |row| Ok((row.get(0)?, row.get(1)?))))?;
+        for (source, from_us) in kept {
+            self.delete_features_before(source, Timestamp(from_us))?;
+        }
+        Ok(())
+    }
+
+    fn delete_features_before(&mut self, source: i64, from: Timestamp) -> Result<()> {
+        // Chunks of several recipes need not end together.
+        let firsts: Vec<(i64, i64)> = self.record.read(|sql| {
+            let find = "SELECT key, (SELECT min(start_us) FROM clips WHERE source = ?1 \
+                 AND recipe = recipes.key) FROM recipes WHERE kind = 'clip'";
+            rows::all(sql, find, [source], |row| {
+                Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?.unwrap_or(i64::MAX)))
+            })
+        })?;
+        let these = "FROM features WHERE source = ?1 AND recipe = ?2 AND start_us < ?3";
+        for (recipe, first_us) in firsts {
+            let of = [source, recipe, first_us.min(from.0)];
+            let any = format!("SELECT EXISTS (SELECT 1 {these})");
+            if self.features.read(|sql| rows::one(sql, &any, of))? {
+                self.features.write(|sql| Ok(sql.execute(&format!("DELETE {these}"), of)?))?;
+                commit_point::reached("keep-features-deleted");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Since when live sources are kept, where something was deleted of them. What begins before is deleted, whatever
+/// is left of it in memory and in the index.
+#[derive(Debug, Default)]
+pub(super) struct KeptFrom {
+    /// In order of source.
+    starts: Vec<(i64, Timestamp)>,
+}
+
+impl KeptFrom {
+    pub fn read(sql: &Connection) -> Result<Self> {
+        let mut find = sql.prepare_cached("SELECT source, from_us FROM kept ORDER BY source")?;
+        let found = find.query_map([], |row| Ok((row.get(0)?, Timestamp(row.get(1)?))))?;
+        Ok(KeptFrom { starts: found.collect::<rusqlite::Result<_>>()? })
+    }
+
+    pub fn is_everything(&self) -> bool {
+        self.starts.is_empty()
+    }
+
+    /// Whether what begins at `start` is kept.
+    pub fn keeps(&self, source: i64, start: Timestamp) -> bool {
+        match self.starts.binary_search_by_key(&source, |(source, _)| *source) {
+            Ok(place) => start >= self.starts[place].1,
+            Err(_) => true,
+        }
+    }
+}
+
+/// Something that begins before what is kept is put back: it is kept from there on.
+pub(super) fn keep_from(sql: &Connection, source: i64, start: Timestamp) -> Result<()> {
+    let mut set =
+        sql.prepare_cached("UPDATE kept SET from_us = ?2 WHERE source = ?1 AND from_us > ?2")?;
+    if set.execute([source, start.0])? > 0 {
+        KEPT.seal(sql, "source = ?1", [source])?;
+        // Rows that went since are still in memory and in the index, where they would be seen again.
+        count_up(sql, RecipeKind::Clip)?;
+        count_up(sql, RecipeKind::Segment)?;
+    }
+    Ok(())
+}
+
+/// The oldest chunk of live sources by any recipe. `not_last`: of each source and recipe, not the last.
+fn oldest(sql: &Transaction<'_>, not_last: bool) -> Result<Option<Oldest>> {
+    let pairs = "SELECT s.key, s.id, r.key FROM sources s JOIN recipes r \
+         ON r.kind = 'clip' AND r.state IN ('current', 'building') WHERE s.origin = 'live' \
+         ORDER BY s.key, r.key";
+    let pairs: Vec<(i64, SourceId, i64)> =
+        rows::all(sql, pairs, [], |row| Ok((row.get(0)?, rows::text(row, 1)?, row.get(2)?)))?;
+    let mut find = sql.prepare_cached(
+        "SELECT start_us, end_us, number < (SELECT max(number) FROM chunks WHERE source = ?1 \
+         AND recipe = ?2) FROM chunks WHERE source = ?1 AND recipe = ?2 ORDER BY number LIMIT 1",
+    )?;
+    let mut oldest: Option<Oldest> = None;
+    for (source, id, recipe) in pairs {
+        let first = find.query_row([source, recipe], |row| Ok((rows::span(row, 0)?, row.get(2)?)));
+        let Some((span, is_followed)) = first.optional()? else { continue };
+        let is_older = oldest.as_ref().is_none_or(|oldest| span.end < oldest.span.end);
+        if is_older && (is_followed || !not_last) {
+            oldest = Some(Oldest { source, id, span });
+        }
+    }
+    Ok(oldest)
+}
+
+/// Deletes the chunks of a source that end by `to`, with all that was made of them. Returns how many clips
+/// went.
+fn delete_before(sql: &Transaction<'_>, source: i64, to: Timestamp) -> Result<u64> {
+    let recipes: Vec<(i64, RecipeKind)> =
+        rows::all(sql, "SELECT key, kind FROM recipes", [], |row| {
+            Ok((row.get(0)?, rows::text(row, 1)?))
+        })?;
+    let mut first = sql.prepare_cached(
+        "SELECT number, end_us FROM chunks WHERE source = ?1 AND recipe = ?2 ORDER BY number LIMIT 1",
+    )?;
+    let (mut clips, mut has_cues) = (0, false);
+    for (recipe, kind) in recipes {
+        let delete = |table: &str, before: &str, value: i64| -> Result<u64> {
+            let delete =
+                format!("DELETE FROM {table} WHERE source = ?1 AND recipe = ?2 AND {before} < ?3");
+            Ok(sql.execute(&delete, [source, recipe, value])? as u64)
+        };
+        if kind == RecipeKind::Segment {
+            delete("segments", "start_us", to.0)?;
+            delete("readings", "start_us", to.0)?;
+            continue;
+        }
+        while let Some((number, end_us)) = first
+            .query_row([source, recipe], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))
+            .optional()?
+            .filter(|(_, end_us)| *end_us <= to.0)
+        {
+            clips += delete("clips", "start_us", end_us)?;
+            has_cues |= delete("cues", "start_us", end_us)? > 0;
+            delete("gaps", "chunk", number + 1)?;
+            delete("chunks", "number", number + 1)?;
+        }
+    }
+    if has_cues {
+        insert::count_cues(sql, source)?;
+    }
+    let watches = "DELETE FROM watches WHERE source = ?1 AND ended_us < ?2";
+    sql.execute(watches, [source, to.0])?;
+    Ok(clips)
+}
+
+fn give_back_some(database: &mut Database) -> Result<bool> {
+    let free: u64 = database.read(|sql| rows::one(sql, "PRAGMA freelist_count", []))?;
+    let spare = free.saturating_sub(SPARE_PAGES);
+    if spare == 0 {
+        return Ok(false);
+    }
+    database.give_back(Some(spare.min(PAGES_AT_ONCE)))?;
+    commit_point::reached("keep-given-back");
+    Ok(spare > PAGES_AT_ONCE)
+}
+
+/// `30 days`, `36 hours`, `90 minutes`.
+fn in_words(length: Micros) -> String {
+    let secs = length.0 / 1_000_000;
+    let units = [("day", 86_400), ("hour", 3_600), ("minute", 60)];
+    let whole = units.into_iter().find(|(_, unit)| secs > 0 && secs % unit == 0);
+    let (unit, count) = whole.map_or(("second", secs), |(unit, length)| (unit, secs / length));
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_told_in_their_largest_whole_unit() {
+        let words = |secs: i64| in_words(Micros(secs * 1_000_000));
+        assert_eq!(words(30 * 86_400), "30 days");
+        assert_eq!(words(86_400), "1 day");
+        assert_eq!(words(36 * 3_600), "36 hours");
+        assert_eq!(words(90), "90 seconds");
+    }
+}

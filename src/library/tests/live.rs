@@ -1,0 +1,314 @@
+//! Live sources: how they are, what is kept of them, and what becomes of damage.
+
+use super::mending::faults;
+use super::*;
+use crate::media::Channel;
+
+const CHUNK_US: i64 = 120_000_000;
+/// Some instant, on a chunk's boundary.
+const THEN_US: i64 = 14_000_000 * CHUNK_US;
+
+fn camera(writer: &mut Writer, name: &str) -> SourceId {
+    let wall = Some(WallClock { start_us: 0, origin: WallOrigin::Arrival });
+    let new = NewSource {
+        fingerprint: format!("live:{name}"),
+        origin: Origin::Live,
+        duration: None,
+        wall,
+        location: Location { place: Place::url(&format!("rtsp://{name}/live")), ..at("/") },
+        ..new_source(name)
+    };
+    writer.add_source(&new).unwrap().id
+}
+
+fn number(chunk: u32) -> u32 {
+    14_000_000 + chunk
+}
+
+/// Stores `clips` of a chunk, one by one as a stream gives them, and a segment of each two.
+fn watch(writer: &mut Writer, id: SourceId, chunk: u32, clips: std::ops::Range<i64>) {
+    let start = THEN_US + i64::from(chunk) * CHUNK_US;
+    let whole = span(start, start + CHUNK_US);
+    for at in clips.clone() {
+        let lane = (chunk as i64 * 80 + at) as usize;
+        let embedding =
+            std::array::from_fn(|place| if place == lane % DIMENSION { 1.0 } else { 0.1 });
+        let clips = vec![clip(start + at * 1_500_000, embedding)];
+        let gaps = Vec::new();
+        let record = ChunkRecord { index: number(chunk), span: whole, clips, gaps };
+        writer.append(id, &clips_recipe(), &record).unwrap();
+    }
+    let segments: Vec<SegmentRecord> = clips
+        .step_by(2)
+        .map(|at| SegmentRecord {
+            span: span(start + at * 1_500_000, start + (at + 2) * 1_500_000),
+            text: String::new(),
+            language: None,
+            embedding: Vec::new(),
+            reading: reading("a boat on a lake", [at as f32 + 1.0; DIMENSION]),
+        })
+        .collect();
+    writer.commit_segments_in(id, &segments_recipe(), whole, &segments).unwrap();
+}
+
+/// The starts of the clips that are stored, that searches by picture and by words find, and whose features
+/// are there.
+fn starts(folder: &TempDir, reader: &mut Reader) -> [Vec<i64>; 4] {
+    let mut query = Query {
+        vectors: vec![(Channel::Picture, unit_f32())],
+        channels: vec![Channel::Picture],
+        top: 10_000,
+        ..Query::default()
+    };
+    let found = |hits: Vec<Hit>| {
+        let mut found: Vec<i64> = hits.iter().map(|hit| hit.span.start_us.0).collect();
+        found.sort_unstable();
+        found
+    };
+    let by_picture = found(reader.search(&query).unwrap());
+    query = Query { words: Some("lake".into()), top: 10_000, ..Query::default() };
+    let by_words = found(reader.search(&query).unwrap());
+    let sources = reader.sources().unwrap();
+    let shown = sources.iter().flat_map(|source| reader.show(source.id).unwrap().clips);
+    let mut stored: Vec<i64> = shown.map(|clip| clip.id.start.0).collect();
+    stored.sort_unstable();
+    let features = rusqlite::Connection::open(folder.path().join("lib/features.sqlite")).unwrap();
+    let mut features = features.prepare("SELECT start_us FROM features ORDER BY start_us").unwrap();
+    let features = features.query_map([], |row| row.get(0)).unwrap();
+    let features = features.collect::<rusqlite::Result<_>>().unwrap();
+    [stored, by_picture, by_words, features]
+}
+
+fn unit_f32() -> Vec<f32> {
+    unit([1.0; DIMENSION]).iter().map(|value| value.to_f32()).collect()
+}
+
+/// Of the clips that start there, those that a segment begins with.
+fn with_segments(starts: &[i64]) -> Vec<i64> {
+    starts.iter().copied().filter(|start| (start - THEN_US) / 1_500_000 % 2 == 0).collect()
+}
+
+#[test]
+fn how_a_camera_is_can_be_seen_while_and_after_it_is_watched() {
+    let (folder, mut writer) = new_library();
+    let id = camera(&mut writer, "door");
+    let reader = open(folder.path());
+    assert_eq!(reader.watch(id).unwrap(), None);
+    let status = |state: &str| serde_json::json!({ "id": id, "state": state, "received": 7 });
+    let minute = 60_000_000;
+    writer.note_watches(minute, 2 * minute, false, &[(id, status("connecting"))]).unwrap();
+    writer.note_watches(minute, 3 * minute, false, &[(id, status("live"))]).unwrap();
+    let watch = reader.watch(id).unwrap().unwrap();
+    assert_eq!((watch.started_us, watch.told_us, watch.ended_us), (minute, 3 * minute, None));
+    assert_eq!(watch.status["received"], 7);
+    assert_eq!(watch.how(3 * minute + 1), How::Live);
+    // A run that says nothing any more, and yet holds the library.
+    assert_eq!(watch.how(5 * minute), How::Silent);
+    assert_eq!(reader.info().unwrap().streams, [watch]);
+    // Cut off; the next writer knows that nobody watches.
+    drop(writer);
+    let mut writer = Writer::open(&folder.path().join("lib")).unwrap();
+    let watch = reader.watch(id).unwrap().unwrap();
+    assert_eq!((watch.ended_us, watch.how(9 * minute)), (Some(3 * minute), How::CutOff));
+    writer.note_watches(8 * minute, 9 * minute, true, &[(id, status("ended"))]).unwrap();
+    let watch = reader.watch(id).unwrap().unwrap();
+    assert_eq!((watch.started_us, watch.how(10 * minute)), (8 * minute, How::Ended));
+    writer.forget(id).unwrap();
+    assert_eq!(reader.info().unwrap().streams, []);
+    drop(writer);
+    assert_eq!(faults(&folder.path().join("lib")), [""; 0]);
+}
+
+#[test]
+fn what_is_older_than_what_is_kept_goes_a_chunk_at_a_time() {
+    let (folder, mut writer) = new_library();
+    let lib = folder.path().join("lib");
+    let [door, yard] = ["door", "yard"].map(|name| camera(&mut writer, name));
+    for chunk in 0..6 {
+        watch(&mut writer, door, chunk, 0..80);
+        watch(&mut writer, yard, chunk, 0..if chunk == 5 { 10 } else { 80 });
+    }
+    let mut reader = open(folder.path());
+    let [all, ..] = starts(&folder, &mut reader);
+    assert_eq!(all.len(), 5 * 160 + 90);
+    let now_us = THEN_US + 6 * CHUNK_US;
+    let keep = Keep::Lately(Micros(2 * CHUNK_US + 1_000_000));
+    let mut dropped = Vec::new();
+    while let Some(one) = writer.drop_oldest(keep, now_us).unwrap() {
+        assert_eq!((one.clips, one.span.length()), (80, Micros(CHUNK_US)));
+        dropped.push((one.source, one.span.start.0));
+        // A reader that has the vectors in memory sees none of it any more.
+        let [stored, by_picture, by_words, features] = starts(&folder, &mut reader);
+        assert_eq!(stored.len(), all.len() - 80 * dropped.len());
+        assert!(features == stored);
+        let segments = with_segments(&stored);
+        assert!(by_picture == segments && by_words == segments, "{} chunks", dropped.len());
+    }
+    let expected: Vec<_> = (0..3).flat_map(|n| [door, yard].map(|id| (id, n))).collect();
+    let expected: Vec<_> =
+        expected.into_iter().map(|(id, n)| (id, THEN_US + n * CHUNK_US)).collect();
+    assert_eq!(dropped, expected);
+    // A reader that is new sees the same, and both are told that it was deleted.
+    let seen = starts(&folder, &mut reader);
+    assert!(starts(&folder, &mut open(folder.path())) == seen);
+    let query = Query { from_us: Some(THEN_US - 5), ..Query::default() };
+    let unseen = reader.unseen(&query, now_us).unwrap();
+    let told: Vec<_> =
+        unseen.iter().map(|u| (u.source, u.from_us, u.to_us, &u.reason[..])).collect();
+    let until = THEN_US + 3 * CHUNK_US;
+    assert_eq!(told[0], (door, THEN_US, until, "kept for 241 seconds"),);
+    drop(writer);
+    assert_eq!(faults(&lib), [""; 0]);
+    let mut writer = Writer::open(&lib).unwrap();
+    assert_eq!(writer.drop_oldest(keep, now_us).unwrap(), None);
+
+    // A camera that is gone for good keeps nothing, either.
+    while writer.drop_oldest(keep, now_us + 9 * CHUNK_US).unwrap().is_some() {}
+    let [stored, by_picture, by_words, features] = starts(&folder, &mut reader);
+    assert_eq!([stored, by_picture, by_words, features].concat(), [0; 0]);
+    // What is put back is seen again, once.
+    let back = ChunkRecord {
+        index: number(1),
+        span: span(THEN_US + CHUNK_US, THEN_US + 2 * CHUNK_US),
+        clips: vec![clip(THEN_US + CHUNK_US, [1.0; DIMENSION])],
+        gaps: Vec::new(),
+    };
+    writer.commit_chunk(door, &clips_recipe(), &back).unwrap();
+    for reader in [&mut reader, &mut open(folder.path())] {
+        let query =
+            Query { vectors: vec![(Channel::Picture, unit_f32())], top: 9, ..Query::default() };
+        assert_eq!(reader.search(&query).unwrap().len(), 1);
+    }
+    drop(writer);
+    assert_eq!(faults(&lib), [""; 0]);
+}
+
+#[test]
+fn no_more_bytes_are_kept_than_there_is_room_for_and_the_space_comes_back() {
+    let (folder, mut writer) = new_library();
+    let lib = folder.path().join("lib");
+    let film = writer.add_source(&new_source("film.mp4")).unwrap().id;
+    let large = |start_us: i64| IndexedClip {
+        features: vec![f16::from_f32(1.0); 3_000],
+        cells: CellFeatures::default(),
+        ..clip(start_us, [1.0; DIMENSION])
+    };
+    let record =
+        ChunkRecord { index: 0, span: span(0, CHUNK_US), clips: vec![large(0)], gaps: Vec::new() };
+    writer.commit_chunk(film, &clips_recipe(), &record).unwrap();
+    let door = camera(&mut writer, "door");
+    for chunk in 0..20 {
+        let start = THEN_US + i64::from(chunk) * CHUNK_US;
+        let clips = (0..80).map(|at| large(start + at * 1_500_000));
+        let record = ChunkRecord {
+            index: number(chunk),
+            span: span(start, start + CHUNK_US),
+            clips: clips.collect(),
+            gaps: Vec::new(),
+        };
+        writer.append(door, &clips_recipe(), &record).unwrap();
+    }
+    let size = || std::fs::metadata(lib.join("features.sqlite")).unwrap().len();
+    writer.compact().unwrap();
+    let before = size();
+    assert!(before > 12_000_000, "{before}");
+    let mut dropped = 0;
+    while writer.drop_oldest(Keep::Bytes(4_500_000), 0).unwrap().is_some() {
+        dropped += 1;
+    }
+    assert!((13..17).contains(&dropped), "{dropped} of 20 chunks");
+    while writer.give_back_some().unwrap() {}
+    let reader = open(folder.path());
+    assert_eq!(reader.show(door).unwrap().clips.len(), 80 * (20 - dropped));
+    // The last one who may write closes the file.
+    drop(reader);
+    drop(writer);
+    // But for 256 pages of 16 KiB that are left for what comes next.
+    assert!(size() < 4_500_000 + (257 << 14), "{} bytes", size());
+    // However little there is room for: what is being written to stays, and so do films.
+    let mut writer = Writer::open(&lib).unwrap();
+    while writer.drop_oldest(Keep::Bytes(1), 0).unwrap().is_some() {}
+    let reader = open(folder.path());
+    assert_eq!(reader.show(door).unwrap().clips.len(), 80);
+    assert_eq!(reader.show(film).unwrap().clips.len(), 1);
+    drop(writer);
+    assert_eq!(faults(&lib), [""; 0]);
+}
+
+#[test]
+fn features_that_an_interruption_left_of_what_is_not_kept_are_deleted_by_the_next_writer() {
+    let (folder, mut writer) = new_library();
+    let lib = folder.path().join("lib");
+    let door = camera(&mut writer, "door");
+    watch(&mut writer, door, 0, 0..80);
+    watch(&mut writer, door, 1, 0..80);
+    let keep = Keep::Lately(Micros(CHUNK_US));
+    drop(writer);
+    let features = std::fs::read(lib.join("features.sqlite")).unwrap();
+    let mut writer = Writer::open(&lib).unwrap();
+    writer.drop_oldest(keep, THEN_US + 2 * CHUNK_US).unwrap().unwrap();
+    drop(writer);
+    // As if the process had ended before the features went.
+    std::fs::write(lib.join("features.sqlite"), features).unwrap();
+    let mut reader = open(folder.path());
+    assert_eq!(starts(&folder, &mut reader)[3].len(), 160);
+    assert_eq!(faults(&lib), [""; 0]);
+    drop(Writer::open(&lib).unwrap());
+    let [stored, .., features] = starts(&folder, &mut reader);
+    assert_eq!((stored.len(), stored), (80, features));
+    assert_eq!(check(&lib, &mut |_| Ok(())).unwrap(), []);
+}
+
+#[test]
+fn what_damage_takes_of_a_live_source_is_a_gap_and_nothing_is_read_again() {
+    let (folder, mut writer) = new_library();
+    let lib = folder.path().join("lib");
+    let door = camera(&mut writer, "door");
+    for chunk in 0..3 {
+        watch(&mut writer, door, chunk, 0..80);
+    }
+    drop(writer);
+    let damage = |file: &str, statement: &str| {
+        let sql = rusqlite::Connection::open(lib.join(file)).unwrap();
+        assert!(sql.execute(statement, []).unwrap() > 0, "{statement}");
+    };
+    let at = |chunk: i64, clip: i64| THEN_US + chunk * CHUNK_US + clip * 1_500_000;
+    // Clips at a chunk's start and in its middle, and the features of another.
+    let clips = [at(1, 0), at(1, 40), at(1, 41)].map(|start| start.to_string()).join(",");
+    damage("library.sqlite", &format!("UPDATE clips SET frames = 9 WHERE start_us IN ({clips})"));
+    let lost = at(2, 7);
+    damage("features.sqlite", &format!("DELETE FROM features WHERE start_us = {lost}"));
+    assert_ne!(faults(&lib), [""; 0]);
+    let rebuilt = rebuild(&lib, &mut |_| Ok(())).unwrap();
+    assert_eq!(faults(&lib), [""; 0], "{rebuilt:?}");
+    let told: Vec<_> = rebuilt.sources.iter().map(|of| (of.is_live, of.chunks, of.clips)).collect();
+    assert_eq!(told, [(true, 2, 3)]);
+    let reader = open(folder.path());
+    let shown = reader.show(door).unwrap();
+    assert_eq!(shown.clips.len(), 237);
+    let gaps: Vec<_> = shown.gaps.iter().map(|gap| (gap.span.start.0, gap.span.end.0)).collect();
+    assert_eq!(gaps, [(at(1, 0), at(1, 1)), (at(1, 40), at(1, 42))]);
+    assert!(shown.gaps.iter().all(|gap| gap.reason.contains("damaged")), "{:?}", shown.gaps);
+    // Nobody is told to read anything again, and the stream goes on where it was.
+    assert_eq!(check(&lib, &mut |_| Ok(())).unwrap(), []);
+    let mut writer = Writer::open(&lib).unwrap();
+    let until = writer.stored_until(door, &clips_recipe()).unwrap();
+    assert_eq!(until, Some(Timestamp(THEN_US + 3 * CHUNK_US)));
+    watch(&mut writer, door, 3, 0..80);
+    drop(writer);
+    assert_eq!(check(&lib, &mut |_| Ok(())).unwrap(), []);
+}
+
+#[test]
+fn a_live_source_whose_row_is_lost_is_live_again() {
+    let (folder, mut writer) = new_library();
+    let lib = folder.path().join("lib");
+    let door = camera(&mut writer, "door");
+    watch(&mut writer, door, 0, 0..4);
+    drop(writer);
+    mending::wipe(&lib, "sources");
+    rebuild(&lib, &mut |_| Ok(())).unwrap();
+    let source = open(folder.path()).sources().unwrap().remove(0);
+    assert_eq!((source.id, source.origin), (door, Origin::Live));
+    assert_eq!(source.wall.map(|wall| wall.start_us), Some(0));
+}
