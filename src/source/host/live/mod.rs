@@ -3,7 +3,11 @@
 
 mod arrivals;
 mod clock;
+mod parts;
+mod plugins;
+mod reasons;
 mod reception;
+mod url;
 
 use std::collections::VecDeque;
 use std::fs::File;
