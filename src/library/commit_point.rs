@@ -34,6 +34,8 @@ pub const COMMIT_POINTS: &[&str] = &[
     "run-recorded",
     // How live streams are is noted.
     "watch-noted",
+    // A minute of a live stream as it was received is there.
+    "recording-synced",
     // The tables of a newer schema are filled, and not committed.
     "migrate-copied",
     "migrate-committed",

@@ -8,6 +8,7 @@ use super::ids::SourceId;
 use super::reader::all_sources;
 use super::rebuild::remove_damaged;
 use super::recipes::count_up;
+use super::recordings::Recordings;
 use super::rows;
 use super::types::{RecipeKind, Source};
 use super::writer::Writer;
@@ -55,6 +56,7 @@ impl Writer {
             let source = all_sources(sql)?.into_iter().find(|source| source.id == id);
             Ok((key, source.ok_or_else(|| Error::corrupt("a source without a row"))?))
         })?;
+        Recordings::of(&self.folder, id).delete()?;
         // First, since what search has without it is slower and no less.
         self.delete_index()?;
         let mut forgotten = self.record.write(|sql| {

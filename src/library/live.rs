@@ -3,11 +3,12 @@
 use rusqlite::{Connection, params};
 use serde::Serialize;
 
+use super::digest::SOURCES;
 use super::ids::{RecipeId, SourceId};
 use super::reader::Reader;
 use super::rows;
 use super::search::{Filter, Query};
-use super::types::RecipeKind;
+use super::types::{RecipeKind, WallOrigin};
 use super::watches::last_watch;
 use super::writer::Writer;
 use crate::error::Result;
@@ -19,6 +20,18 @@ impl Writer {
         self.record.read(|sql| {
             let (source, recipe) = (rows::source_key(sql, source)?, rows::recipe_row(sql, recipe)?);
             stored_until(sql, source, recipe.key)
+        })
+    }
+
+    /// Notes whose clock a live source's times are of from now on.
+    pub fn set_wall_origin(&mut self, source: SourceId, origin: WallOrigin) -> Result<()> {
+        self.record.write(|sql| {
+            let key = rows::source_key(sql, source)?;
+            let changed = sql.execute(
+                "UPDATE sources SET wall_origin = ?2 WHERE key = ?1 AND wall_origin IS NOT ?2",
+                params![key, origin.as_str()],
+            )?;
+            if changed > 0 { SOURCES.seal(sql, "key = ?1", [key]) } else { Ok(()) }
         })
     }
 }

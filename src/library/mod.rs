@@ -32,6 +32,7 @@ mod part;
 mod reader;
 mod rebuild;
 mod recipes;
+mod recordings;
 mod rows;
 mod schema;
 mod search;
@@ -61,6 +62,7 @@ pub use merge::{Conflict, Damage, Merged};
 pub use reader::{ClipRow, Info, Reader, RecipeInfo, SeenClip, SegmentRow, Shown, TagInfo};
 pub use rebuild::{Rebuilt, ToRead, rebuild};
 pub use recipes::Waiting;
+pub use recordings::{Recording, RecordingFile, Recordings};
 pub use schema::SCHEMA_VERSION;
 pub use search::Query;
 pub use types::{

@@ -7,6 +7,7 @@ use super::{Fault, Findings};
 use crate::error::{Error, Result};
 use crate::library::lock::LOCK_FILE;
 use crate::library::rebuild::{DAMAGED, NEW, REBUILT};
+use crate::library::recordings;
 use crate::library::schema::{FEATURES, RECORD};
 
 /// The folder of derived indexes.
@@ -38,7 +39,7 @@ pub(super) fn look(folder: &Path, findings: &mut Findings<'_>) -> Result<()> {
                 name.strip_prefix(role.file_name).is_some_and(|rest| rest.starts_with(mark))
             })
         };
-        if of_sqlite || name == LOCK_FILE || name == INDEX_FOLDER {
+        if of_sqlite || [LOCK_FILE, INDEX_FOLDER, recordings::FOLDER].contains(&&*name) {
             continue;
         } else if marked(REBUILT) || marked(NEW) {
             findings.add(Fault::Unfinished, &name, 1, "a rebuild was interrupted");

@@ -1,0 +1,178 @@
+//! The compressed streams of live sources, as they were received: files of about a minute beside the
+//! record, each named after the instant of its first frame. What lies in a source's folder is all that
+//! there is to know of them.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
+use super::commit_point;
+use super::ids::SourceId;
+use super::reader::Reader;
+use super::writer::Writer;
+use crate::error::{Error, Result};
+use crate::time::Timestamp;
+
+/// The folder of all recordings in a library's.
+pub(super) const FOLDER: &str = "recordings";
+/// `2026-11-28T10-02-10.250Z.mp4`, in UTC: by name is by time.
+const NAME: &str = "%Y-%m-%dT%H-%M-%S.%3fZ.mp4";
+const READ_NAME: &str = "%Y-%m-%dT%H-%M-%S%.fZ.mp4";
+
+/// The recordings of one live source.
+#[derive(Debug, Clone)]
+pub struct Recordings {
+    folder: PathBuf,
+}
+
+impl Writer {
+    /// Where recordings of a live source go.
+    pub fn recordings(&self, source: SourceId) -> Recordings {
+        Recordings::of(&self.folder, source)
+    }
+}
+
+impl Reader {
+    /// What was recorded of a live source.
+    pub fn recordings(&self, source: SourceId) -> Recordings {
+        Recordings::of(self.folder(), source)
+    }
+}
+
+/// One file of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recording {
+    pub path: PathBuf,
+    /// When its first frame was captured: media time, microseconds since 1970.
+    pub start: Timestamp,
+}
+
+impl Recordings {
+    pub(super) fn of(library: &Path, source: SourceId) -> Self {
+        Recordings { folder: library.join(FOLDER).join(source.to_string()) }
+    }
+
+    /// All files, the oldest first; none where nothing was recorded. The last one may be growing.
+    pub fn list(&self) -> Result<Vec<Recording>> {
+        let failed = |cause| Error::io(&self.folder, "read the folder", cause);
+        let entries = match std::fs::read_dir(&self.folder) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(failed)?.path();
+            if let Some(start) = path.file_name().and_then(|name| name.to_str()).and_then(start) {
+                found.push(Recording { path, start });
+            }
+        }
+        found.sort_by_key(|recording| recording.start);
+        Ok(found)
+    }
+
+    /// A new file, whose first frame was captured at `start`.
+    pub fn begin(&self, start: Timestamp) -> Result<RecordingFile> {
+        let name = name(start).ok_or_else(|| Error::corrupt("a time that no clock shows"))?;
+        let path = self.folder.join(name);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        made.map_err(|cause| Error::io(&self.folder, "make", cause))?;
+        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|cause| Error::io(&path, "make", cause))?;
+        Ok(RecordingFile { file, path, length: 0 })
+    }
+
+    /// Deletes all of them.
+    pub(super) fn delete(&self) -> Result<()> {
+        match std::fs::remove_dir_all(&self.folder) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(&self.folder, "delete", cause))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A recording that grows. It may be read meanwhile, and whatever ends this process leaves what was
+/// added; after a loss of power it is what the system has written by then, until it was finished.
+#[derive(Debug)]
+pub struct RecordingFile {
+    file: File,
+    path: PathBuf,
+    length: u64,
+}
+
+impl RecordingFile {
+    /// Adds all of `bytes`, or nothing.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        if let Err(cause) = self.file.write_all(bytes) {
+            // Half a fragment would hide those behind it.
+            let _ = self.file.set_len(self.length);
+            return Err(Error::io(&self.path, "write", cause));
+        }
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Nothing more comes. When this returns, the file is durable; one without anything is none.
+    pub fn finish(self) -> Result<()> {
+        if self.length == 0 {
+            let deleted = std::fs::remove_file(&self.path);
+            return deleted.map_err(|cause| Error::io(&self.path, "delete", cause));
+        }
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let synced = self.file.sync_all().and_then(|()| File::open(folder)?.sync_all());
+        synced.map_err(|cause| Error::io(&self.path, "write", cause))?;
+        commit_point::reached("recording-synced");
+        Ok(())
+    }
+}
+
+fn name(start: Timestamp) -> Option<String> {
+    let at = jiff::Timestamp::from_microsecond(start.0).ok()?;
+    Some(TimeZone::UTC.to_datetime(at).strftime(NAME).to_string())
+}
+
+fn start(name: &str) -> Option<Timestamp> {
+    let at = DateTime::strptime(READ_NAME, name).ok()?;
+    let at = TimeZone::UTC.to_timestamp(at).ok()?;
+    Some(Timestamp(at.as_microsecond()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_tells_the_instant_in_order_of_time() {
+        let at = Timestamp(1_764_324_130_250_000);
+        assert_eq!(name(at).as_deref(), Some("2025-11-28T10-02-10.250Z.mp4"));
+        assert_eq!(start("2025-11-28T10-02-10.250Z.mp4"), Some(at));
+        for other in ["notes.txt", "2025-11-28T10-02-10.mp4", "2025-13-28T10-02-10.250Z.mp4"] {
+            assert_eq!(start(other), None, "{other}");
+        }
+        assert_eq!(name(Timestamp(i64::MAX)), None);
+    }
+
+    #[test]
+    fn recordings_are_listed_by_time_and_deleted_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let recordings = Recordings::of(folder.path(), SourceId::random());
+        assert!(recordings.list().unwrap().is_empty());
+        for at in [5_000_000, 1_000_000, 3_000_000] {
+            let mut file = recordings.begin(Timestamp(at)).unwrap();
+            file.append(b"film").unwrap();
+            file.finish().unwrap();
+        }
+        recordings.begin(Timestamp(9_000_000)).unwrap().finish().unwrap();
+        assert!(recordings.begin(Timestamp(3_000_000)).is_err());
+        let starts: Vec<i64> = recordings.list().unwrap().iter().map(|one| one.start.0).collect();
+        assert_eq!(starts, [1_000_000, 3_000_000, 5_000_000]);
+        recordings.delete().unwrap();
+        recordings.delete().unwrap();
+        assert!(recordings.list().unwrap().is_empty());
+    }
+}
