@@ -1,14 +1,15 @@
 //! Cutting a moment out of its source, with the `ffmpeg` program.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
-use crate::library::{Hit, Location, Place};
-use crate::time::Span;
+use crate::library::{Hit, Location, Origin, Place, Reader, Recording, Source};
+use crate::time::{Micros, Span};
 
 /// What was written.
 #[derive(Debug, Serialize)]
@@ -46,40 +47,56 @@ pub fn check(file: &Path) -> Result<()> {
     )))
 }
 
+/// A recording without a next one is not looked at for a moment so far behind its beginning.
+const LONGEST_RECORDING: Micros = Micros(120_000_000);
+
 /// Writes the hit's span into `file`, which [`check`] has found fit. The moment is encoded anew, so
-/// that it begins and ends where the hit does and not at the nearest keyframes. Its source is
-/// read at the first of `locations` that is still there.
+/// that it begins and ends where the hit does and not at the nearest keyframes. A file is read
+/// at the first of its locations that is still there, a live source from its recordings.
 ///
 /// # Errors
 /// `NotFound` where the source or ffmpeg is not there; `InvalidInput` where ffmpeg cannot write this
 /// format.
-pub fn cut(hit: &Hit, locations: &[Location], file: &Path) -> Result<Exported> {
-    let path = |location: &'_ Location| match &location.place {
-        Place::Path(path) if path.exists() => Some(path.clone()),
-        _ => None,
-    };
-    let source = locations.iter().find_map(path).ok_or_else(|| {
-        Error::not_found("its file is not there any more, so nothing can be cut out")
-            .in_source(&hit.name)
-    })?;
-    let partial = beside(file);
+pub fn cut(reader: &Reader, source: &Source, hit: &Hit, file: &Path) -> Result<Exported> {
+    let partial = std::path::absolute(beside(file));
+    let partial = partial.map_err(|cause| Error::io(file, "find", cause))?;
     let span = Span::new(hit.span.start_us, hit.span.end_us);
-    let output = Command::new("ffmpeg")
-        .args(["-nostdin", "-v", "error", "-protocol_whitelist", "file"])
-        .args(["-ss", &span.start.as_secs_f64().to_string()])
-        .args(["-t", &span.length().as_secs_f64().to_string()])
-        .arg("-i")
-        .arg(as_file(&source))
-        .args(["-map", "0:v:0?", "-map", "0:a:0?", "-y"])
-        .arg(as_file(&partial))
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|cause| match cause.kind() {
-            std::io::ErrorKind::NotFound => Error::not_found(
-                "cutting needs the program ffmpeg; install it (apt install ffmpeg)",
-            ),
-            _ => Error::new(Kind::Unavailable, "cannot start ffmpeg").caused_by(cause),
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe"]);
+    let length = span.length().as_secs_f64().to_string();
+    let list = if source.origin == Origin::Live {
+        let recordings = reader.recordings(source.id).list()?;
+        let (list, skip) = playlist(&recordings, span).ok_or_else(|| {
+            let what = "nothing was recorded of it then, so nothing can be cut out: a live source is \
+                 recorded by index --record";
+            Error::not_found(what).in_source(&hit.name)
         })?;
+        // Names in the list are those of files in this folder.
+        let folder = recordings.first().and_then(|first| first.path.parent());
+        ffmpeg.current_dir(folder.unwrap_or(Path::new(".")));
+        ffmpeg.args([
+            "-f",
+            "concat",
+            "-safe",
+            "0",
+            "-i",
+            "pipe:0",
+            "-ss",
+            &skip.as_secs_f64().to_string(),
+        ]);
+        ffmpeg.args(["-t", &length]);
+        list
+    } else {
+        let film = film(&source.locations).ok_or_else(|| {
+            Error::not_found("its file is not there any more, so nothing can be cut out")
+                .in_source(&hit.name)
+        })?;
+        ffmpeg.args(["-ss", &span.start.as_secs_f64().to_string(), "-t", &length]);
+        ffmpeg.arg("-i").arg(as_file(&film));
+        String::new()
+    };
+    ffmpeg.args(["-map", "0:v:0?", "-map", "0:a:0?", "-y"]).arg(as_file(&partial));
+    let output = run(ffmpeg, list.as_bytes())?;
     let written =
         output.status.success() && partial.metadata().is_ok_and(|metadata| metadata.len() > 0);
     if !written {
@@ -97,6 +114,54 @@ pub fn cut(hit: &Hit, locations: &[Location], file: &Path) -> Result<Exported> {
     Ok(Exported { file: file.display().to_string(), span })
 }
 
+/// The first of these places where there still is a file.
+fn film(locations: &[Location]) -> Option<PathBuf> {
+    locations.iter().find_map(|location| match &location.place {
+        Place::Path(path) if path.exists() => std::path::absolute(path).ok(),
+        _ => None,
+    })
+}
+
+/// The recordings that hold a moment, as ffmpeg's list of files to be played one after the other, each
+/// for as long as it is to the next; and how far behind the beginning of the first it begins.
+fn playlist(recordings: &[Recording], span: Span) -> Option<(String, Micros)> {
+    let first = recordings.partition_point(|one| one.start <= span.start).saturating_sub(1);
+    let end = recordings.partition_point(|one| one.start < span.end);
+    let held = recordings.get(first..end)?;
+    let begin = held.first()?.start;
+    if span.start - begin > LONGEST_RECORDING {
+        return None;
+    }
+    let mut list = "ffconcat version 1.0\n".to_owned();
+    for (number, one) in held.iter().enumerate() {
+        // Such names need no quotes; without their protocol they would be taken for pipes.
+        let name = one.path.file_name()?.to_str()?;
+        list.push_str(&format!("file file:{name}\n"));
+        if let Some(next) = held.get(number + 1) {
+            list.push_str(&format!("duration {}\n", (next.start - one.start).as_secs_f64()));
+        }
+    }
+    Some((list, (span.start - begin).max(Micros::ZERO)))
+}
+
+/// Runs ffmpeg, which reads `input`.
+fn run(mut ffmpeg: Command, input: &[u8]) -> Result<Output> {
+    let piped = ffmpeg.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = piped.spawn().map_err(|cause| match cause.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::not_found("cutting needs the program ffmpeg; install it (apt install ffmpeg)")
+        }
+        _ => Error::new(Kind::Unavailable, "cannot start ffmpeg").caused_by(cause),
+    })?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A list is shorter than a pipe is; where ffmpeg is gone already, it says why.
+        let _ = stdin.write_all(input);
+    }
+    child
+        .wait_with_output()
+        .map_err(|cause| Error::new(Kind::Unavailable, "cannot run ffmpeg").caused_by(cause))
+}
+
 /// A name for the unfinished file, with the same ending. ffmpeg takes `%` in names of pictures for
 /// numbers, so nothing of the name but its ending is kept.
 fn beside(file: &Path) -> PathBuf {
@@ -110,4 +175,36 @@ fn as_file(path: &Path) -> OsString {
     let mut argument = OsString::from("file:");
     argument.push(path);
     argument
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn a_moment_is_played_from_the_recordings_that_hold_it() {
+        let at = |secs: i64| Timestamp(secs * 1_000_000);
+        let recordings = [100, 160, 220, 900].map(|start| {
+            let path = PathBuf::from(format!("/films/{start}.mp4"));
+            Recording { path, start: at(start) }
+        });
+        let played = |start, end| {
+            let (list, skip) = playlist(&recordings, Span::new(at(start), at(end)))?;
+            let names = list.lines().filter_map(|line| line.strip_prefix("file file:"));
+            Some((names.collect::<Vec<_>>().join(" "), skip.as_secs_f64() as i64))
+        };
+        assert_eq!(played(170, 180), Some(("160.mp4".to_owned(), 10)));
+        assert_eq!(played(150, 230), Some(("100.mp4 160.mp4 220.mp4".to_owned(), 50)));
+        // What began before the first one.
+        assert_eq!(played(90, 110), Some(("100.mp4".to_owned(), 0)));
+        for (start, end) in [(80, 100), (600, 610)] {
+            assert_eq!(played(start, end), None, "{start}");
+        }
+        let (list, _) = playlist(&recordings, Span::new(at(150), at(170))).unwrap();
+        assert_eq!(
+            list,
+            "ffconcat version 1.0\nfile file:100.mp4\nduration 60\nfile file:160.mp4\n"
+        );
+    }
 }

@@ -37,6 +37,10 @@ pub(super) struct LiveArgs {
     /// RTSP packets come one by one, and may be lost, in place of in the connection
     #[arg(long)]
     udp: bool,
+    /// Keeps the compressed streams themselves in the library, too, in files of a minute, from which
+    /// search --export cuts moments
+    #[arg(long)]
+    record: bool,
     /// A stream that brings no frame for so long is lost, and connected again
     #[arg(long, value_name = "SECS", default_value = "10", value_parser = super::positive_secs)]
     silence: Duration,
@@ -58,7 +62,11 @@ impl LiveArgs {
         images: bool,
     ) -> Result<Option<Vec<LiveSource>>, Failure> {
         if let Some(file) = &self.streams {
-            return read_streams(file).map(Some).map_err(Failure::usage);
+            let mut streams = read_streams(file).map_err(Failure::usage)?;
+            for stream in &mut streams {
+                stream.record |= self.record;
+            }
+            return Ok(Some(streams));
         }
         let is_live = |source: &OsString| Location::from_text(source).is_live();
         if !self.as_live && !sources.iter().any(is_live) {
@@ -73,7 +81,10 @@ impl LiveArgs {
         let transport = if self.udp { Transport::Udp } else { Transport::Tcp };
         let found = listing::expand(sources, images).into_iter();
         let streams = found.map(|location| {
-            location.map(|location| LiveSource { name: None, location, transport })
+            location.map(|location| {
+                let record = self.record;
+                LiveSource { name: None, location, transport, record }
+            })
         });
         streams.collect::<Result<Vec<_>>>().map(Some).map_err(Failure::usage)
     }
@@ -244,14 +255,22 @@ fn numbers_line(status: &StreamStatus) -> String {
         (received.before_keyframe, "dropped: no keyframe yet"),
         (status.frames.host_ended, "dropped: the decoder ended"),
         (received.undecodable, "undecodable"),
+        (received.unrecorded, "not recorded"),
         (received.lost_packets, "packets lost"),
     ] {
         if count > 0 {
             line.push_str(&format!(", {count} {what}"));
         }
     }
+    if status.recorded_bytes > 0 {
+        line.push_str(&format!(", {} MB recorded", status.recorded_bytes / 1_000_000));
+    }
     if let Some(delay) = status.delay_secs {
         line.push_str(&format!(", delay {delay:.1} s"));
+    }
+    if let Some(ahead_us) = received.sender_ahead_us.filter(|_| !received.is_sender_time) {
+        let secs = ahead_us as f64 / 1e6;
+        line.push_str(&format!(", the camera's clock is {secs:+.0} s off and not used"));
     }
     line
 }

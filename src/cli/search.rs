@@ -132,7 +132,7 @@ pub fn run(args: Args) -> CommandResult {
             .first()
             .ok_or_else(|| Error::not_found("nothing was found, so there is nothing to cut out"))?;
         let source = reader.source(&best.source.to_string())?;
-        let exported = export::cut(best, &source.locations, file)?;
+        let exported = export::cut(&reader, &source, best, file)?;
         if args.json {
             print_json("export", &exported)?;
         } else {

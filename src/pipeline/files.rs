@@ -329,7 +329,10 @@ impl Files<'_> {
                 PictureEvent::Frame(frame) => Some(frame.target),
                 PictureEvent::Watermark(at) => Some(*at),
                 PictureEvent::End(_) => Some(Timestamp::MAX),
-                PictureEvent::Gap(_) | PictureEvent::Received(_) | PictureEvent::Notice(_) => None,
+                PictureEvent::Gap(_)
+                | PictureEvent::Recorded(_)
+                | PictureEvent::Received(_)
+                | PictureEvent::Notice(_) => None,
             };
             // What goes beyond a chunk lets that be committed.
             if let Some(chunk) = at.map(|at| at.0.div_euclid(chunk_length))
@@ -356,7 +359,7 @@ impl Files<'_> {
                 PictureEvent::Gap(gap) => Event::Gap(gap),
                 PictureEvent::Watermark(at) => Event::Watermark(at),
                 // Said of live streams only.
-                PictureEvent::Received(_) => continue,
+                PictureEvent::Recorded(_) | PictureEvent::Received(_) => continue,
                 PictureEvent::Notice(notice) => {
                     source.notice(notice);
                     continue;

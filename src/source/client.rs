@@ -274,12 +274,25 @@ pub enum PictureEvent {
     Gap(Gap),
     /// No frame or gap before this instant will come.
     Watermark(Timestamp),
+    /// Part of a file that holds a live stream as it was received.
+    Recorded(Recorded),
     /// What a live stream has brought so far.
     Received(Received),
     /// Something odd that cost nothing, for the report.
     Notice(String),
     /// The last event.
     End(Summary),
+}
+
+/// What a recording goes on with, or begins with: fragments of MP4.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// When the first frame of the file was captured.
+    pub start: Timestamp,
+    /// Whether a file begins.
+    pub is_first: bool,
+    pub frames: u32,
+    pub bytes: Vec<u8>,
 }
 
 /// See [`Host::picture`]. After an error or [`PictureEvent::End`] nothing follows.
@@ -385,6 +398,12 @@ impl Iterator for PictureStream<'_> {
                     return self.answers.distrust();
                 }
                 PictureEvent::Watermark(at)
+            }
+            Message::Recorded { start, is_first, frames } => {
+                if start < Timestamp::ZERO || body.is_empty() {
+                    return self.answers.distrust();
+                }
+                PictureEvent::Recorded(Recorded { start, is_first, frames, bytes: body })
             }
             Message::Received(received) => PictureEvent::Received(received),
             Message::Notice(text) => PictureEvent::Notice(text),

@@ -14,7 +14,7 @@ use crate::time::{Micros, Timestamp};
 
 const MAGIC: u16 = 0xC13E;
 /// Raised with every change of a message.
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 const HEADER_BYTES: usize = 12;
 /// Longest message without its body. A cue or a track's title is never near it.
 const MAX_MESSAGE_BYTES: u32 = 1 << 20;
@@ -173,6 +173,8 @@ pub struct LiveRequest {
     pub zero_us: i64,
     /// How RTSP brings its packets.
     pub transport: Transport,
+    /// Whether the compressed stream itself is wanted, too.
+    pub record: bool,
 }
 
 /// How RTSP brings its packets.
@@ -184,6 +186,9 @@ pub enum Transport {
     Tcp,
     Udp,
 }
+
+/// Why a live stream shows nothing, where there is no more to say: none of its frames came.
+pub const NO_FRAME: &str = "no frame came";
 
 /// What became of the frames of a live stream since it was connected. Each frame that was received
 /// is in one of the numbers that follow, or under way in the host.
@@ -201,10 +206,16 @@ pub struct Received {
     pub behind: u64,
     /// Of which no picture came.
     pub undecodable: u64,
+    /// Of all those, what is in no recording although one is wanted.
+    pub unrecorded: u64,
     /// Packets on the way to frames that did not come.
     pub lost_packets: u64,
     /// Times that the stream's own timestamps jumped.
     pub jumps: u64,
+    /// How far the sender's clock, where it reports that, is ahead of what arrivals say.
+    pub sender_ahead_us: Option<i64>,
+    /// Whether frames have the times of the sender's clock, and not of their arrivals.
+    pub is_sender_time: bool,
 }
 
 impl Received {
@@ -384,6 +395,13 @@ pub(super) enum Message {
     Cue(Box<Cue>),
     Gap(Gap),
     Watermark(Timestamp),
+    /// The body is what a recording goes on with, or begins with: fragments of MP4.
+    Recorded {
+        /// When the first frame of the file was captured.
+        start: Timestamp,
+        is_first: bool,
+        frames: u32,
+    },
     /// What a live stream has brought so far: about once a second while frames come.
     Received(Received),
     /// Something odd that cost nothing, for the report.

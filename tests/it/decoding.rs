@@ -75,7 +75,7 @@ pub fn picture(host: &mut Host, input: &Input, request: &PictureRequest) -> Resu
                 assert!(at >= watermark, "a watermark went back");
                 watermark = at;
             }
-            PictureEvent::Received(_) => panic!("a file is not live"),
+            PictureEvent::Recorded(_) | PictureEvent::Received(_) => panic!("a file is not live"),
             PictureEvent::Notice(notice) => picture.notices.push(notice),
             PictureEvent::End(summary) => {
                 picture.summary = summary;

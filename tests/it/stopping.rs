@@ -405,8 +405,7 @@ fn a_run_that_dies_at_a_commit_point_is_completed_by_the_next_one() {
 
     // These are no run's; `listening` has films with sound that die where something was heard, `recording` one that
     // is recorded, and `kept` has a camera.
-    let others =
-        ["migrate-", "rebuild-", "compact-", "heard-", "recording-", "watch-", "keep-"];
+    let others = ["migrate-", "rebuild-", "compact-", "heard-", "recording-", "watch-", "keep-"];
     let missed: Vec<_> = COMMIT_POINTS
         .iter()
         .filter(|point| !others.iter().any(|other| point.starts_with(other)))

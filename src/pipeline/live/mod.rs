@@ -6,6 +6,7 @@
 
 mod pauses;
 mod recorder;
+mod recording;
 mod status;
 mod streams;
 mod upkeep;
@@ -30,7 +31,8 @@ use super::shared::{NoMore, lock};
 use crate::error::{Error, Result};
 use crate::graph::{Cancel, QueueLimits, Run, StageStats, StreamId};
 use crate::library::{
-    self, Keep, NewSource, Origin, Place, Reader, RecipeId, SourceId, WallClock, WallOrigin, Writer,
+    self, Keep, NewSource, Origin, Place, Reader, RecipeId, Recordings, SourceId, WallClock,
+    WallOrigin, Writer,
 };
 use crate::picture::{ClipGrid, ClipRules};
 use crate::source::{Host, Input, Limits, Location, Rendition, Transport};
@@ -46,6 +48,8 @@ pub struct LiveSource {
     pub name: Option<String>,
     pub location: Location,
     pub transport: Transport,
+    /// Keeps the compressed stream itself, too.
+    pub record: bool,
 }
 
 /// How streams are watched; nothing here changes results.
@@ -72,6 +76,8 @@ struct Camera {
     id: SourceId,
     input: Input,
     transport: Transport,
+    /// Where the compressed stream goes, if it is kept.
+    recordings: Option<Recordings>,
     /// Up to where an earlier run has stored.
     stored_until: Option<Timestamp>,
     status: Mutex<StreamStatus>,
@@ -344,12 +350,14 @@ fn camera(
         gaps: 0,
         gap_secs: 0.0,
         deleted_clips: 0,
+        recorded_bytes: 0,
         delay_secs: None,
     };
     Ok(Camera {
         id,
         input,
         transport: source.transport,
+        recordings: source.record.then(|| library.recordings(id)),
         stored_until: library.stored_until(id, recipe)?,
         status: Mutex::new(status),
     })
@@ -358,6 +366,7 @@ fn camera(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn media_time_follows_the_wall_clock_and_never_goes_back() {
@@ -366,5 +375,24 @@ mod tests {
         // Set forward by an hour, and back behind what was reached.
         assert_eq!(now(700 + 3_600_000_000), 700 + 3_600_000_000);
         assert_eq!(now(-900_000), 500);
+    }
+
+    proptest! {
+        /// However the wall clock is set from one connection to the next, and however long each lasts,
+        /// media time goes on, and is the wall clock's where that is ahead.
+        #[test]
+        fn media_time_goes_on_whatever_the_wall_clock_is_set_to(
+            connections in prop::collection::vec((-1_000_000_000_000i64..1_000_000_000_000, 1i64..100_000_000), 1..20),
+        ) {
+            let (mut monotonic, mut reached) = (5_000_000, Timestamp::ZERO);
+            for (wall, length) in connections {
+                let zero = zero_us(wall, monotonic, reached);
+                let begins = monotonic - zero;
+                prop_assert!(begins == wall.max(reached.0));
+                monotonic += length;
+                reached = Timestamp(monotonic - zero);
+                prop_assert!(reached.0 == begins + length);
+            }
+        }
     }
 }

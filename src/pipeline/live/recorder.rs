@@ -4,10 +4,10 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::status::{LiveEvent, StoredClip};
-use super::{Part, Session, Shared, monotonic_us};
+use super::{Camera, Part, Session, Shared, monotonic_us};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Event, Message, Sink, StreamId};
-use crate::library::{ChunkRecord, SourceId};
+use crate::library::{ChunkRecord, SourceId, WallOrigin};
 use crate::media::{Gap, IndexedClip};
 use crate::pipeline::shared::{CHUNK_CLIPS, lock};
 use crate::time::{Micros, Span, Timestamp};
@@ -22,6 +22,8 @@ pub(super) struct Recorder<'a> {
     gaps: HashMap<StreamId, Vec<Gap>>,
     /// The chunk of each source that clips went into last.
     chunks: HashMap<SourceId, Span>,
+    /// Whose clock the record says that times are of.
+    origins: HashMap<SourceId, WallOrigin>,
     /// Chunks that are over, of which there are no segments yet.
     over: VecDeque<Part>,
 }
@@ -32,6 +34,7 @@ impl<'a> Recorder<'a> {
             shared,
             gaps: HashMap::new(),
             chunks: HashMap::new(),
+            origins: HashMap::new(),
             over: VecDeque::new(),
         };
         // An interruption may have come before the segments.
@@ -84,8 +87,7 @@ impl<'a> Recorder<'a> {
         for record in &records {
             let mut has_told = false;
             while let Err(error) = lock(&shared.library).append(camera.id, &shared.recipe, record) {
-                let passes = matches!(error.kind(), Kind::Exhausted | Kind::Unavailable);
-                if !passes || shared.cancel.is_cancelled() {
+                if !passes(&error) || shared.cancel.is_cancelled() {
                     return Err(error);
                 }
                 if !std::mem::replace(&mut has_told, true) {
@@ -100,8 +102,25 @@ impl<'a> Recorder<'a> {
                 self.over.push_back((camera.id, before));
             }
         }
+        self.note_origin(camera)?;
         self.hand_on();
         self.tell(session, &records);
+        Ok(())
+    }
+
+    /// Where the sender's clock is believed from now on, or no longer, the record says so.
+    fn note_origin(&mut self, camera: &Camera) -> Result<()> {
+        let origin = match lock(&camera.status).frames.received.is_sender_time {
+            true => WallOrigin::SenderReport,
+            false => WallOrigin::Arrival,
+        };
+        if self.origins.insert(camera.id, origin) != Some(origin) {
+            match lock(&self.shared.library).set_wall_origin(camera.id, origin) {
+                // It is tried again with the next clip.
+                Err(error) if passes(&error) => drop(self.origins.remove(&camera.id)),
+                noted => noted?,
+            }
+        }
         Ok(())
     }
 
@@ -139,6 +158,11 @@ impl<'a> Recorder<'a> {
         let rules = &self.shared.clip;
         span.end - Micros(rules.length.0 / (2 * i64::from(rules.frames.max(1))))
     }
+}
+
+/// Whether what failed may go well later: the disk is full, or another process holds the library.
+fn passes(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Exhausted | Kind::Unavailable)
 }
 
 /// The spans that a source's record is kept in.

@@ -43,6 +43,8 @@ pub struct StreamStatus {
     pub gap_secs: f64,
     /// Clips that were deleted in this run, since no more was to be kept.
     pub deleted_clips: u64,
+    /// Of the compressed stream, in recordings.
+    pub recorded_bytes: u64,
     /// From the capture of the last frame of the newest clip until that was stored.
     pub delay_secs: Option<f64>,
 }
@@ -68,8 +70,11 @@ impl Frames {
         sum.before_keyframe += session.before_keyframe;
         sum.behind += session.behind;
         sum.undecodable += session.undecodable;
+        sum.unrecorded += session.unrecorded;
         sum.lost_packets += session.lost_packets;
         sum.jumps += session.jumps;
+        sum.sender_ahead_us = session.sender_ahead_us;
+        sum.is_sender_time = session.is_sender_time;
         self.under_way += session.under_way();
         self
     }

@@ -97,7 +97,8 @@ fn stream(
         }
         (location, _) => location,
     };
-    LiveSource { name: Some(name), location, transport }
+    let record = table.optional_bool("record").unwrap_or(false);
+    LiveSource { name: Some(name), location, transport, record }
 }
 
 /// `rtsp://user:password@camera/path`, in place of whatever credentials the address has.

@@ -4,12 +4,13 @@
 use std::time::{Duration, Instant};
 
 use super::pauses::Pauses;
+use super::recording::Recording;
 use super::status::{Frames, StreamState};
-use super::{Session, Shared, monotonic_us, wall_us, zero_us};
+use super::{Camera, Session, Shared, lock, monotonic_us, wall_us, zero_us};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Event, Outlet, Source, Streams};
 use crate::media::{Frame, Gap, TrackKind};
-use crate::source::{Host, LiveRequest, PictureEvent, Received, Targets};
+use crate::source::{Host, LiveRequest, NO_FRAME, PictureEvent, Received, Targets};
 use crate::time::{Micros, Span, Timestamp};
 
 /// A connection that has brought frames for so long is healthy.
@@ -25,6 +26,7 @@ pub(super) struct Watcher<'a> {
     shared: &'a Shared<'a>,
     camera: usize,
     host: Host,
+    recording: Option<Recording>,
     pauses: Pauses,
     /// The first place on the clip grid that no connection has filled.
     next_place: i64,
@@ -39,6 +41,8 @@ pub(super) struct Watcher<'a> {
 struct Connection {
     session: Session,
     received: Received,
+    /// Frames that could not be written into a recording.
+    unwritten: u64,
     /// When the first frame came.
     since: Option<Instant>,
 }
@@ -54,7 +58,9 @@ enum Ending {
 
 impl<'a> Watcher<'a> {
     pub fn new(shared: &'a Shared<'a>, camera: usize, host: Host) -> Self {
-        let stored_until = shared.cameras[camera].stored_until;
+        let Camera { stored_until, ref recordings, ref input, .. } = shared.cameras[camera];
+        let recording =
+            recordings.as_ref().map(|files| Recording::new(input.name(), files.clone()));
         let before = if stored_until.is_some() { "not watched" } else { "not connected yet" };
         // A clip's end is where the next one begins.
         let now = Timestamp(wall_us());
@@ -66,6 +72,7 @@ impl<'a> Watcher<'a> {
             shared,
             camera,
             host,
+            recording,
             pauses: Pauses::new(shared.longest_pause),
             next_place,
             reasons: vec![before.to_owned()],
@@ -79,7 +86,7 @@ impl<'a> Watcher<'a> {
         let start = self.shared.clip.start(self.next_place);
         let zero_us = zero_us(wall_us(), monotonic_us(), start);
         let session = Session { camera: self.camera, start, zero_us };
-        Connection { session, received: Received::default(), since: None }
+        Connection { session, received: Received::default(), unwritten: 0, since: None }
     }
 
     /// The instants to sample from `start` on: each in the middle of its share of a clip.
@@ -105,14 +112,26 @@ impl<'a> Watcher<'a> {
             targets: self.targets(),
             zero_us: to.session.zero_us,
             transport: camera.transport,
+            record: self.recording.is_some(),
         };
         let earlier = self.frames;
         for event in self.host.live(&camera.input, &request, shared.silence)? {
             let event = match event? {
                 PictureEvent::End(_) => return Ok(Ending::Over),
-                PictureEvent::Received(received) => {
+                PictureEvent::Received(mut received) => {
+                    received.unrecorded += to.unwritten;
                     to.received = received;
                     shared.update(self.camera, |status| status.frames = earlier.and(&received));
+                    continue;
+                }
+                PictureEvent::Recorded(part) => {
+                    if let Some(recording) = &mut self.recording {
+                        let lost = recording.take(&part);
+                        to.unwritten += lost;
+                        if lost == 0 {
+                            lock(&camera.status).recorded_bytes += part.bytes.len() as u64;
+                        }
+                    }
                     continue;
                 }
                 PictureEvent::Notice(notice) => {
@@ -126,7 +145,11 @@ impl<'a> Watcher<'a> {
                 }
                 // What was not seen before this connection's first frame has other reasons.
                 PictureEvent::Gap(gap) => {
-                    let reason = outage(&mut self.reasons).unwrap_or(gap.reason);
+                    let reason = match outage(&mut self.reasons) {
+                        Some(reason) if gap.reason == NO_FRAME => reason,
+                        Some(reason) => format!("{reason}; {}", gap.reason),
+                        None => gap.reason,
+                    };
                     Event::Gap(Gap { reason, ..gap })
                 }
                 PictureEvent::Watermark(at) => {
@@ -207,6 +230,9 @@ impl Source for Watcher<'_> {
             Err(error) if error.kind() == Kind::Cancelled => Ok(Ending::Stopped),
             ending => ending,
         };
+        if let Some(recording) = &mut self.recording {
+            recording.finish();
+        }
         // Whatever was wrong with it, the next connection has a host of its own.
         self.host.end();
         self.frames = self.frames.and(&connection.received).closed();

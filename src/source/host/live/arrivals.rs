@@ -6,26 +6,34 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::clock::MediaClock;
+use super::recording::Tape;
 use crate::source::protocol::Received;
 
 /// Nothing waits longer than this for the decoder.
 const MOST_WAIT_US: i64 = 1_000_000;
 const MOST_BYTES: usize = 32 << 20;
+/// So long without a keyframe is worth telling; most streams are entered between two.
+const LONG_WITHOUT_KEY_US: i64 = 2_000_000;
 /// Servers send what they have kept of the last seconds at once. So long after the first frame it is
 /// known which of them are late.
 const OPENING_US: i64 = 300_000;
 
 /// A coded frame.
+#[derive(Clone)]
 pub struct Unit<P> {
     pub packet: P,
     pub bytes: usize,
     /// On the stream's own clock, in microseconds.
     pub pts: Option<i64>,
+    /// When it was captured by the sender's own clock, since 1970.
+    pub sent: Option<i64>,
     /// On the monotonic clock, as below.
     pub arrived: i64,
     /// When it was captured; set on the way through the queue.
     pub captured: i64,
     pub is_key: bool,
+    /// Why nothing is seen before it, where something was left out; set on the way as well.
+    pub after: Option<Loss>,
 }
 
 /// Between the thread that receives and the one that decodes.
@@ -38,36 +46,51 @@ struct State<P> {
     units: VecDeque<Unit<P>>,
     bytes: usize,
     clock: MediaClock,
-    /// When the first frame arrived, until the opening is over.
+    /// When the first frame arrived, and the same until the opening is over.
+    began: Option<i64>,
     opening: Option<i64>,
-    has_begun: bool,
     /// What comes is of no use before the next keyframe, and why.
     waits_for_key: Option<Loss>,
+    /// All that arrived, where the stream is recorded.
+    tape: Option<Tape<P>>,
     counts: Received,
 }
 
+/// Why frames are not seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loss {
+pub enum Loss {
     BeforeKeyframe,
     Behind,
+    /// Their timestamps jumped.
+    Jumped,
 }
 
-impl<P> Default for Arrivals<P> {
-    fn default() -> Self {
+impl Loss {
+    pub fn reason(self) -> &'static str {
+        match self {
+            Loss::BeforeKeyframe => "no keyframe came",
+            Loss::Behind => "decoding was behind",
+            Loss::Jumped => "the stream's timestamps jumped",
+        }
+    }
+}
+
+impl<P: Clone> Arrivals<P> {
+    /// `zero_us`: where 1970 is on the monotonic clock.
+    pub fn new(zero_us: i64, record: bool) -> Self {
         let state = State {
             units: VecDeque::new(),
             bytes: 0,
-            clock: MediaClock::default(),
+            clock: MediaClock::new(zero_us),
+            began: None,
             opening: None,
-            has_begun: false,
             waits_for_key: Some(Loss::BeforeKeyframe),
+            tape: record.then(Tape::default),
             counts: Received::default(),
         };
         Arrivals { state: Mutex::new(state), came: Condvar::new() }
     }
-}
 
-impl<P> Arrivals<P> {
     fn lock(&self) -> MutexGuard<'_, State<P>> {
         // Every change below is complete before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -77,9 +100,11 @@ impl<P> Arrivals<P> {
     pub fn push(&self, mut unit: Unit<P>) {
         let mut state = self.lock();
         state.counts.received += 1;
-        state.clock.observe(unit.pts, unit.arrived);
-        if !state.has_begun {
-            (state.has_begun, state.opening) = (true, Some(unit.arrived));
+        let jumps = state.clock.jumps;
+        state.clock.observe(unit.pts, unit.arrived, unit.sent);
+        let began = state.began.unwrap_or(unit.arrived);
+        if state.began.is_none() {
+            (state.began, state.opening) = (Some(began), Some(began));
         }
         state.settle(unit.arrived);
         let waited = state.units.front().map_or(0, |first| unit.arrived - first.arrived);
@@ -87,13 +112,21 @@ impl<P> Arrivals<P> {
         if is_full && !state.units.is_empty() {
             state.waits_for_key.get_or_insert(Loss::Behind);
         } else if unit.is_key {
-            state.waits_for_key = None;
+            unit.after = state.waits_for_key.take().filter(|loss| {
+                *loss != Loss::BeforeKeyframe || unit.arrived - began > LONG_WITHOUT_KEY_US
+            });
+        }
+        if state.clock.jumps > jumps {
+            unit.after = unit.after.or(Some(Loss::Jumped));
+        }
+        unit.captured = state.clock.captured(unit.pts, unit.arrived);
+        if let Some(tape) = &mut state.tape {
+            tape.push(&unit);
         }
         match state.waits_for_key {
             Some(Loss::BeforeKeyframe) => state.counts.before_keyframe += 1,
-            Some(Loss::Behind) => state.counts.behind += 1,
+            Some(_) => state.counts.behind += 1,
             None => {
-                unit.captured = state.clock.captured(unit.pts, unit.arrived);
                 state.bytes += unit.bytes;
                 state.units.push_back(unit);
             }
@@ -119,10 +152,26 @@ impl<P> Arrivals<P> {
         Some(unit)
     }
 
+    /// What arrived to be recorded, once it has its times, and how much of that was left out.
+    pub fn take_tape(&self) -> (VecDeque<Unit<P>>, u64) {
+        let mut state = self.lock();
+        let has_times = state.opening.is_none();
+        match &mut state.tape {
+            Some(tape) if has_times => tape.take(),
+            _ => (VecDeque::new(), 0),
+        }
+    }
+
     /// What was received and what was lost of it here, and how often timestamps jumped.
     pub fn counts(&self) -> Received {
         let state = self.lock();
-        Received { jumps: state.clock.jumps, ..state.counts }
+        let sender = state.clock.sender();
+        Received {
+            jumps: state.clock.jumps,
+            sender_ahead_us: sender.map(|(ahead, _)| ahead),
+            is_sender_time: sender.is_some_and(|(_, is_believed)| is_believed),
+            ..state.counts
+        }
     }
 
     /// Nothing more comes, so that there is nothing to wait for.
@@ -137,7 +186,9 @@ impl<P> State<P> {
     fn settle(&mut self, now: i64) {
         if self.opening.is_some_and(|began| now - began > OPENING_US) {
             self.opening = None;
-            for unit in &mut self.units {
+            self.clock.settle();
+            let taped = self.tape.iter_mut().flat_map(|tape| &mut tape.units);
+            for unit in self.units.iter_mut().chain(taped) {
                 unit.captured = self.clock.captured(unit.pts, unit.arrived);
             }
         }
@@ -150,7 +201,16 @@ mod tests {
 
     fn unit(millis: i64, is_key: bool) -> Unit<()> {
         let at = millis * 1_000;
-        Unit { packet: (), bytes: 1_000, pts: Some(at), arrived: at, captured: 0, is_key }
+        Unit {
+            packet: (),
+            bytes: 1_000,
+            pts: Some(at),
+            sent: None,
+            arrived: at,
+            captured: 0,
+            is_key,
+            after: None,
+        }
     }
 
     fn pop(arrivals: &Arrivals<()>, now_millis: i64) -> Option<i64> {
@@ -160,7 +220,7 @@ mod tests {
 
     #[test]
     fn frames_before_the_first_keyframe_are_counted_and_left_out() {
-        let arrivals = Arrivals::default();
+        let arrivals = Arrivals::new(0, false);
         for n in 0..10 {
             arrivals.push(unit(n * 40, n == 4));
         }
@@ -171,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_decoder_that_is_behind_loses_whole_groups_of_frames() {
-        let arrivals = Arrivals::default();
+        let arrivals = Arrivals::new(0, false);
         // A keyframe each second, and nobody takes anything for 3.5 s.
         for n in 0..88 {
             arrivals.push(unit(n * 40, n % 25 == 0));
@@ -190,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_burst_at_the_beginning_lies_in_the_past() {
-        let arrivals = Arrivals::default();
+        let arrivals = Arrivals::new(0, false);
         for n in 0..50 {
             arrivals.push(Unit { arrived: 10_000_000, ..unit(n * 40, n == 0) });
         }

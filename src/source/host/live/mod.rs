@@ -3,10 +3,12 @@
 
 mod arrivals;
 mod clock;
+mod muxer;
 mod parts;
 mod plugins;
 mod reasons;
 mod reception;
+mod recording;
 mod url;
 
 use std::collections::VecDeque;
@@ -19,8 +21,9 @@ use ffmpeg::codec::Id;
 use ffmpeg::frame;
 use rustix::time::{ClockId, clock_gettime};
 
-use self::arrivals::Unit;
+use self::arrivals::{Loss, Unit};
 use self::reception::{Coded, Reception};
+use self::recording::Recording;
 use super::delivery::Delivery;
 use super::nal::Framing;
 use super::orientation::Orientation;
@@ -28,7 +31,7 @@ use super::sampler::{Decision, Sampler, Shown};
 use super::signature::{Signature, Signer};
 use super::{Outbox, explain};
 use crate::error::{Error, Result};
-use crate::source::protocol::{Address, LiveRequest, Message, Received, Summary};
+use crate::source::protocol::{Address, LiveRequest, Message, NO_FRAME, Received, Summary};
 use crate::time::{Micros, Timestamp};
 
 /// How often it is looked whether the stream is over.
@@ -53,7 +56,8 @@ pub(super) fn serve(
     request: &LiveRequest,
     outbox: &mut Outbox,
 ) -> Result<Summary> {
-    let mut reception = Reception::open(address, file.map(Into::into), request.transport)?;
+    let mut reception = Reception::open(address, file.map(Into::into), request)?;
+    let mut recording = request.record.then(|| Recording::new(request.zero_us));
     let mut run = Run::new(request, outbox);
     let mut told = Instant::now();
     let ended = loop {
@@ -67,6 +71,9 @@ pub(super) fn serve(
             None if has_ended => break reception.end(),
             None => {}
         }
+        if let Some(recording) = &mut recording {
+            run.record(recording, &reception);
+        }
         if run.delivery.outbox.is_asked() {
             break Ok(());
         }
@@ -76,6 +83,11 @@ pub(super) fn serve(
             run.tell(&reception);
         }
     };
+    if let Some(recording) = &mut recording {
+        run.record(recording, &reception);
+        recording.end_group(run.delivery.outbox);
+        run.counts.unrecorded += recording.take_lost();
+    }
     run.finish();
     run.tell(&reception);
     let end = run.sampler.held().map(|held| held.pts + held.duration);
@@ -96,6 +108,10 @@ struct Run<'a> {
     signer: Signer,
     last_signature: Option<Signature>,
     decoder: Option<Decoder>,
+    /// Why nothing may be seen before the frame that was captured then.
+    loss: Option<(i64, Loss)>,
+    /// Frames that could not be decoded, when the last one was shown.
+    undecodable: u64,
     /// What the decoder and the sampler made of the frames.
     counts: Received,
     told: Received,
@@ -123,6 +139,8 @@ impl<'a> Run<'a> {
             signer: Signer::default(),
             last_signature: None,
             decoder: None,
+            loss: None,
+            undecodable: 0,
             counts: Received::default(),
             told: Received::default(),
             decoded: 0,
@@ -133,7 +151,10 @@ impl<'a> Run<'a> {
 
     /// Decodes one coded frame, or leaves it out.
     fn take(&mut self, unit: Unit<Coded>) -> Result<()> {
-        let Coded { codec, mut packet } = unit.packet;
+        if let Some(loss) = unit.after {
+            self.loss = Some((unit.captured, loss));
+        }
+        let Coded { codec, mut packet, .. } = unit.packet;
         if self.decoder.as_ref().is_none_or(|decoder| decoder.codec != codec) {
             self.drain();
             self.decoder = Some(Decoder::open(codec)?);
@@ -161,6 +182,13 @@ impl<'a> Run<'a> {
         }
         self.receive();
         Ok(())
+    }
+
+    /// Keeps what arrived, whatever the decoder does with it.
+    fn record(&mut self, recording: &mut Recording, reception: &Reception) {
+        let (units, lost) = reception.arrivals.take_tape();
+        recording.take(units, self.delivery.outbox);
+        self.counts.unrecorded += lost + recording.take_lost();
     }
 
     /// Takes what comes out of the decoder.
@@ -200,7 +228,9 @@ impl<'a> Run<'a> {
         let has_held = self.sampler.held().is_some();
         let shown = Shown { pts, duration: Micros::ZERO };
         self.sampler.push(shown, strength, &mut |decision| self.decisions.push(decision));
-        self.carry_out();
+        self.carry_out(self.why_missing(captured));
+        self.loss = self.loss.filter(|(from, _)| captured < *from);
+        self.undecodable = self.counts.undecodable;
         if has_held {
             self.settle_held();
         }
@@ -208,11 +238,20 @@ impl<'a> Run<'a> {
         self.promise();
     }
 
-    fn carry_out(&mut self) {
+    /// Why nothing was seen right before a frame, if nothing was.
+    fn why_missing(&self, captured: i64) -> &'static str {
+        match self.loss {
+            Some((from, loss)) if from <= captured => loss.reason(),
+            _ if self.counts.undecodable > self.undecodable => "what came could not be decoded",
+            _ => NO_FRAME,
+        }
+    }
+
+    fn carry_out(&mut self, why_missing: &str) {
         for decision in std::mem::take(&mut self.decisions) {
             match decision {
                 Decision::Serve { target, change } => self.delivery.serve(target, change),
-                Decision::Missing(span) => self.delivery.miss(span, "no picture"),
+                Decision::Missing(span) => self.delivery.miss(span, why_missing),
             }
         }
     }
@@ -252,7 +291,7 @@ impl<'a> Run<'a> {
         if let Some(held) = self.sampler.held() {
             let last = held.pts + Micros(1);
             self.sampler.finish(last, None, &mut |decision| self.decisions.push(decision));
-            self.carry_out();
+            self.carry_out(NO_FRAME);
             self.settle_held();
         }
         self.delivery.end_gap();
@@ -262,12 +301,12 @@ impl<'a> Run<'a> {
     fn tell(&mut self, reception: &Reception) {
         let arrived = reception.arrivals.counts();
         let counts = Received {
-            received: arrived.received,
-            before_keyframe: arrived.before_keyframe,
-            behind: arrived.behind,
-            jumps: arrived.jumps,
+            encoded: self.counts.encoded,
+            skipped: self.counts.skipped,
+            undecodable: self.counts.undecodable,
+            unrecorded: self.counts.unrecorded,
             lost_packets: reception.lost_packets(),
-            ..self.counts
+            ..arrived
         };
         self.told = counts;
         self.delivery.outbox.send(&Message::Received(counts));

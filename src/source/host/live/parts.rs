@@ -148,6 +148,10 @@ pub fn rtsp(
     };
     source.set_property_from_str("protocols", protocols);
     source.set_property("latency", latency);
+    // As much as half a second of 30 Mbit/s, where the system lets it.
+    source.set_property("udp-buffer-size", 2i32 << 20);
+    // What RTCP sender reports say of a frame's time comes with it.
+    source.set_property("add-reference-timestamp-meta", true);
     source.set_property("tcp-timeout", u64::from(CONNECT_SECS) * 1_000_000);
     // A camera that sends nothing is told by the silence; another transport is not tried in secret.
     source.set_property("timeout", 0u64);

@@ -17,11 +17,18 @@ use super::plugins::{element, load_plugins};
 use super::reasons::{CANNOT_CONNECT, explain};
 use super::url::Url;
 use crate::error::{Error, Result};
-use crate::source::protocol::{Address, Transport};
+use crate::source::protocol::{Address, LiveRequest};
+
+/// What NTP's clock was at when that of media time began.
+const FROM_1900_TO_1970_US: i64 = 2_208_988_800_000_000;
 
 /// A coded frame and what decodes it.
+#[derive(Clone)]
 pub struct Coded {
     pub codec: Id,
+    /// 0 where the stream does not say.
+    pub width_px: i32,
+    pub height_px: i32,
     pub packet: Packet,
 }
 
@@ -40,13 +47,13 @@ pub struct Reception {
 }
 
 impl Reception {
-    pub fn open(address: &Address, file: Option<OwnedFd>, transport: Transport) -> Result<Self> {
+    pub fn open(address: &Address, file: Option<OwnedFd>, request: &LiveRequest) -> Result<Self> {
         load_plugins()?;
         let pipeline = gst::Pipeline::new();
         let bus = pipeline
             .bus()
             .ok_or_else(|| Error::internal("GStreamer's pipeline has no messages"))?;
-        let arrivals: Arc<Arrivals<Coded>> = Arc::default();
+        let arrivals = Arc::new(Arrivals::new(request.zero_us, request.record));
         let jitter_buffers = Arc::default();
         let sink = sink(&arrivals);
         let mut server = None;
@@ -66,7 +73,9 @@ impl Reception {
                 let url = Url::of(url)?;
                 server = url.server();
                 match url.scheme.as_str() {
-                    "rtsp" | "rtsps" => rtsp(&pipeline, &url, transport, &sink, &jitter_buffers)?,
+                    "rtsp" | "rtsps" => {
+                        rtsp(&pipeline, &url, request.transport, &sink, &jitter_buffers)?
+                    }
                     _ => {
                         // Segments come many frames at once.
                         sink.set_sync(matches!(url.scheme.as_str(), "http" | "https"));
@@ -167,17 +176,30 @@ fn sink(arrivals: &Arc<Arrivals<Coded>>) -> gst_app::AppSink {
 
 fn unit(sample: &gst::Sample) -> Option<Unit<Coded>> {
     let buffer = sample.buffer()?;
-    let codec = codec(sample.caps()?)?;
+    let caps = sample.caps()?;
+    let codec = codec(caps)?;
+    let side = |name: &str| caps.structure(0).and_then(|caps| caps.get(name).ok()).unwrap_or(0);
     let map = buffer.map_readable().ok()?;
     let micros = |time: gst::ClockTime| i64::try_from(time.useconds()).ok();
     let is_key = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
     let packet = Packet::copy(&map);
     Some(Unit {
         bytes: map.len(),
-        packet: Coded { codec, packet },
+        packet: Coded { codec, width_px: side("width"), height_px: side("height"), packet },
         pts: buffer.pts().and_then(micros),
+        sent: sent(buffer),
         arrived: monotonic_us(),
         captured: 0,
         is_key,
+        after: None,
     })
+}
+
+/// When a frame was captured by the clock of a sender that has reported it (RTCP), since 1970.
+fn sent(buffer: &gst::BufferRef) -> Option<i64> {
+    let stamp = buffer.iter_meta::<gst::ReferenceTimestampMeta>().find(|stamp| {
+        stamp.reference().structure(0).is_some_and(|caps| caps.name() == "timestamp/x-ntp")
+    })?;
+    let since_1900 = i64::try_from(stamp.timestamp().useconds()).ok()?;
+    Some(since_1900 - FROM_1900_TO_1970_US)
 }

@@ -1,0 +1,139 @@
+//! Coded frames into fragmented MP4 (ISO/IEC 14496-12), in memory, by FFmpeg's muxer. Everything
+//! `unsafe` of that is here.
+
+#![allow(unsafe_code, reason = "FFmpeg's muxers write into memory by calls that have no safe form")]
+
+use std::ptr;
+
+use ffmpeg_next as ffmpeg;
+
+use ffmpeg::codec::Id;
+use ffmpeg::ffi as av;
+use ffmpeg::packet::Mut;
+use ffmpeg::{Dictionary, Packet};
+
+/// Ticks of a file's timestamps in a second.
+pub const TICKS: i64 = 90_000;
+
+/// One file in the making. What it gives, one after the other, is the file.
+pub struct Muxer {
+    context: *mut av::AVFormatContext,
+}
+
+/// What all frames of a file have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Format {
+    pub codec: Id,
+    pub width_px: i32,
+    pub height_px: i32,
+    /// What a decoder needs before the first frame, with start codes.
+    pub headers: Vec<u8>,
+}
+
+/// Fragments end where it is said; nothing is kept for an end that may never come; each is found
+/// by its own place.
+const FLAGS: &str = "frag_custom+empty_moov+default_base_moof+skip_trailer";
+
+impl Muxer {
+    /// Begins a file; `None` where MP4 cannot hold the codec.
+    pub fn new(format: &Format) -> Option<Muxer> {
+        let mut context = ptr::null_mut();
+        let name = c"mp4".as_ptr();
+        // SAFETY: the name is a C string; on success the context is ours, and freed on drop.
+        unsafe {
+            av::avformat_alloc_output_context2(&mut context, ptr::null(), name, ptr::null());
+        }
+        if context.is_null() {
+            return None;
+        }
+        let muxer = Muxer { context };
+        let mut options = Dictionary::new();
+        options.set("movflags", FLAGS);
+        options.set("use_editlist", "0");
+        // SAFETY: the stream and its parameters belong to the context, which lives. The headers are
+        // copied into memory of FFmpeg's own with the padding that it wants, which the parameters
+        // then own. The options are handed over and what is left of them is taken back to be freed.
+        let written = unsafe {
+            let stream = av::avformat_new_stream(context, ptr::null());
+            if stream.is_null() || av::avio_open_dyn_buf(&mut (*context).pb) < 0 {
+                return None;
+            }
+            (*stream).time_base = av::AVRational { num: 1, den: TICKS as i32 };
+            let parameters = (*stream).codecpar;
+            (*parameters).codec_type = av::AVMediaType::AVMEDIA_TYPE_VIDEO;
+            (*parameters).codec_id = format.codec.into();
+            (*parameters).width = format.width_px;
+            (*parameters).height = format.height_px;
+            let length = format.headers.len();
+            if length > 0 {
+                let padded = length + av::AV_INPUT_BUFFER_PADDING_SIZE as usize;
+                let memory = av::av_mallocz(padded).cast::<u8>();
+                if memory.is_null() {
+                    return None;
+                }
+                ptr::copy_nonoverlapping(format.headers.as_ptr(), memory, length);
+                (*parameters).extradata = memory;
+                (*parameters).extradata_size = i32::try_from(length).unwrap_or(0);
+            }
+            let mut raw = options.disown();
+            let written = av::avformat_write_header(context, &mut raw);
+            drop(Dictionary::own(raw));
+            written
+        };
+        (written >= 0).then_some(muxer)
+    }
+
+    /// Adds a frame. Its times are in ticks; `dts` goes up, and is no later than `pts`.
+    pub fn write(&mut self, packet: &mut Packet, pts: i64, dts: i64, duration: i64) -> bool {
+        packet.set_stream(0);
+        packet.set_pts(Some(pts));
+        packet.set_dts(Some(dts));
+        packet.set_duration(duration);
+        // SAFETY: both live; the muxer takes a copy of the packet or a reference to its memory.
+        unsafe { av::av_write_frame(self.context, packet.as_mut_ptr()) >= 0 }
+    }
+
+    /// Ends a fragment: the bytes that the file goes on with.
+    pub fn fragment(&mut self) -> Option<Vec<u8>> {
+        // SAFETY: a packet that is null ends the fragment. The buffer that is closed is ours to free,
+        // and as long as it is said to be; a new one takes its place.
+        unsafe {
+            let ended = av::av_write_frame(self.context, ptr::null_mut());
+            let bytes = self.take_bytes();
+            let opened = av::avio_open_dyn_buf(&mut (*self.context).pb);
+            (ended >= 0 && opened >= 0).then_some(bytes)
+        }
+    }
+
+    /// # Safety
+    /// The context has a buffer in memory, or none.
+    unsafe fn take_bytes(&mut self) -> Vec<u8> {
+        // SAFETY: as the caller promises; the memory that is handed out is freed here.
+        unsafe {
+            let buffer = std::mem::replace(&mut (*self.context).pb, ptr::null_mut());
+            if buffer.is_null() {
+                return Vec::new();
+            }
+            let mut memory = ptr::null_mut();
+            let length = av::avio_close_dyn_buf(buffer, &mut memory);
+            let bytes = match usize::try_from(length) {
+                Ok(length) if !memory.is_null() => {
+                    std::slice::from_raw_parts(memory, length).to_vec()
+                }
+                _ => Vec::new(),
+            };
+            av::av_free(memory.cast());
+            bytes
+        }
+    }
+}
+
+impl Drop for Muxer {
+    fn drop(&mut self) {
+        // SAFETY: the context is ours, and its buffer the one that was opened last.
+        unsafe {
+            self.take_bytes();
+            av::avformat_free_context(self.context);
+        }
+    }
+}
