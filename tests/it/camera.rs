@@ -1,7 +1,7 @@
 //! A camera for tests: an RTSP server in this process, whose frames are coded beforehand.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,14 +19,32 @@ use crate::media::ffmpeg;
 /// Coded frames, one after the other, which begin with a keyframe and may be repeated.
 pub type Units = Arc<Vec<Vec<u8>>>;
 
+/// What a camera's frames are coded as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Codec {
+    #[default]
+    H264,
+    H265,
+}
+
 /// `secs` of a moving test picture as H.264 at 25 frames a second, made with these options.
 pub fn coded(folder: &Path, size: &str, secs: f64, options: &str) -> Units {
-    let name = format!("camera-{size}.h264");
+    coded_as(Codec::H264, folder, size, secs, options)
+}
+
+/// As [`coded`], by another codec.
+pub fn coded_as(codec: Codec, folder: &Path, size: &str, secs: f64, options: &str) -> Units {
+    let (how, format, delimiter) = match codec {
+        Codec::H264 => ("-c:v libx264 -x264-params", "h264", 9),
+        Codec::H265 => ("-c:v libx265 -x265-params log-level=error:", "hevc", 70),
+    };
+    let how = if codec == Codec::H264 { format!("{how} ") } else { how.to_owned() };
+    let name = format!("camera-{size}.{format}");
     ffmpeg(
         folder,
         &format!(
-            "-f lavfi -i testsrc2=s={size}:r=25:d={secs} -c:v libx264 -pix_fmt yuv420p {options} \
-             -x264-params aud=1:repeat-headers=1 -f h264 {name}"
+            "-f lavfi -i testsrc2=s={size}:r=25:d={secs} {how}aud=1:repeat-headers=1 \
+             -pix_fmt yuv420p {options} -f {format} {name}"
         ),
     );
     let bytes = std::fs::read(folder.join(name)).unwrap();
@@ -34,7 +52,7 @@ pub fn coded(folder: &Path, size: &str, secs: f64, options: &str) -> Units {
     let starts: Vec<usize> = bytes
         .windows(5)
         .enumerate()
-        .filter(|(_, w)| *w == [0, 0, 0, 1, 9])
+        .filter(|(_, w)| *w == [0, 0, 0, 1, delimiter])
         .map(|(n, _)| n)
         .collect();
     let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
@@ -48,6 +66,14 @@ pub struct Conduct {
     pub sent: AtomicU64,
     /// Sends nothing, and keeps its connections.
     pub is_stalled: AtomicBool,
+    /// Milliseconds from one frame to the next, in place of 40.
+    pub pace_millis: AtomicU64,
+    /// Added to timestamps, in milliseconds.
+    pub jump_millis: AtomicI64,
+    /// All frames have one timestamp.
+    pub stands_still: AtomicBool,
+    /// Packets whose timestamps were changed.
+    pub restamped: AtomicU64,
     over: AtomicBool,
 }
 
@@ -60,6 +86,8 @@ pub struct Setup<'a> {
     pub login: Option<(&'a str, &'a str)>,
     /// The share of packets that are lost on the way.
     pub loss: f64,
+    pub codec: Codec,
+    pub has_sound: bool,
 }
 
 /// A running server. Dropping it ends it, and its connections.
@@ -75,7 +103,7 @@ pub struct Camera {
 impl Camera {
     /// Serves `units` again and again at `/live`.
     pub fn start(units: &Units, setup: &Setup<'_>) -> Camera {
-        let Setup { port, login, loss } = *setup;
+        let Setup { port, login, loss, codec, has_sound } = *setup;
         gst::init().unwrap();
         let context = glib::MainContext::new();
         let main_loop = glib::MainLoop::new(Some(&context), false);
@@ -83,14 +111,23 @@ impl Camera {
         server.set_address("127.0.0.1");
         server.set_service(&port.unwrap_or(0).to_string());
         let factory = rtsp::RTSPMediaFactory::new();
+        let codec = match codec {
+            Codec::H264 => "h264",
+            Codec::H265 => "h265",
+        };
+        let sound = match has_sound {
+            true => "audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay1 pt=8",
+            false => "",
+        };
+        // The server takes what is named pay0.
         let payload = match loss {
-            0.0 => "rtph264pay name=pay0 pt=96".to_owned(),
-            loss => format!("rtph264pay pt=96 ! identity drop-probability={loss} name=pay0"),
+            0.0 => format!("rtp{codec}pay name=pay0 pt=96"),
+            loss => format!("rtp{codec}pay pt=96 ! identity drop-probability={loss} name=pay0"),
         };
         factory.set_launch(&format!(
             "( appsrc name=src is-live=true format=time \
-             caps=video/x-h264,stream-format=byte-stream,alignment=au,framerate=25/1 \
-             ! h264parse ! {payload} )",
+             caps=video/x-{codec},stream-format=byte-stream,alignment=au \
+             ! {codec}parse ! {payload} {sound} )",
         ));
         factory.set_shared(true);
         let conduct = Arc::new(Conduct::default());
@@ -99,9 +136,10 @@ impl Camera {
             let (units, conduct, senders) =
                 (Arc::clone(units), Arc::clone(&conduct), Arc::clone(&senders));
             factory.connect_media_configure(move |_, media| {
-                let source =
-                    media.element().downcast::<gst::Bin>().unwrap().by_name("src").unwrap();
-                let source = source.downcast::<gst_app::AppSrc>().unwrap();
+                let bin = media.element().downcast::<gst::Bin>().unwrap();
+                let source = bin.by_name("src").unwrap().downcast::<gst_app::AppSrc>().unwrap();
+                let exit = bin.by_name("pay0").unwrap().static_pad("src").unwrap();
+                set_timestamps(&exit, &conduct);
                 let (units, conduct) = (Arc::clone(&units), Arc::clone(&conduct));
                 let sender = std::thread::spawn(move || send(&units, &conduct, &source));
                 senders.lock().unwrap().push(sender);
@@ -165,11 +203,50 @@ impl Drop for Camera {
     }
 }
 
+/// Changes the timestamps of packets (RFC 3550, 5.1: four bytes from the fifth on).
+fn set_timestamps(pad: &gst::Pad, conduct: &Arc<Conduct>) {
+    let conduct = Arc::clone(conduct);
+    let held = AtomicI64::new(-1);
+    let change = move |buffer: &mut gst::BufferRef| {
+        let jump = conduct.jump_millis.load(Ordering::SeqCst) * 90;
+        let stands_still = conduct.stands_still.load(Ordering::SeqCst);
+        if jump == 0 && !stands_still {
+            held.store(-1, Ordering::SeqCst);
+            return;
+        }
+        let mut map = buffer.map_writable().unwrap();
+        let stamp: [u8; 4] = map[4..8].try_into().unwrap();
+        let mut stamp = u32::from_be_bytes(stamp).wrapping_add(jump as u32);
+        if stands_still {
+            let _ = held.compare_exchange(-1, stamp.into(), Ordering::SeqCst, Ordering::SeqCst);
+            stamp = held.load(Ordering::SeqCst) as u32;
+        }
+        map[4..8].copy_from_slice(&stamp.to_be_bytes());
+        conduct.restamped.fetch_add(1, Ordering::SeqCst);
+    };
+    let types = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+    pad.add_probe(types, move |_, info| {
+        match &mut info.data {
+            Some(gst::PadProbeData::Buffer(buffer)) => change(buffer.make_mut()),
+            Some(gst::PadProbeData::BufferList(list)) => {
+                let list = list.make_mut();
+                for place in 0..list.len() {
+                    change(list.get_mut(place).unwrap());
+                }
+            }
+            _ => {}
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
 /// Hands over a frame each 40 ms, from the first on, until nobody wants any.
 fn send(units: &Units, conduct: &Conduct, source: &gst_app::AppSrc) {
     let began = Instant::now();
+    let mut at = Duration::ZERO;
     for number in 0u32.. {
-        let at = Duration::from_millis(40) * number;
+        let pace = conduct.pace_millis.load(Ordering::SeqCst);
+        at += Duration::from_millis(if pace == 0 { 40 } else { pace });
         std::thread::sleep(at.saturating_sub(began.elapsed()));
         if conduct.over.load(Ordering::SeqCst) {
             let _ = source.end_of_stream();

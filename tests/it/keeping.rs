@@ -316,7 +316,7 @@ fn what_is_no_library_is_not_checked_and_not_mended() {
 }
 
 /// Runs a script in a mount namespace of its own, or says that the system lets nobody make one.
-fn with_own_mounts(script: &str, arguments: &[&Path]) -> Option<Ran> {
+pub fn with_own_mounts(script: &str, arguments: &[&Path]) -> Option<Ran> {
     let able = Command::new("unshare").args(["-m", "true"]).output();
     if !able.is_ok_and(|ran| ran.status.success()) {
         return None;

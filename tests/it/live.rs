@@ -79,6 +79,12 @@ impl Watching {
         }
     }
 
+    /// Clips of this source that were stored so far.
+    pub fn stored(&self, source: &str) -> usize {
+        let is_one = |line: &&Value| line["kind"] == "stored" && line["source"] == *source;
+        self.seen.iter().filter(is_one).count()
+    }
+
     /// Ctrl-C, and what is said at the end.
     pub fn stop(mut self) -> Value {
         let id = self.child.id().to_string();
@@ -313,10 +319,7 @@ fn other_sizes_b_frames_and_garbage_do_not_end_a_stream() {
     let addresses = cameras.each_ref().map(Camera::address);
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let mut watching = Watching::start(&library, &addresses);
-    let stored = |seen: &[Value], address: &str| {
-        seen.iter().filter(|line| line["kind"] == "stored" && line["source"] == *address).count()
-    };
-    while addresses.iter().any(|address| stored(&watching.seen, address) < 3) {
+    while addresses.iter().any(|address| watching.stored(address) < 3) {
         watching.until_stored(1);
     }
     let end = watching.stop();
@@ -425,12 +428,7 @@ fn transport_streams_and_srt_are_received() {
         });
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let mut watching = Watching::start(&library, &addresses);
-    let is_done = |seen: &[Value]| {
-        addresses.iter().all(|address| {
-            seen.iter().any(|line| line["kind"] == "stored" && line["source"] == *address)
-        })
-    };
-    while !is_done(&watching.seen) {
+    while addresses.iter().any(|address| watching.stored(address) < 1) {
         watching.until_stored(1);
     }
     let end = watching.stop();

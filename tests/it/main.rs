@@ -30,7 +30,13 @@ mod live;
 mod media;
 mod merging;
 mod models;
+#[cfg(feature = "live")]
+mod recording;
+#[cfg(feature = "live")]
+mod relay;
 mod retrieval;
+#[cfg(feature = "live")]
+mod rough;
 mod same;
 mod skipping;
 #[cfg(feature = "speech")]

@@ -1,0 +1,438 @@
+//! Live streams that come over rough ways, from cameras that do odd things, or onto a full disk.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::camera::{Camera, Codec, Setup, Units, coded, coded_as};
+use crate::cinelex::show;
+use crate::keeping::with_own_mounts;
+use crate::live::{Watching, check, check_accounts, check_grid, small};
+use crate::media::ffmpeg;
+use crate::relay::{Relay, Weather};
+use crate::stopping::hosts_of;
+
+fn now_us() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64
+}
+
+/// The reasons of gaps that hold `text`.
+fn told(spans: &[(i64, i64, Option<String>)], text: &str) -> usize {
+    spans.iter().filter(|(_, _, why)| why.as_ref().is_some_and(|why| why.contains(text))).count()
+}
+
+#[test]
+fn a_good_way_over_udp_loses_nothing() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let camera = Camera::start(&small(folder.path()), &Setup::default());
+    let relay = Relay::start(camera.port, Weather::default());
+    let address = relay.address();
+    let mut watching = Watching::start(&library, &["--udp", &address]);
+    watching.until_stored(3);
+    let end = watching.stop();
+    let stream = &end["streams"][0];
+    check_accounts(stream);
+    let (sent, received) = (camera.sent(), stream["received"].as_u64().unwrap());
+    // What is under way at the end, and what waits for packets that may come before it.
+    assert!(received <= sent && sent - received < 50, "{sent} sent, {stream}");
+    assert_eq!((&stream["lost_packets"], &stream["undecodable"]), (&0.into(), &0.into()));
+    // It came over the relay's ports, and so over UDP.
+    assert!(relay.passed.packets.load(Ordering::SeqCst) >= received, "{stream}");
+    check_grid(&library, &address);
+    check(&library).exits(0);
+}
+
+#[test]
+fn packets_that_are_lost_or_late_over_udp_are_counted_and_the_stream_goes_on() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let camera = Camera::start(&small(folder.path()), &Setup::default());
+    let relays = [0.05, 0.2].map(|loss| Relay::start(camera.port, Weather { loss, late: 0.05 }));
+    let addresses = relays.each_ref().map(Relay::address);
+    let mut watching = Watching::start(&library, &["--udp", &addresses[0], &addresses[1]]);
+    while addresses.iter().any(|address| watching.stored(address) < 5) {
+        watching.until_stored(1);
+    }
+    let end = watching.stop();
+    for (relay, address) in relays.iter().zip(&addresses) {
+        let all = end["streams"].as_array().unwrap();
+        let stream = all.iter().find(|stream| stream["source"] == address.as_str()).unwrap();
+        check_accounts(stream);
+        assert_eq!(stream["sessions"], 1, "{stream}");
+        let lost = relay.passed.lost.load(Ordering::SeqCst);
+        let late = relay.passed.late.load(Ordering::SeqCst);
+        let counted = stream["lost_packets"].as_u64().unwrap();
+        eprintln!("{lost} lost, {late} late, {counted} counted: {stream}");
+        // Those at the end are not missed yet; those that were late are none of them.
+        assert!(late > 0 && counted <= lost && lost - counted < 10, "{lost} lost, {stream}");
+        check_grid(&library, address);
+    }
+    check(&library).exits(0);
+}
+
+#[test]
+fn times_are_those_of_the_cameras_clock_once_it_reports_that() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let camera = Camera::start(&small(folder.path()), &Setup::default());
+    let address = camera.address();
+    let mut watching = Watching::start(&library, &[&address]);
+    let is_sender = |line: &Value| line["kind"] == "stream" && line["is_sender_time"] == true;
+    let stream = watching.until("the camera's clock", is_sender);
+    // It is this machine's.
+    let ahead_us = stream["sender_ahead_us"].as_i64().unwrap();
+    assert!((-2_000_000..=500_000).contains(&ahead_us), "{stream}");
+    watching.until_stored(2);
+    let end = watching.stop();
+    check_accounts(&end["streams"][0]);
+    let source = show(&library, &address).exits(0).line("source");
+    assert_eq!(source["wall"]["origin"], "sender_report", "{source}");
+    check_grid(&library, &address);
+    check(&library).exits(0);
+}
+
+#[test]
+fn another_codec_another_pace_and_sound_are_taken_as_they_come() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let with_sound = Setup { has_sound: true, ..Setup::default() };
+    let camera = Camera::start(&small(folder.path()), &with_sound);
+    let (address, port) = (camera.address(), camera.port);
+    let mut watching = Watching::start(&library, &["--silence", "3", &address]);
+    watching.until_stored(1);
+    for pace in [100, 15, 40] {
+        camera.conduct.pace_millis.store(pace, Ordering::SeqCst);
+        watching.until_stored(2);
+    }
+    let seen = watching.seen.last().unwrap().clone();
+    drop(camera);
+    watching.until_state("waiting");
+    let h265 = coded_as(Codec::H265, folder.path(), "320x180", 2.0, "-g 25 -preset ultrafast");
+    let setup = Setup { port: Some(port), codec: Codec::H265, ..Setup::default() };
+    let _camera = Camera::start(&h265, &setup);
+    watching.until_state("live");
+    watching.until_stored(2);
+    let end = watching.stop();
+    let stream = &end["streams"][0];
+    check_accounts(stream);
+    assert_eq!((&stream["sessions"], &stream["undecodable"]), (&2.into(), &0.into()), "{stream}");
+    // Nothing but the change of the codec broke it.
+    let spans = check_grid(&library, &address);
+    let before = seen["end_us"].as_i64().unwrap();
+    let is_odd = |(start, _, why): &&(i64, i64, Option<String>)| why.is_some() && *start < before;
+    let odd: Vec<_> = spans.iter().skip_while(|span| span.2.is_some()).filter(is_odd).collect();
+    assert!(odd.is_empty(), "{odd:?} in {spans:?}");
+    check(&library).exits(0);
+}
+
+#[test]
+fn a_keyframe_that_is_long_in_coming_is_waited_for() {
+    let folder = TempDir::new().unwrap();
+    // One in 8 s.
+    let units = coded(folder.path(), "320x180", 8.0, "-g 1000 -preset veryfast -tune zerolatency");
+    let camera = Camera::start(&units, &Setup::default());
+    let address = camera.address();
+    let mut first = Watching::start(&folder.path().join("first.library"), &[&address]);
+    first.until_stored(1);
+    // Frames come, of which none can be decoded: that is no silence.
+    let library = folder.path().join("second.library");
+    let mut second = Watching::start(&library, &["--silence", "2", &address]);
+    second.until_state("live");
+    second.until_stored(1);
+    let end = second.stop();
+    let stream = &end["streams"][0];
+    check_accounts(stream);
+    assert_eq!(stream["sessions"], 1, "{stream}");
+    assert!(stream["before_keyframe"].as_u64().unwrap() > 50, "{stream}");
+    let spans = check_grid(&library, &address);
+    assert_eq!(told(&spans, "no keyframe came"), 1, "{spans:?}");
+    check_accounts(&first.stop()["streams"][0]);
+}
+
+#[test]
+fn timestamps_that_jump_or_stand_still_change_no_wall_clock() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let camera = Camera::start(&small(folder.path()), &Setup::default());
+    let address = camera.address();
+    let mut watching = Watching::start(&library, &[&address]);
+    watching.until_stored(1);
+    let check_clock = |stored: &Value| {
+        let late = now_us() - stored["end_us"].as_i64().unwrap();
+        assert!((-1_000_000..15_000_000).contains(&late), "{late} µs late: {stored}");
+    };
+    for hours in [3, -2, 0] {
+        camera.conduct.jump_millis.store(hours * 3_600_000, Ordering::SeqCst);
+        watching.until_stored(2);
+        check_clock(watching.seen.last().unwrap());
+    }
+    camera.conduct.stands_still.store(true, Ordering::SeqCst);
+    watching.until_stored(2);
+    check_clock(watching.seen.last().unwrap());
+    camera.conduct.stands_still.store(false, Ordering::SeqCst);
+    watching.until_stored(2);
+    check_clock(watching.seen.last().unwrap());
+    let end = watching.stop();
+    let stream = &end["streams"][0];
+    check_accounts(stream);
+    eprintln!("{stream}");
+    assert_eq!(stream["sessions"], 1, "{stream}");
+    // GStreamer's jitter buffer begins anew where they do, so that not even a jump is seen.
+    assert!(camera.conduct.restamped.load(Ordering::SeqCst) > 100);
+    check_grid(&library, &address);
+    check(&library).exits(0);
+}
+
+/// A server that sends one piece after the other, each in so many seconds, again and again, and from
+/// where it is now to whoever connects.
+struct Broadcast {
+    port: u16,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Broadcast {
+    fn start(pieces: Vec<(Vec<u8>, f64)>) -> Broadcast {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let over = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&over);
+        let serve = move || {
+            let (mut clients, mut due) = (Vec::<TcpStream>::new(), Instant::now());
+            for (bytes, secs) in pieces.iter().cycle() {
+                let parts = (secs * 25.0).ceil();
+                for part in bytes.chunks((bytes.len() as f64 / parts).ceil() as usize) {
+                    if is_over.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    due += Duration::from_secs_f64(secs / parts);
+                    while let Ok((client, _)) = listener.accept() {
+                        client.set_nonblocking(false).unwrap();
+                        clients.push(client);
+                    }
+                    clients.retain_mut(|client| client.write_all(part).is_ok());
+                }
+            }
+        };
+        Broadcast { port, over, thread: Some(std::thread::spawn(serve)) }
+    }
+
+    fn address(&self) -> String {
+        format!("tcp://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Broadcast {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+/// `secs` of a transport stream.
+fn transport_stream(folder: &Path, name: &str, secs: f64, coding: &str) -> (Vec<u8>, f64) {
+    ffmpeg(
+        folder,
+        &format!(
+            "-f lavfi -i testsrc2=s=320x180:r=25:d={secs} -pix_fmt yuv420p {coding} -f mpegts {name}"
+        ),
+    );
+    (std::fs::read(folder.join(name)).unwrap(), secs)
+}
+
+const H264: &str = "-c:v libx264 -preset ultrafast -bf 2 -g 25 -x264-params repeat-headers=1";
+const H265: &str =
+    "-c:v libx265 -preset ultrafast -g 25 -x265-params log-level=error:repeat-headers=1";
+
+#[test]
+fn garbage_and_another_codec_in_the_middle_of_a_broadcast_cost_no_more_than_themselves() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("broadcasts.library");
+    let h264 = transport_stream(folder.path(), "a.ts", 4.0, H264);
+    let h265 = transport_stream(folder.path(), "b.ts", 4.0, H265);
+    let mut random = 1u32;
+    let garbage = std::iter::repeat_with(|| {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (random >> 24) as u8
+    });
+    let garbage = (garbage.take(400_000).collect::<Vec<u8>>(), 2.0);
+    let broken = Broadcast::start(vec![h264.clone(), garbage]);
+    let changing = Broadcast::start(vec![h264, h265]);
+    let addresses = [broken.address(), changing.address()];
+    let mut watching = Watching::start(&library, &["--silence", "3", &addresses[0], &addresses[1]]);
+    // More than a whole round.
+    while addresses.iter().any(|address| watching.stored(address) < 9) {
+        watching.until_stored(1);
+    }
+    let end = watching.stop();
+    for stream in end["streams"].as_array().unwrap() {
+        check_accounts(stream);
+        let spans = check_grid(&library, stream["source"].as_str().unwrap());
+        eprintln!("{stream}\n{spans:?}");
+        // What is odd costs a connection at most, and so a place or two on the grid.
+        let longest = spans.iter().filter(|span| span.2.is_some()).map(|span| span.1 - span.0);
+        assert!(longest.max().unwrap_or(0) <= 4_500_000, "{spans:?}");
+    }
+    check(&library).exits(0);
+}
+
+#[test]
+fn a_disk_that_is_full_for_a_while_costs_what_came_meanwhile_and_no_more() {
+    let folder = TempDir::new().unwrap();
+    let units = coded(folder.path(), "160x96", 2.0, "-g 25 -preset ultrafast -tune zerolatency");
+    let camera = Camera::start(&units, &Setup::default());
+    let address = camera.address();
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let script = r#"
+        cinelex=$1 disk=$2 address=$3
+        mount -t tmpfs -o size=64m,mode=700 tmpfs "$disk" || exit 7
+        "$cinelex" index "$address" --library "$disk/lib" --json >"$disk.out" 2>"$disk.err" &
+        watcher=$!
+        stored() { grep -c '"kind":"stored"' "$disk.out"; }
+        until_stored() {
+            for _ in $(seq 300); do [ "$(stored)" -ge "$1" ] && return; sleep 0.1; done
+            echo "no clip $1"; cat "$disk.out" "$disk.err"; exit 8
+        }
+        until_stored 1
+        dd if=/dev/zero of="$disk/filler" bs=4k 2>/dev/null
+        for _ in $(seq 300); do grep -q "nothing is stored" "$disk.err" && break; sleep 0.1; done
+        "$cinelex" library info "$disk/lib" || exit 8
+        sleep 4
+        before=$(stored)
+        rm "$disk/filler"
+        until_stored $((before + 3))
+        kill -INT $watcher
+        wait $watcher || { echo "ended with $?"; cat "$disk.err"; exit 8; }
+        "$cinelex" library check "$disk/lib" || exit 8
+        "$cinelex" library show "$disk/lib" "$address" --json
+        cat "$disk.out"
+        cat "$disk.err" >&2
+    "#;
+    let Some(ran) = with_own_mounts(script, &[&disk, Path::new(&address)]) else {
+        eprintln!("skipped: mounting is not permitted here");
+        return;
+    };
+    let ran = ran.exits(0);
+    assert!(ran.err.contains("nothing is stored until that is over"), "{}", ran.err);
+    let stream = ran.out.lines().find(|line| line.contains("\"live_run\"")).unwrap();
+    let stream: Value = serde_json::from_str(stream).unwrap();
+    let stream = &stream["streams"][0];
+    check_accounts(stream);
+    eprintln!("{stream}");
+    assert_eq!(stream["sessions"], 1, "{stream}");
+    // Nothing is there twice, and nothing is missing without a reason.
+    let spans = |kind: &str| {
+        let lines = ran.out.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let of_kind = lines.filter(|line| line["kind"] == kind).collect::<Vec<_>>();
+        of_kind
+            .into_iter()
+            .map(|line| (line["start_us"].as_i64().unwrap(), line["end_us"].as_i64().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let mut all = [spans("clip"), spans("gap")].concat();
+    all.sort_unstable();
+    for pair in all.windows(2) {
+        assert_eq!(pair[0].1, pair[1].0, "{all:?}");
+    }
+    assert_eq!(spans("clip").len() as u64, stream["clips"].as_u64().unwrap());
+}
+
+/// Twenty restarts of the server, and memory that does not grow: `cargo test … -- --ignored rough`.
+#[test]
+#[ignore = "slow: the server is killed twenty times"]
+fn twenty_restarts_are_twenty_gaps() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let units: Units = small(folder.path());
+    let mut camera = Camera::start(&units, &Setup::default());
+    let (address, port) = (camera.address(), camera.port);
+    let mut watching = Watching::start(&library, &["--silence", "2", &address]);
+    watching.until_stored(1);
+    for _ in 0..20 {
+        drop(camera);
+        watching.until_state("waiting");
+        std::thread::sleep(Duration::from_millis(2_400));
+        camera = Camera::start(&units, &Setup { port: Some(port), ..Setup::default() });
+        watching.until_state("live");
+        watching.until_stored(1);
+    }
+    let end = watching.stop();
+    check_accounts(&end["streams"][0]);
+    assert_eq!(end["streams"][0]["sessions"], 21);
+    let spans = check_grid(&library, &address);
+    assert_eq!(told(&spans, "connection refused"), 20, "{spans:?}");
+    check(&library).exits(0);
+}
+
+/// Memory of a process's own, without files and libraries that are mapped, in MiB.
+fn resident_mib(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or("0 kB");
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() >> 10
+}
+
+#[test]
+#[ignore = "slow: four streams for three minutes, or CINELEX_SLOW_MINUTES"]
+fn memory_does_not_grow() {
+    let minutes = std::env::var("CINELEX_SLOW_MINUTES").map_or(3, |text| text.parse().unwrap());
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let camera = Camera::start(&small(folder.path()), &Setup::default());
+    let list = folder.path().join("cameras.toml");
+    let stream = |n| format!("[[stream]]\nname = 'camera {n}'\naddress = '{}'\n", camera.address());
+    std::fs::write(&list, (0..4).map(stream).collect::<String>()).unwrap();
+    let mut watching =
+        Watching::start(&library, &["--record", "--streams", list.to_str().unwrap()]);
+    // Models are loaded, and what is kept of the last seconds is full.
+    watching.until_stored(80);
+    let began = Instant::now();
+    let mut used = Vec::new();
+    while began.elapsed() < Duration::from_secs(60 * minutes) {
+        watching.until_stored(8);
+        let hosts = hosts_of(watching.child.id());
+        used.push(
+            hosts.iter().chain([&watching.child.id()]).map(|id| resident_mib(*id)).sum::<u64>(),
+        );
+    }
+    let end = watching.stop();
+    for stream in end["streams"].as_array().unwrap() {
+        check_accounts(stream);
+        assert_eq!(stream["sessions"], 1, "{stream}");
+    }
+    let third = used.len() / 3;
+    let most = |part: &[u64]| part.iter().copied().max().unwrap_or(0);
+    let (early, late) = (most(&used[..third]), most(&used[2 * third..]));
+    eprintln!("{early} MiB, then {late} MiB");
+    assert!(late <= early + early / 20 + 8, "{used:?}");
+    check(&library).exits(0);
+}
+
+#[test]
+#[ignore = "slow: needs a machine with nothing else to do"]
+fn a_stream_is_followed_closely() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let camera = Camera::start(&small(folder.path()), &Setup::default());
+    let mut watching = Watching::start(&library, &[&camera.address()]);
+    watching.until_stored(10);
+    let late = watching.seen.iter().filter_map(|line| line["delay_secs"].as_f64());
+    let late = late.fold(0.0, f64::max);
+    let end = watching.stop();
+    let stream = &end["streams"][0];
+    check_accounts(stream);
+    assert_eq!(stream["behind"], 0, "{stream}");
+    let (sent, received) = (camera.sent(), stream["received"].as_u64().unwrap());
+    assert!(received <= sent && sent - received < 25, "{sent} sent, {stream}");
+    assert!(late < 5.0, "{late} s");
+}
