@@ -161,3 +161,38 @@ fn the_moment_that_is_cut_out_is_the_one_that_was_found() {
         assert!((f64::from(shown) - wanted).abs() <= 10.0, "{shown} at {wanted}");
     }
 }
+
+#[test]
+fn what_cameras_send_is_recorded_bit_for_bit() {
+    let folder = TempDir::new().unwrap();
+    for (name, coding) in [
+        ("h265.mp4", "-c:v libx265 -x265-params log-level=error:bframes=2 -g 25"),
+        ("mpeg2.ts", "-c:v mpeg2video -g 25 -bf 2"),
+        ("mpeg4.mp4", "-c:v mpeg4 -g 25"),
+        ("jpeg.mkv", "-c:v mjpeg -pix_fmt yuvj420p"),
+    ] {
+        let library = folder.path().join(format!("{name}.library"));
+        let film = numbered(folder.path(), name, "25", 2.0, coding);
+        let mut watched = command(["index", "--json", "--as-live", "--record", "--library"]);
+        let ran = finish(watched.arg(&library).arg(&film)).exits(0);
+        let stream = &ran.line("live_run")["streams"][0];
+        check_accounts(stream);
+        assert_eq!(stream["unrecorded"], 0, "{name}: {stream} {}", ran.err);
+        assert_eq!(decoded(&recordings(&library)[0]).0, decoded(&film).0, "{name}");
+    }
+}
+
+#[test]
+fn what_goes_into_no_recording_is_said_and_counted() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("films.library");
+    let coding = "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -g 25";
+    let film = numbered(folder.path(), "film.webm", "25", 2.0, coding);
+    let mut watched = command(["index", "--json", "--as-live", "--record", "--library"]);
+    let ran = finish(watched.arg(&library).arg(&film)).exits(0);
+    let stream = &ran.line("live_run")["streams"][0];
+    check_accounts(stream);
+    assert_eq!((&stream["unrecorded"], &stream["recorded_bytes"]), (&50.into(), &0.into()));
+    assert!(ran.err.contains("is not recorded"), "{}", ran.err);
+    check(&library).exits(0);
+}

@@ -26,6 +26,8 @@ const FILE_US: i64 = 60_000_000;
 const HOLE_US: i64 = 2_000_000;
 /// What may wait for the host to find time; what is more is left out, up to the next keyframe.
 const MOST_WAITING_BYTES: usize = 32 << 20;
+/// What is recorded. VP9 and AV1 need more in a file's header than their frames say.
+const CODECS: [Id; 5] = [Id::H264, Id::HEVC, Id::MPEG2VIDEO, Id::MPEG4, Id::MJPEG];
 /// Headers that are no longer than this.
 const MOST_HEADER_BYTES: usize = 64 << 10;
 
@@ -76,6 +78,7 @@ pub struct Recording {
     file: Option<File>,
     /// Frames that are in no file.
     lost: u64,
+    has_refused: bool,
 }
 
 struct File {
@@ -91,7 +94,14 @@ struct File {
 impl Recording {
     /// `zero_us`: media time zero on the monotonic clock.
     pub fn new(zero_us: i64) -> Self {
-        Recording { zero_us, group: Vec::new(), group_bytes: 0, file: None, lost: 0 }
+        Recording {
+            zero_us,
+            group: Vec::new(),
+            group_bytes: 0,
+            file: None,
+            lost: 0,
+            has_refused: false,
+        }
     }
 
     /// Takes frames in the order in which they came.
@@ -151,7 +161,11 @@ impl Recording {
             // Dropping it ends it: all of it has been sent.
             self.file = None;
             let format = format?;
-            let muxer = Muxer::new(&format)?;
+            let Some(muxer) = CODECS.contains(&format.codec).then(|| Muxer::new(&format)).flatten()
+            else {
+                self.refuse(&format, outbox);
+                return None;
+            };
             let began_us = first;
             self.file = Some(File {
                 muxer,
@@ -189,6 +203,16 @@ impl Recording {
         outbox.send_with(&Message::Recorded { start, is_first: !goes_on, frames }, &bytes);
         Some(())
     }
+
+    /// Says once that nothing is recorded, and why.
+    fn refuse(&mut self, format: &Format, outbox: &mut Outbox) {
+        if !std::mem::replace(&mut self.has_refused, true) {
+            let codec = format.codec.name();
+            outbox.send(&Message::Notice(format!(
+                "{codec} is not recorded: set the camera to H.264 or H.265"
+            )));
+        }
+    }
 }
 
 /// What a keyframe says of itself and those that follow.
@@ -200,19 +224,14 @@ fn format(unit: &Unit<Coded>) -> Format {
         _ => false,
     };
     let data = packet.data().unwrap_or_default();
+    // Some keyframes have them twice.
+    let mut units: Vec<&[u8]> = Vec::new();
     let mut headers = Vec::new();
-    match codec {
-        Id::AV1 => headers.extend(data),
-        _ => {
-            // Some keyframes have them twice.
-            let mut units: Vec<&[u8]> = Vec::new();
-            for unit in Framing::StartCodes.units(data).filter(is_header) {
-                if !units.contains(&unit) {
-                    units.push(unit);
-                    headers.extend([0, 0, 0, 1]);
-                    headers.extend(unit);
-                }
-            }
+    for unit in Framing::StartCodes.units(data).filter(is_header) {
+        if !units.contains(&unit) {
+            units.push(unit);
+            headers.extend([0, 0, 0, 1]);
+            headers.extend(unit);
         }
     }
     headers.truncate(MOST_HEADER_BYTES);
