@@ -1,5 +1,7 @@
 //! Keeping no more of live sources than was asked for: the oldest goes, a chunk at a time.
 
+use std::sync::atomic::Ordering;
+
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::Serialize;
 
@@ -21,7 +23,7 @@ use crate::time::{Micros, Span, Timestamp};
 pub enum Keep {
     /// What was recorded in so long up to now.
     Lately(Micros),
-    /// What fits, the rest of the library and its index of embeddings included.
+    /// What fits, the rest of the library, its index of embeddings and recordings included.
     Bytes(u64),
 }
 
@@ -80,12 +82,14 @@ impl Writer {
         })?;
         commit_point::reached("keep-rows-deleted");
         self.delete_features_before(source, span.end)?;
+        self.recordings(id)?.delete_before(span.end)?;
         Ok(Some(Dropped { source: id, span, clips }))
     }
 
-    /// Bytes of the pages that hold something, and of the index of embeddings.
-    fn used_bytes(&self) -> Result<u64> {
+    /// Bytes of the pages that hold something, of the index of embeddings and of recordings.
+    fn used_bytes(&mut self) -> Result<u64> {
         let mut bytes = index::bytes(&self.folder)?;
+        bytes += self.recorded_bytes()?.load(Ordering::Relaxed);
         for database in [&self.record, &self.features] {
             bytes += database.read(|sql| {
                 let pages: u64 = rows::one(sql, "PRAGMA page_count", [])?;

@@ -6,6 +6,9 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -27,12 +30,30 @@ const READ_NAME: &str = "%Y-%m-%dT%H-%M-%S%.fZ.mp4";
 #[derive(Debug, Clone)]
 pub struct Recordings {
     folder: PathBuf,
+    /// Of all recordings of the library, where somebody counts them.
+    bytes: Arc<AtomicU64>,
 }
 
 impl Writer {
     /// Where recordings of a live source go.
-    pub fn recordings(&self, source: SourceId) -> Recordings {
-        Recordings::of(&self.folder, source)
+    pub fn recordings(&mut self, source: SourceId) -> Result<Recordings> {
+        let bytes = self.recorded_bytes()?;
+        Ok(Recordings { bytes, ..Recordings::of(&self.folder, source) })
+    }
+
+    /// Bytes of all recordings. They are counted once, and kept up to date by whoever writes and deletes:
+    /// a month of forty cameras is more than a million files.
+    pub(super) fn recorded_bytes(&mut self) -> Result<Arc<AtomicU64>> {
+        if let Some(bytes) = &self.recorded {
+            return Ok(Arc::clone(bytes));
+        }
+        let mut bytes = 0;
+        for folder in entries(&self.folder.join(FOLDER))? {
+            for file in entries(&folder)? {
+                bytes += std::fs::metadata(&file).map_or(0, |file| file.len());
+            }
+        }
+        Ok(Arc::clone(self.recorded.insert(Arc::new(AtomicU64::new(bytes)))))
     }
 }
 
@@ -53,19 +74,14 @@ pub struct Recording {
 
 impl Recordings {
     pub(super) fn of(library: &Path, source: SourceId) -> Self {
-        Recordings { folder: library.join(FOLDER).join(source.to_string()) }
+        let folder = library.join(FOLDER).join(source.to_string());
+        Recordings { folder, bytes: Arc::default() }
     }
 
     /// All files, the oldest first; none where nothing was recorded. The last one may be growing.
     pub fn list(&self) -> Result<Vec<Recording>> {
-        let failed = |cause| Error::io(&self.folder, "read the folder", cause);
-        let entries = match std::fs::read_dir(&self.folder) {
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(failed)?,
-        };
         let mut found = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(failed)?.path();
+        for path in entries(&self.folder)? {
             if let Some(start) = path.file_name().and_then(|name| name.to_str()).and_then(start) {
                 found.push(Recording { path, start });
             }
@@ -82,7 +98,31 @@ impl Recordings {
         made.map_err(|cause| Error::io(&self.folder, "make", cause))?;
         let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|cause| Error::io(&path, "make", cause))?;
-        Ok(RecordingFile { file, path, length: 0 })
+        Ok(RecordingFile { file, path, length: 0, bytes: Arc::clone(&self.bytes) })
+    }
+
+    /// Deletes the files of which all was captured before `to`.
+    pub(super) fn delete_before(&self, to: Timestamp) -> Result<()> {
+        let files = self.list()?;
+        for (place, Recording { path, .. }) in files.iter().enumerate() {
+            let failed = |cause| Error::io(path, "delete", cause);
+            let file = std::fs::metadata(path).map_err(failed)?;
+            // A file ends where the next begins, and the last one where it was written to last.
+            let end = match files.get(place + 1) {
+                Some(next) => next.start,
+                None => {
+                    let written = file.modified().map_err(failed)?.duration_since(UNIX_EPOCH);
+                    let micros = written.map_or(0, |since| since.as_micros());
+                    Timestamp(i64::try_from(micros).unwrap_or(i64::MAX))
+                }
+            };
+            if end > to {
+                break;
+            }
+            std::fs::remove_file(path).map_err(failed)?;
+            self.bytes.fetch_sub(file.len(), Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Deletes all of them.
@@ -103,6 +143,7 @@ pub struct RecordingFile {
     file: File,
     path: PathBuf,
     length: u64,
+    bytes: Arc<AtomicU64>,
 }
 
 impl RecordingFile {
@@ -114,6 +155,7 @@ impl RecordingFile {
             return Err(Error::io(&self.path, "write", cause));
         }
         self.length += bytes.len() as u64;
+        self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -128,6 +170,17 @@ impl RecordingFile {
         synced.map_err(|cause| Error::io(&self.path, "write", cause))?;
         commit_point::reached("recording-synced");
         Ok(())
+    }
+}
+
+/// What lies in a folder; nothing where there is none.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |cause| Error::io(folder, "read the folder", cause);
+    match std::fs::read_dir(folder) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+            .map_err(failed),
     }
 }
 
@@ -169,8 +222,16 @@ mod tests {
         }
         recordings.begin(Timestamp(9_000_000)).unwrap().finish().unwrap();
         assert!(recordings.begin(Timestamp(3_000_000)).is_err());
-        let starts: Vec<i64> = recordings.list().unwrap().iter().map(|one| one.start.0).collect();
-        assert_eq!(starts, [1_000_000, 3_000_000, 5_000_000]);
+        let starts =
+            || -> Vec<i64> { recordings.list().unwrap().iter().map(|one| one.start.0).collect() };
+        assert_eq!(starts(), [1_000_000, 3_000_000, 5_000_000]);
+        assert_eq!(recordings.bytes.load(Ordering::Relaxed), 12);
+        // The first one ends with the third second, the last one when it was written.
+        recordings.delete_before(Timestamp(2_999_999)).unwrap();
+        assert_eq!(starts(), [1_000_000, 3_000_000, 5_000_000]);
+        recordings.delete_before(Timestamp(9_000_000)).unwrap();
+        assert_eq!(starts(), [5_000_000]);
+        assert_eq!(recordings.bytes.load(Ordering::Relaxed), 4);
         recordings.delete().unwrap();
         recordings.delete().unwrap();
         assert!(recordings.list().unwrap().is_empty());

@@ -4,6 +4,7 @@ use std::fs::{File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use half::f16;
@@ -32,6 +33,8 @@ pub struct Writer {
     pub(super) record: Database,
     pub(super) features: Database,
     pub(super) lock: Arc<File>,
+    /// Bytes of all recordings, once they were counted.
+    pub(super) recorded: Option<Arc<AtomicU64>>,
 }
 
 /// What [`Writer::add_source`] did.
@@ -100,7 +103,8 @@ impl Writer {
             commit_point::reached("library-made");
         }
         let lock = Arc::new(lock);
-        let mut writer = Writer { folder: folder.to_owned(), record, features, lock };
+        let mut writer =
+            Writer { folder: folder.to_owned(), record, features, lock, recorded: None };
         match writer.finish_forgetting() {
             // A reader keeps the log from being emptied; the next writer tries again.
             Err(error) if error.kind() == Kind::Unavailable => {}

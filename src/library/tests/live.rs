@@ -1,5 +1,7 @@
 //! Live sources: how they are, what is kept of them, and what becomes of damage.
 
+use std::sync::atomic::Ordering;
+
 use super::mending::faults;
 use super::*;
 use crate::media::Channel;
@@ -128,6 +130,17 @@ fn what_is_older_than_what_is_kept_goes_a_chunk_at_a_time() {
         watch(&mut writer, door, chunk, 0..80);
         watch(&mut writer, yard, chunk, 0..if chunk == 5 { 10 } else { 80 });
     }
+    let recordings = writer.recordings(door).unwrap();
+    for minute in 0..12 {
+        let start = Timestamp(THEN_US + minute * CHUNK_US / 2);
+        let mut file = recordings.begin(start).unwrap();
+        file.append(b"a minute").unwrap();
+        file.finish().unwrap();
+    }
+    let recorded = || -> Vec<i64> {
+        let files = recordings.list().unwrap();
+        files.iter().map(|file| (file.start.0 - THEN_US) * 2 / CHUNK_US).collect()
+    };
     let mut reader = open(folder.path());
     let [all, ..] = starts(&folder, &mut reader);
     assert_eq!(all.len(), 5 * 160 + 90);
@@ -148,6 +161,8 @@ fn what_is_older_than_what_is_kept_goes_a_chunk_at_a_time() {
     let expected: Vec<_> =
         expected.into_iter().map(|(id, n)| (id, THEN_US + n * CHUNK_US)).collect();
     assert_eq!(dropped, expected);
+    assert_eq!(recorded(), [6, 7, 8, 9, 10, 11]);
+    assert_eq!(writer.recorded_bytes().unwrap().load(Ordering::Relaxed), 6 * 8);
     // A reader that is new sees the same, and both are told that it was deleted.
     let seen = starts(&folder, &mut reader);
     assert!(starts(&folder, &mut open(folder.path())) == seen);

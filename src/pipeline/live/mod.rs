@@ -357,7 +357,7 @@ fn camera(
         id,
         input,
         transport: source.transport,
-        recordings: source.record.then(|| library.recordings(id)),
+        recordings: source.record.then(|| library.recordings(id)).transpose()?,
         stored_until: library.stored_until(id, recipe)?,
         status: Mutex::new(status),
     })
