@@ -172,7 +172,7 @@ fn what_is_too_old_goes_while_a_camera_is_watched_whatever_kills_the_run() {
     let stream = &end["streams"][0];
     let clips = info(&library)["clips"].as_u64().unwrap();
     let deleted = stream["deleted_clips"].as_u64().unwrap();
-    assert!(deleted >= 80 && deleted % 80 == 0, "{stream}");
+    assert!(deleted >= 80 && deleted.is_multiple_of(80), "{stream}");
     assert!(clips > new && clips < new + 80, "{clips}");
     check(&library).exits(0);
     let found = search(&library, &months_ago).exits(0);
