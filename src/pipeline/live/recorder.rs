@@ -86,7 +86,9 @@ impl<'a> Recorder<'a> {
         }
         for record in &records {
             let mut has_told = false;
-            while let Err(error) = lock(&shared.library).append(camera.id, &shared.recipe, record) {
+            // The library is free for others while this waits.
+            let append = || lock(&shared.library).append(camera.id, &shared.recipe, record);
+            while let Err(error) = append() {
                 if !passes(&error) || shared.cancel.is_cancelled() {
                     return Err(error);
                 }
