@@ -14,6 +14,7 @@ pub(super) const MANIFESTS: &[(&str, &str)] = &[
     ("imagenet-1k.toml", include_str!("../../models/imagenet-1k.toml")),
     ("codebook-default.toml", include_str!("../../models/codebook-default.toml")),
     ("codebook-videobert.toml", include_str!("../../models/codebook-videobert.toml")),
+    ("captioner-default.toml", include_str!("../../models/captioner-default.toml")),
 ];
 
 /// Name and content of the files that built-in manifests name with `path`.
@@ -25,6 +26,7 @@ const FILES: &[(&str, &[u8])] = &[
         "codebook-videobert.safetensors",
         include_bytes!("../../models/codebook-videobert.safetensors"),
     ),
+    ("captioner-default.safetensors", include_bytes!("../../models/captioner-default.safetensors")),
 ];
 
 /// The content of a built-in manifest's file.

@@ -95,6 +95,14 @@ impl Watching {
     }
 }
 
+/// A test that fails leaves no process behind.
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Every frame that was received is in one of the other numbers.
 pub fn check_accounts(stream: &Value) {
     let number = |key: &str| stream[key].as_u64().unwrap_or_else(|| panic!("{key} in {stream}"));
