@@ -22,7 +22,7 @@ use super::vectors::{Row, VectorSet};
 use super::words::{COMMON, Matches, WordIndex};
 use crate::error::{Error, Kind, Result};
 use crate::media::Channel;
-use crate::time::{Span, Timestamp};
+use crate::time::Span;
 
 /// Segments in a list that is fused: at least so many, and so many times those asked for.
 const LIST: usize = 100;
@@ -76,6 +76,8 @@ pub(super) struct Memory {
     segments: VectorSet,
     readings: VectorSet,
     spans: SegmentSpans,
+    /// Sources with clips in no segment, where segments are found by their readings.
+    unread: HashSet<i64>,
     texts: KnownTexts,
 }
 
@@ -87,6 +89,7 @@ impl Memory {
             segments: VectorSet::new(Embedded::Segments),
             readings: VectorSet::new(Embedded::Readings),
             spans: SegmentSpans::default(),
+            unread: HashSet::new(),
             texts: KnownTexts::default(),
         }
     }
@@ -140,10 +143,13 @@ impl Memory {
     fn refresh(&mut self, sql: &Connection) -> Result<()> {
         let segment_recipe = rows::current_recipe(sql, RecipeKind::Segment)?;
         let clip_recipe = rows::current_recipe(sql, RecipeKind::Clip)?;
-        self.clips.refresh(sql, clip_recipe.as_ref(), &self.index)?;
+        let mut is_new = self.clips.refresh(sql, clip_recipe.as_ref(), &self.index)?;
         self.segments.refresh(sql, segment_recipe.as_ref(), &self.index)?;
-        self.readings.refresh(sql, segment_recipe.as_ref(), &self.index)?;
-        self.spans.refresh(sql, segment_recipe.as_ref())?;
+        is_new |= self.readings.refresh(sql, segment_recipe.as_ref(), &self.index)?;
+        is_new |= self.spans.refresh(sql, segment_recipe.as_ref())?;
+        if is_new && !self.readings.is_empty() {
+            self.find_unread();
+        }
         self.texts.refresh(sql)
     }
 
@@ -171,12 +177,11 @@ impl Memory {
                     Channel::Picture => {
                         // What was trained on pictures and captions knows better than class names.
                         add(&self.readings, &all)?;
-                        let unread = self.unread();
                         let is_unread = |row: &Row| {
-                            let since = unread.get(&row.source);
-                            since.is_some_and(|since| row.span.midpoint() >= *since)
+                            self.unread.contains(&row.source)
+                                && self.spans.holding(row.source, row.span.midpoint()).is_none()
                         };
-                        if !unread.is_empty() {
+                        if !self.unread.is_empty() {
                             add(&self.clips, &is_unread)?;
                         }
                     }
@@ -229,17 +234,22 @@ impl Memory {
         Ok(lists)
     }
 
-    /// The sources whose clips go on where their readings end, and from when: the last minutes of a live
-    /// source, or films that a new captioner has not come to.
-    fn unread(&self) -> HashMap<i64, Timestamp> {
-        let clips = self.clips.last().iter();
-        clips
-            .filter_map(|(source, clip)| {
-                let read =
-                    self.readings.last().get(source).map_or(Timestamp(i64::MIN), |of| of.end);
-                (clip.midpoint() >= read).then_some((*source, read))
-            })
-            .collect()
+    /// Finds the sources with clips in no segment: the last minutes of a live source, what a run that was cut
+    /// off has left, or films that a new captioner has not come to.
+    fn find_unread(&mut self) {
+        self.unread.clear();
+        let mut last: Option<(i64, Span)> = None;
+        for Row { source, span } in self.clips.rows() {
+            let at = span.midpoint();
+            // Most clips are in the same segment as the one before.
+            if last.is_some_and(|(of, segment)| of == *source && segment.contains(at)) {
+                continue;
+            }
+            match self.spans.holding(*source, at) {
+                Some(segment) => last = Some((*source, segment)),
+                None => drop(self.unread.insert(*source)),
+            }
+        }
     }
 
     /// Each segment by its best vector.

@@ -17,11 +17,13 @@ pub(super) struct SegmentSpans {
 }
 
 impl SegmentSpans {
-    pub fn refresh(&mut self, sql: &Connection, recipe: Option<&RecipeRow>) -> Result<()> {
+    /// Reads what came since the last time. Returns whether that changed anything.
+    pub fn refresh(&mut self, sql: &Connection, recipe: Option<&RecipeRow>) -> Result<bool> {
         let generation =
             rows::one(sql, "SELECT value FROM meta WHERE name = 'segments_generation'", [])?;
         let recipe = recipe.map_or(0, |row| row.key);
-        if (self.recipe, self.generation) != (recipe, generation) {
+        let is_another = (self.recipe, self.generation) != (recipe, generation);
+        if is_another {
             *self = SegmentSpans { recipe, generation, ..SegmentSpans::default() };
         }
         let mut find = sql.prepare_cached(
@@ -38,7 +40,7 @@ impl SegmentSpans {
         if self.spans.len() > before {
             self.spans.sort_unstable_by_key(|(source, span)| (*source, span.start));
         }
-        Ok(())
+        Ok(is_another || self.spans.len() > before)
     }
 
     /// The segment of `source` that holds this instant.

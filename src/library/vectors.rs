@@ -5,8 +5,6 @@
 //! newest rows, and all of a library without an index,
 //! are in memory and each is compared.
 
-use std::collections::HashMap;
-
 use rayon::prelude::*;
 use rusqlite::{Connection, params};
 
@@ -45,8 +43,6 @@ pub(super) struct VectorSet {
     parts: Vec<Part>,
     /// What no part covers.
     newest: Columns,
-    /// The span of each source's last row.
-    last: HashMap<i64, Span>,
 }
 
 /// What of the table was read. While recipe, generation and index are the same, rows were only
@@ -68,18 +64,17 @@ impl VectorSet {
             rotation: Rotation::new(0),
             parts: Vec::new(),
             newest: Columns::default(),
-            last: HashMap::new(),
         }
     }
 
     /// Reads what came to the table since the last time; all of it where rows have gone or the
-    /// index is another.
+    /// index is another. Returns whether that changed anything.
     pub fn refresh(
         &mut self,
         sql: &Connection,
         recipe: Option<&RecipeRow>,
         index: &Index,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let origin = recipe.map(|row| index::origin(sql, self.of, row)).transpose()?.flatten();
         let now = State {
             recipe: recipe.map_or(0, |row| row.key),
@@ -88,32 +83,29 @@ impl VectorSet {
             index: index.stamp(),
             last_key: self.state.last_key,
         };
-        if now != self.state {
+        let is_another = now != self.state;
+        if is_another {
             let state = State { last_key: 0, ..now };
             let rotation = Rotation::new(now.dimension);
             *self = VectorSet { state, rotation, ..VectorSet::new(self.of) };
             if let Some(origin) = &origin {
                 self.parts = index.parts(sql, self.of, origin)?;
                 self.state.last_key = self.parts.last().map_or(0, |part| part.range.through);
-                self.parts.iter().for_each(|part| note_last(&mut self.last, &part.rows));
             }
         }
         if self.state.dimension == 0 {
-            return Ok(());
+            return Ok(is_another);
         }
         let before = self.newest.rows.len();
         let read = read_rows(sql, self.of, &self.state_rows(), usize::MAX, &mut self.newest);
         match read {
-            Ok(last_key) => {
-                self.state.last_key = last_key;
-                note_last(&mut self.last, &self.newest.rows[before..]);
-            }
+            Ok(last_key) => self.state.last_key = last_key,
             Err(error) => {
                 *self = VectorSet::new(self.of);
                 return Err(error);
             }
         }
-        Ok(())
+        Ok(is_another || self.newest.rows.len() > before)
     }
 
     fn state_rows(&self) -> RowsAfter {
@@ -126,9 +118,9 @@ impl VectorSet {
         self.parts.is_empty() && self.newest.rows.is_empty()
     }
 
-    /// The span of each source's last row.
-    pub fn last(&self) -> &HashMap<i64, Span> {
-        &self.last
+    /// All rows, in order of key.
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.parts.iter().flat_map(|part| &part.rows).chain(&self.newest.rows)
     }
 
     /// The key of the recipe whose rows these are.
@@ -268,18 +260,6 @@ impl VectorSet {
             }
         }
         nearest.places().into_iter().map(|(_, place)| (rows[place], scores[place])).collect()
-    }
-}
-
-fn note_last(last: &mut HashMap<i64, Span>, rows: &[Row]) {
-    for rows in rows.chunk_by(|row, next| row.source == next.source) {
-        let latest = rows.iter().map(|row| row.span).max_by_key(|span| span.end);
-        if let Some(latest) = latest {
-            let known = last.entry(rows[0].source).or_insert(latest);
-            if latest.end > known.end {
-                *known = latest;
-            }
-        }
     }
 }
 
