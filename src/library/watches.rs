@@ -60,9 +60,7 @@ impl Watch {
             (None, _) => How::Lost,
         }
     }
-}
 
-impl Watch {
     /// Why nothing of the source is stored since a while, for whoever looks now.
     pub(super) fn why_nothing_comes(&self, now_us: i64) -> String {
         let reason = self.status.get("reason").and_then(Value::as_str);

@@ -173,6 +173,11 @@ fn a_cameras_clips_are_found_while_it_runs() {
 
 #[test]
 fn a_server_that_was_killed_is_connected_again_and_the_gap_has_its_reason() {
+    restart_the_server(3);
+}
+
+/// Kills a camera's server and starts it again, so many times: each is a gap with its reason.
+pub fn restart_the_server(times: usize) {
     let folder = TempDir::new().unwrap();
     let library = folder.path().join("cameras.library");
     let units = small(folder.path());
@@ -180,7 +185,7 @@ fn a_server_that_was_killed_is_connected_again_and_the_gap_has_its_reason() {
     let (address, port) = (camera.address(), camera.port);
     let mut watching = Watching::start(&library, &["--silence", "2", &address]);
     watching.until_stored(1);
-    for _ in 0..3 {
+    for _ in 0..times {
         drop(camera);
         watching.until_state("waiting");
         std::thread::sleep(Duration::from_millis(2_400));
@@ -190,14 +195,14 @@ fn a_server_that_was_killed_is_connected_again_and_the_gap_has_its_reason() {
     }
     let end = watching.stop();
     check_accounts(&end["streams"][0]);
-    assert_eq!(end["streams"][0]["sessions"], 4);
+    assert_eq!(end["streams"][0]["sessions"], times + 1);
     let spans = check_grid(&library, &address);
     let told = spans.iter().filter(|(_, _, reason)| {
         reason
             .as_ref()
             .is_some_and(|reason| reason.contains("camera unreachable: connection refused"))
     });
-    assert_eq!(told.count(), 3, "{spans:?}");
+    assert_eq!(told.count(), times, "{spans:?}");
     check(&library).exits(0);
 }
 

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::camera::{Camera, Codec, Setup, Units, coded, coded_as};
+use crate::camera::{Camera, Codec, Setup, coded, coded_as};
 use crate::cinelex::show;
 use crate::keeping::with_own_mounts;
-use crate::live::{Watching, check, check_accounts, check_grid, small};
+use crate::live::{Watching, check, check_accounts, check_grid, restart_the_server, small};
 use crate::media::ffmpeg;
 use crate::relay::{Relay, Weather};
 use crate::stopping::hosts_of;
@@ -352,27 +352,7 @@ fn a_disk_that_is_full_for_a_while_costs_what_came_meanwhile_and_no_more() {
 #[test]
 #[ignore = "slow: the server is killed twenty times"]
 fn twenty_restarts_are_twenty_gaps() {
-    let folder = TempDir::new().unwrap();
-    let library = folder.path().join("cameras.library");
-    let units: Units = small(folder.path());
-    let mut camera = Camera::start(&units, &Setup::default());
-    let (address, port) = (camera.address(), camera.port);
-    let mut watching = Watching::start(&library, &["--silence", "2", &address]);
-    watching.until_stored(1);
-    for _ in 0..20 {
-        drop(camera);
-        watching.until_state("waiting");
-        std::thread::sleep(Duration::from_millis(2_400));
-        camera = Camera::start(&units, &Setup { port: Some(port), ..Setup::default() });
-        watching.until_state("live");
-        watching.until_stored(1);
-    }
-    let end = watching.stop();
-    check_accounts(&end["streams"][0]);
-    assert_eq!(end["streams"][0]["sessions"], 21);
-    let spans = check_grid(&library, &address);
-    assert_eq!(told(&spans, "connection refused"), 20, "{spans:?}");
-    check(&library).exits(0);
+    restart_the_server(20);
 }
 
 /// Memory of a process's own, without files and libraries that are mapped, in MiB.
