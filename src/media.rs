@@ -22,6 +22,8 @@ pub struct Frame {
     pub raw_pts: i64,
     pub width_px: u32,
     pub height_px: u32,
+    /// Width to height of what the pixels show, as it is meant to be seen.
+    pub aspect_ratio: f32,
     /// `width * height * 3` bytes. Shared, since a picture that stays on display serves several targets.
     pub rgb: Arc<[u8]>,
     /// The sharpest change of picture since the previous target, for finding shot changes.
@@ -43,6 +45,7 @@ pub struct Clip {
     pub head: ClipHead,
     /// In order of target; at least one.
     pub frames: Vec<Frame>,
+    pub thumbnail: Thumbnail,
 }
 
 /// What is known of a clip without its pixels.
@@ -68,6 +71,7 @@ pub struct EncodedClip {
     pub cells: Vec<f32>,
     /// Class probabilities, mean over the frames; empty where the encoder has no classes.
     pub classes: Vec<f32>,
+    pub thumbnail: Thumbnail,
 }
 
 /// A clip as the record keeps it.
@@ -81,6 +85,28 @@ pub struct IndexedClip {
     pub cells: CellFeatures,
     /// Unit vector in the pipeline's space; empty where the encoder cannot be mapped into one.
     pub embedding: Vec<f16>,
+    /// None of clips that were made before there were any.
+    pub thumbnail: Option<Thumbnail>,
+}
+
+/// A small picture of a clip: a JPEG file (ITU-T T.81).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Thumbnail(Vec<u8>);
+
+impl Thumbnail {
+    /// None is longer.
+    pub const MOST_BYTES: usize = 64 << 10;
+
+    /// From a file's bytes; `None` where they do not begin and end as a JPEG does, or are too many.
+    pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
+        // Start of image and the first byte of any marker; end of image.
+        let is_jpeg = bytes.starts_with(&[0xff, 0xd8, 0xff]) && bytes.ends_with(&[0xff, 0xd9]);
+        (is_jpeg && bytes.len() <= Self::MOST_BYTES).then_some(Thumbnail(bytes))
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// The features of a picture's cells in the form in which they are kept: 4 bits each, and those that

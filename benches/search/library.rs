@@ -88,6 +88,7 @@ pub fn fill(
                     cells: CellFeatures::default(),
                     features: (0..size.features).map(|_| f16::from_f32(random.random())).collect(),
                     embedding: material.picture(first + place, random),
+                    thumbnail: None,
                 })
                 .collect();
             let chunk =

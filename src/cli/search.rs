@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::export::{self, Exported};
 use super::when::{Lately, WallTime, wall_span};
@@ -62,6 +63,9 @@ pub struct Args {
     /// Cut the best hit's moment out into a new file, whose ending says the format
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
+    /// Write the thumbnail of each hit's clip into this folder, as CLIP.jpg
+    #[arg(long, value_name = "DIR")]
+    thumbnails: Option<PathBuf>,
     /// The pipeline that the library was indexed with, for --image
     #[arg(long, default_value = "default", value_name = "NAME|FILE")]
     pipeline: String,
@@ -116,7 +120,17 @@ pub fn run(args: Args) -> CommandResult {
     }
     let hits = reader.search(&query)?;
     for hit in &hits {
-        if args.json { print_json("hit", hit)? } else { print_hit(hit)? }
+        let thumbnail =
+            args.thumbnails.as_deref().map(|folder| write_thumbnail(&reader, hit, folder));
+        let thumbnail = thumbnail.transpose()?.flatten();
+        if args.json {
+            print_json("hit", &ShownHit { hit, thumbnail })?;
+        } else {
+            print_hit(hit)?;
+            if let Some(file) = thumbnail {
+                print_line(&format!("       thumbnail {}", one_line(&file)))?;
+            }
+        }
     }
     if hits.is_empty() {
         let reason = why_nothing(&mut reader, &query)?;
@@ -142,6 +156,27 @@ pub fn run(args: Args) -> CommandResult {
         }
     }
     Ok(Outcome::Done)
+}
+
+/// A hit, and where its thumbnail was written.
+#[derive(Serialize)]
+struct ShownHit<'a> {
+    #[serde(flatten)]
+    hit: &'a Hit,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thumbnail: Option<String>,
+}
+
+/// Writes the thumbnail of a hit's clip into `folder`, under the clip's id, so that the same clip is the same
+/// file whatever was searched for; `None` where there is none.
+fn write_thumbnail(reader: &Reader, hit: &Hit, folder: &Path) -> Result<Option<String>> {
+    let Some(clip) = hit.clip else { return Ok(None) };
+    let Some(thumbnail) = reader.thumbnail(clip)? else { return Ok(None) };
+    std::fs::create_dir_all(folder).map_err(|cause| Error::io(folder, "make the folder", cause))?;
+    let file = folder.join(format!("{clip}.jpg"));
+    std::fs::write(&file, thumbnail.as_bytes())
+        .map_err(|cause| Error::io(&file, "write", cause))?;
+    Ok(Some(file.display().to_string()))
 }
 
 /// The query's vector, `None` where the library has no embeddings yet.

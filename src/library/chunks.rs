@@ -3,15 +3,16 @@
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::commit_point;
-use super::digest::{CHUNKS, CLIPS, GAPS, features_digest};
+use super::digest::{CHUNKS, CLIPS, GAPS, THUMBNAILS, features_digest};
 use super::ids::{RecipeId, SourceId};
 use super::keep::keep_from;
 use super::recipes::count_up;
 use super::rows;
+use super::schema::OF_CLIPS;
 use super::types::{ChunkRecord, RecipeKind};
 use super::writer::{Writer, check_embedding, embedding_to_bytes};
 use crate::error::{Error, Result};
-use crate::media::Gap;
+use crate::media::{Gap, IndexedClip};
 
 /// Where a chunk goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,12 +63,13 @@ impl Writer {
         let (source, recipe) = self.keys(source, recipe, RecipeKind::Clip)?;
         check_chunk(chunk, recipe.recipe.space.as_ref().map(|space| space.dimension))?;
         let of = Of { source, recipe: recipe.key };
-        // Features first: a clip in the record always has its features. Those that an
+        // Features first: a clip in the record always has its features, and its thumbnail. Those that an
         // interruption leaves without a clip are replaced when the chunk, or the clip, is done again.
         self.features.write(|sql| {
-            if onto == Onto::Nothing {
-                delete_starting_in(sql, "features", of, chunk)?;
+            for table in OF_CLIPS.iter().filter(|_| onto == Onto::Nothing) {
+                delete_starting_in(sql, table, of, chunk)?;
             }
+            insert_thumbnails(sql, of, chunk)?;
             let insert = "INSERT OR REPLACE INTO features VALUES (?1, ?2, ?3, ?4)";
             let mut insert = sql.prepare_cached(insert)?;
             for clip in &chunk.clips {
@@ -97,6 +99,7 @@ impl Writer {
                 end_us,
                 there.clips + chunk.clips.len(),
                 there.gaps + chunk.gaps.len(),
+                there.thumbnails + chunk.clips.iter().filter(has_thumbnail).count(),
                 there.is_partial
             ])?;
             Ok(())
@@ -111,15 +114,18 @@ impl Writer {
 struct Counts {
     clips: usize,
     gaps: usize,
+    thumbnails: usize,
     is_partial: bool,
 }
 
 fn counts(sql: &Connection, of: Of, number: u32) -> Result<Counts> {
     let mut find = sql.prepare_cached(
-        "SELECT clips, gaps, partial FROM chunks WHERE source = ?1 AND recipe = ?2 AND number = ?3",
+        "SELECT clips, gaps, thumbnails, partial FROM chunks \
+         WHERE source = ?1 AND recipe = ?2 AND number = ?3",
     )?;
     let found = find.query_row(params![of.source, of.recipe, number], |row| {
-        Ok(Counts { clips: row.get(0)?, gaps: row.get(1)?, is_partial: row.get(2)? })
+        let (clips, gaps) = (row.get(0)?, row.get(1)?);
+        Ok(Counts { clips, gaps, thumbnails: row.get(2)?, is_partial: row.get(3)? })
     });
     Ok(found.optional()?.unwrap_or_default())
 }
@@ -141,6 +147,21 @@ fn delete_starting_in(sql: &Connection, table: &str, of: Of, chunk: &ChunkRecord
     );
     let span = params![of.source, of.recipe, chunk.span.start.0, chunk.span.end.0];
     Ok(sql.execute(&delete, span)?)
+}
+
+fn has_thumbnail(clip: &&IndexedClip) -> bool {
+    clip.thumbnail.is_some()
+}
+
+fn insert_thumbnails(sql: &Connection, of: Of, chunk: &ChunkRecord) -> Result<()> {
+    let mut insert = sql.prepare_cached(&THUMBNAILS.replace())?;
+    for clip in &chunk.clips {
+        if let Some(thumbnail) = &clip.thumbnail {
+            let start_us = clip.head.span.start.0;
+            insert.execute(params![of.source, of.recipe, start_us, thumbnail.as_bytes()])?;
+        }
+    }
+    Ok(())
 }
 
 fn insert_clips(sql: &Connection, of: Of, chunk: &ChunkRecord) -> Result<()> {

@@ -36,6 +36,8 @@ pub const COMMIT_POINTS: &[&str] = &[
     "watch-noted",
     // A minute of a live stream as it was received is there.
     "recording-synced",
+    // The features' file has room for thumbnails, and the record is of an older schema.
+    "migrate-thumbnails",
     // The tables of a newer schema are filled, and not committed.
     "migrate-copied",
     "migrate-committed",

@@ -30,7 +30,7 @@ macro_rules! tables {
         $(pub(super) const $constant: Table =
             Table { name: $name, has_key: $has_key, columns: &[$($column),+] };)+
 
-        /// All of them; each refers only to those before it.
+        /// All of the record; each refers only to those before it.
         pub(super) const TABLES: &[Table] = &[$($constant),+];
     };
 }
@@ -47,7 +47,7 @@ tables! {
     TAGS = "tags" false: "source" "name" "value";
     PROGRESS = "progress" false: "source" "recipe" "state" "error" "rows";
     CHUNKS = "chunks" false: "source" "recipe" "number" "start_us" "end_us" "clips" "gaps"
-        "partial";
+        "thumbnails" "partial";
     CLIPS = "clips" true: "source" "recipe" "start_us" "end_us" "raw_pts" "frames"
         "shot_start_us" "words" "embedding" "features_digest";
     GAPS = "gaps" false: "source" "recipe" "chunk" "place" "start_us" "end_us" "track" "reason";
@@ -61,6 +61,17 @@ tables! {
     WATCHES = "watches" false: "source" "started_us" "told_us" "ended_us" "status";
     KEPT = "kept" false: "source" "first_us" "from_us" "why";
 }
+
+/// The one table of the other file whose rows carry a digest, since the record's clips have none of them.
+pub(super) const THUMBNAILS: Table =
+    Table { name: "thumbnails", has_key: true, columns: &["source", "recipe", "start_us", "jpeg"] };
+
+/// Chunks as they were before schema 6, for their digests.
+pub(super) const CHUNKS_BEFORE_6: Table = Table {
+    name: "chunks",
+    has_key: false,
+    columns: &["source", "recipe", "number", "start_us", "end_us", "clips", "gaps", "partial"],
+};
 
 /// Cues as they were before schema 4, for their digests.
 pub(super) const CUES_BEFORE_4: Table = Table {

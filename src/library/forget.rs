@@ -10,6 +10,7 @@ use super::rebuild::remove_damaged;
 use super::recipes::count_up;
 use super::recordings::Recordings;
 use super::rows;
+use super::schema::OF_CLIPS;
 use super::types::{RecipeKind, Source};
 use super::writer::Writer;
 use crate::error::{Error, Result};
@@ -104,9 +105,11 @@ impl Writer {
         }
         let damaged_files = remove_damaged(&self.folder)?;
         self.features.write(|sql| {
-            let mut delete = sql.prepare("DELETE FROM features WHERE source = ?1")?;
-            for key in &keys {
-                delete.execute([key])?;
+            for table in OF_CLIPS {
+                let mut delete = sql.prepare(&format!("DELETE FROM {table} WHERE source = ?1"))?;
+                for key in &keys {
+                    delete.execute([key])?;
+                }
             }
             Ok(())
         })?;

@@ -108,7 +108,7 @@ impl Writer {
             let gaps = chunk.gaps.len();
             sql.execute(
                 &CHUNKS.insert(),
-                params![source, recipe.key, chunk.index, start_us, end_us, 0, gaps, false],
+                params![source, recipe.key, chunk.index, start_us, end_us, 0, gaps, 0, false],
             )?;
             if chunk.cues.is_empty() {
                 return Ok(());

@@ -12,7 +12,7 @@ use super::index;
 use super::insert;
 use super::recipes::count_up;
 use super::rows;
-use super::schema::Database;
+use super::schema::{Database, OF_CLIPS};
 use super::types::RecipeKind;
 use super::writer::Writer;
 use crate::error::Result;
@@ -133,12 +133,20 @@ impl Writer {
                 Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?.unwrap_or(i64::MAX)))
             })
         })?;
-        let these = "FROM features WHERE source = ?1 AND recipe = ?2 AND start_us < ?3";
+        let these = |table: &str| {
+            format!("FROM {table} WHERE source = ?1 AND recipe = ?2 AND start_us < ?3")
+        };
         for (recipe, first_us) in firsts {
             let of = [source, recipe, first_us.min(from.0)];
-            let any = format!("SELECT EXISTS (SELECT 1 {these})");
+            // There is no thumbnail without features.
+            let any = format!("SELECT EXISTS (SELECT 1 {})", these("features"));
             if self.features.read(|sql| rows::one(sql, &any, of))? {
-                self.features.write(|sql| Ok(sql.execute(&format!("DELETE {these}"), of)?))?;
+                self.features.write(|sql| {
+                    for table in OF_CLIPS {
+                        sql.execute(&format!("DELETE {}", these(table)), of)?;
+                    }
+                    Ok(())
+                })?;
                 commit_point::reached("keep-features-deleted");
             }
         }

@@ -1,19 +1,29 @@
-//! Bringing an older library's record to the newest schema, in one transaction: an interruption
-//! leaves the old one, and the next writer begins again.
+//! Bringing an older library to the newest schema, each file in one transaction, the features first: an
+//! interruption leaves the old record, and the next writer begins again.
 
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::commit_point;
 use super::digest::{
-    CLIPS, CONTENTS, CUES, KEPT, READINGS, TABLES, Table, WATCHES, features_digest,
+    CHUNKS, CLIPS, CONTENTS, CUES, KEPT, READINGS, TABLES, Table, WATCHES, features_digest,
 };
-use super::schema::{Database, RECORD, SCHEMA_VERSION, SINCE_3, SINCE_4, SINCE_5, sign};
+use super::schema::{
+    Database, FEATURES_VERSION, RECORD, SCHEMA_VERSION, SINCE_3, SINCE_4, SINCE_5, SINCE_6,
+    THUMBNAILS, sign,
+};
 use crate::error::Result;
 
-/// Brings the record to [`SCHEMA_VERSION`]. From schema 1, it needs as much free space on the disk as
-/// the record takes. The features have one schema only.
-pub(super) fn to_newest(record: &mut Database, features: &Database) -> Result<()> {
+/// Brings the record to [`SCHEMA_VERSION`] and the features to theirs. From schema 1, it needs as much free
+/// space on the disk as the record takes.
+pub(super) fn to_newest(record: &mut Database, features: &mut Database) -> Result<()> {
+    if features.version()? < FEATURES_VERSION {
+        features.write(|sql| {
+            sql.execute_batch(THUMBNAILS)?;
+            sign(sql, FEATURES_VERSION)
+        })?;
+        commit_point::reached("migrate-thumbnails");
+    }
     let version = record.version()?;
     if version == SCHEMA_VERSION {
         return Ok(());
@@ -30,7 +40,10 @@ pub(super) fn to_newest(record: &mut Database, features: &Database) -> Result<()
             if version < 4 {
                 from_3(sql)?;
             }
-            sql.execute_batch(SINCE_5)?;
+            if version < 5 {
+                sql.execute_batch(SINCE_5)?;
+            }
+            from_5(sql)?;
         }
         sign(sql, SCHEMA_VERSION)?;
         commit_point::reached("migrate-copied");
@@ -42,6 +55,17 @@ pub(super) fn to_newest(record: &mut Database, features: &Database) -> Result<()
     record.empty_log()?;
     Ok(())
 }
+
+/// What heard a cue of an older schema, and its text as it is looked for.
+const FOLDED: &[(&str, &str)] = &[("recipe", "NULL"), ("folded", "folded(text)")];
+
+/// Of a source of schema 1.
+const CUES_OF_OLD: &str = "(SELECT count(*) FROM old_cues WHERE source = old_sources.key)";
+
+/// Of progress of schema 1.
+const ROWS_OF_OLD: &str = "(SELECT count(*) FROM old_chunks WHERE source = old_progress.source \
+     AND recipe = old_progress.recipe) + (SELECT count(*) FROM old_segments \
+     WHERE source = old_progress.source AND recipe = old_progress.recipe)";
 
 /// Since schema 2, rows carry digests; sources count their cues, progress its rows, and a chunk may
 /// be partial.
@@ -58,10 +82,13 @@ fn from_1(sql: &Transaction<'_>, features: &Database) -> Result<()> {
     }
     sql.execute_batch(RECORD.tables)?;
     for table in old() {
-        if *table == CLIPS {
-            copy_clips(sql, features)?;
-        } else {
-            copy(sql, table)?;
+        match table.name {
+            "clips" => copy_clips(sql, features)?,
+            "sources" => copy(sql, table, &[("cues", CUES_OF_OLD)])?,
+            "progress" => copy(sql, table, &[("rows", ROWS_OF_OLD)])?,
+            "chunks" => copy(sql, table, &[("partial", "0"), ("thumbnails", "0")])?,
+            "cues" => copy(sql, table, FOLDED)?,
+            _ => copy(sql, table, &[])?,
         }
     }
     // The keys that were given out are not given out again.
@@ -82,7 +109,7 @@ fn from_3(sql: &Transaction<'_>) -> Result<()> {
          DROP INDEX cues_of_source; ALTER TABLE cues RENAME TO old_cues;",
     )?;
     sql.execute_batch(SINCE_4)?;
-    copy(sql, &CUES)?;
+    copy(sql, &CUES, FOLDED)?;
     // The keys that were given out are not given out again.
     sql.execute_batch(
         "DELETE FROM sqlite_sequence WHERE name = 'cues';
@@ -92,30 +119,24 @@ fn from_3(sql: &Transaction<'_>) -> Result<()> {
     Ok(())
 }
 
-fn copy(sql: &Connection, table: &Table) -> Result<()> {
-    let new_column = |column: &str| {
-        match (table.name, column) {
-            ("sources", "cues") => "(SELECT count(*) FROM old_cues WHERE source = old_sources.key)",
-            ("progress", "rows") => {
-                "(SELECT count(*) FROM old_chunks WHERE source = old_progress.source \
-             AND recipe = old_progress.recipe) + \
-             (SELECT count(*) FROM old_segments WHERE source = old_progress.source \
-             AND recipe = old_progress.recipe)"
-            }
-            ("chunks", "partial") => "0",
-            ("cues", "recipe") => "NULL",
-            ("cues", "folded") => "folded(text)",
-            _ => return column.to_owned(),
-        }
-        .to_owned()
-    };
-    let new_column = |column: &&str| match new_column(column) {
-        expression if expression == *column => expression,
-        expression => format!("{expression} AS {column}"),
+/// Since schema 6, chunks say how many thumbnails their clips have.
+fn from_5(sql: &Transaction<'_>) -> Result<()> {
+    sql.execute_batch("ALTER TABLE chunks RENAME TO old_chunks")?;
+    sql.execute_batch(SINCE_6)?;
+    copy(sql, &CHUNKS, &[("thumbnails", "0")])?;
+    sql.execute_batch("DROP TABLE old_chunks")?;
+    Ok(())
+}
+
+/// Copies the rows of `old_NAME`. `new` gives what is put into columns that were not there.
+fn copy(sql: &Connection, table: &Table, new: &[(&str, &str)]) -> Result<()> {
+    let column = |column: &&str| match new.iter().find(|(name, _)| name == column) {
+        Some((name, expression)) => format!("{expression} AS {name}"),
+        None => (*column).to_owned(),
     };
     let key = if table.has_key { "key, " } else { "" };
     let (name, columns) = (table.name, table.columns.join(", "));
-    let old: Vec<String> = table.columns.iter().map(new_column).collect();
+    let old: Vec<String> = table.columns.iter().map(column).collect();
     sql.execute_batch(&format!(
         "INSERT INTO {name} ({key}{columns}, digest) SELECT {key}{columns}, {} \
          FROM (SELECT {key}{} FROM old_{name})",

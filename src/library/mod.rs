@@ -2,7 +2,7 @@
 //! them. It knows no model: vectors come and go as numbers.
 //!
 //! A library is a folder with two SQLite files: `library.sqlite` is the record, `features.sqlite`
-//! holds the clips' features. One [`Writer`] at a time holds the folder's lock; any number of
+//! holds the clips' features and thumbnails. One [`Writer`] at a time holds the folder's lock; any number of
 //! [`Reader`]s look on meanwhile. `docs/library.md` documents the tables.
 
 mod check;
@@ -38,6 +38,7 @@ mod schema;
 mod search;
 mod spans;
 mod stream;
+mod thumbnails;
 mod types;
 mod vectors;
 mod watches;

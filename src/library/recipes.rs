@@ -7,6 +7,7 @@ use super::digest::{RECIPES, SOURCES, SPACES};
 use super::ids::{RecipeId, SourceId};
 use super::insert;
 use super::rows::{self, RecipeRow};
+use super::schema::OF_CLIPS;
 use super::types::{Recipe, RecipeKind, Space};
 use super::writer::{Writer, now_us, to_json};
 use crate::error::{Error, Result};
@@ -244,12 +245,14 @@ impl Writer {
                     commit_point::reached("recipe-sweeping");
                 }
             }
-            let statement = format!(
-                "DELETE FROM features WHERE rowid IN \
-                 (SELECT rowid FROM features WHERE recipe = ?1 LIMIT {SWEEP_ROWS})"
-            );
-            while self.features.write(|sql| Ok(sql.execute(&statement, [recipe])?))? > 0 {
-                commit_point::reached("recipe-sweeping");
+            for table in OF_CLIPS {
+                let statement = format!(
+                    "DELETE FROM {table} WHERE rowid IN \
+                     (SELECT rowid FROM {table} WHERE recipe = ?1 LIMIT {SWEEP_ROWS})"
+                );
+                while self.features.write(|sql| Ok(sql.execute(&statement, [recipe])?))? > 0 {
+                    commit_point::reached("recipe-sweeping");
+                }
             }
             self.record.write(|sql| {
                 sql.execute("UPDATE recipes SET state = 'swept' WHERE key = ?1", [recipe])?;

@@ -86,19 +86,6 @@ CREATE TABLE progress (
     PRIMARY KEY (source, recipe)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE chunks (
-    source INTEGER NOT NULL REFERENCES sources,
-    recipe INTEGER NOT NULL REFERENCES recipes,
-    number INTEGER NOT NULL,
-    start_us INTEGER NOT NULL,
-    end_us INTEGER NOT NULL,
-    clips INTEGER NOT NULL,
-    gaps INTEGER NOT NULL,
-    partial INTEGER NOT NULL,
-    digest BLOB NOT NULL,
-    PRIMARY KEY (source, recipe, number)
-) STRICT, WITHOUT ROWID;
-
 CREATE TABLE clips (
     key INTEGER PRIMARY KEY AUTOINCREMENT,
     source INTEGER NOT NULL REFERENCES sources,

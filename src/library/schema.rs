@@ -13,9 +13,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use super::{digest, folded};
 use crate::error::{Error, Kind, Result};
 
-/// The version of the record's tables, in its `PRAGMA user_version`. Those of the features have not
-/// changed since the first.
-pub const SCHEMA_VERSION: i32 = 5;
+/// The version of the record's tables, in its `PRAGMA user_version`.
+pub const SCHEMA_VERSION: i32 = 6;
+
+/// That of the tables in the features' file: the second has thumbnails.
+pub(super) const FEATURES_VERSION: i32 = 2;
 
 /// The oldest version that can be read, and brought to the newest by a writer.
 const OLDEST_VERSION: i32 = 1;
@@ -34,6 +36,17 @@ pub(super) const SINCE_4: &str = include_str!("cues.sql");
 
 /// What schema 5 has beside schema 4.
 pub(super) const SINCE_5: &str = include_str!("watches.sql");
+
+/// What schema 6 has in place of its chunks.
+pub(super) const SINCE_6: &str = include_str!("chunks.sql");
+
+/// What the features' file has since its second version.
+pub(super) const THUMBNAILS: &str = include_str!("thumbnails.sql");
+
+/// For reading features of the first version: that there are no thumbnails.
+const BEFORE_THUMBNAILS: &str = "
+    CREATE TEMP VIEW thumbnails AS SELECT NULL AS key, source, recipe, start_us, NULL AS jpeg,
+        NULL AS digest FROM features WHERE false;";
 
 /// For reading a record of an older schema: that nothing is known there of how live sources were watched,
 /// and nothing was deleted of them.
@@ -58,6 +71,9 @@ fn before_4(version: i32) -> String {
     )
 }
 
+/// The tables of the features' file, each with a row for a clip by `source`, `recipe` and `start_us`.
+pub(super) const OF_CLIPS: [&str; 2] = ["features", "thumbnails"];
+
 const META: &str = include_str!("meta.sql");
 
 /// What tells the two files apart, and from other applications' files.
@@ -77,6 +93,7 @@ pub(super) const RECORD: Role = Role {
     page_bytes: 4_096,
     tables: concat!(
         include_str!("record.sql"),
+        include_str!("chunks.sql"),
         include_str!("cues.sql"),
         include_str!("readings.sql"),
         include_str!("watches.sql")
@@ -86,10 +103,10 @@ pub(super) const RECORD: Role = Role {
 pub(super) const FEATURES: Role = Role {
     file_name: "features.sqlite",
     application_id: 0x436e_6c46, // "CnlF"
-    version: 1,
+    version: FEATURES_VERSION,
     // Six rows of 1,280 halves a page; a 4-KiB page would hold one and waste a third.
     page_bytes: 16_384,
-    tables: include_str!("features.sql"),
+    tables: concat!(include_str!("features.sql"), include_str!("thumbnails.sql")),
 };
 
 /// One of the two databases, with its path for messages.
@@ -189,6 +206,8 @@ impl Database {
                 if version < 5 {
                     sql.execute_batch(BEFORE_5)?;
                 }
+            } else if pragma(sql, "user_version")? < FEATURES_VERSION {
+                sql.execute_batch(BEFORE_THUMBNAILS)?;
             }
             Ok(())
         })?;

@@ -13,7 +13,7 @@ use crate::time::Timestamp;
 /// The columns of [`indexed_clip`].
 pub(super) const CLIP: &str = "start_us, end_us, raw_pts, frames, shot_start_us, words, embedding";
 
-/// A clip without its features, which are in the other file.
+/// A clip without its features and thumbnail, which are in the other file.
 pub(super) fn indexed_clip(row: &Row<'_>) -> rusqlite::Result<IndexedClip> {
     Ok(IndexedClip {
         head: rows::clip_head(row, 0)?,
@@ -21,6 +21,7 @@ pub(super) fn indexed_clip(row: &Row<'_>) -> rusqlite::Result<IndexedClip> {
         features: Vec::new(),
         cells: CellFeatures::default(),
         embedding: rows::halves(row, 6)?,
+        thumbnail: None,
     })
 }
 
@@ -56,8 +57,8 @@ const IS_PARTIAL: &str = "SELECT EXISTS (SELECT 1 FROM chunks WHERE source = ?1 
 
 impl Reader {
     /// Calls `each` with every clip that the current recipe has made of a source, in order of
-    /// start, until it gives an error. A clip whose features were lost, in a chunk that is to be read
-    /// again, has none.
+    /// start, until it gives an error; without their thumbnails. A clip whose features were lost, in a
+    /// chunk that is to be read again, has none.
     ///
     /// Errors: `NotFound` for no such source; `Corrupt` for any other clip without features.
     pub fn each_clip(

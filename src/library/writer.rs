@@ -98,7 +98,7 @@ impl Writer {
         }
         let mut record = Database::open_or_create(folder, RECORD, &features.library_id()?)?;
         check_pair(&record, &features)?;
-        migrate::to_newest(&mut record, &features)?;
+        migrate::to_newest(&mut record, &mut features)?;
         if !has_record {
             commit_point::reached("library-made");
         }

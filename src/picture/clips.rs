@@ -1,5 +1,6 @@
 //! Frames to clips, on a grid from the source's zero that never moves.
 
+use super::thumbnail::thumbnail;
 use crate::error::{Error, Result};
 use crate::graph::{Event, Fold, Item};
 use crate::media::{Clip, ClipHead, Frame, Gap, TrackKind};
@@ -31,7 +32,7 @@ impl ClipRules {
     }
 }
 
-/// Collects the frames of each grid place of one stream into a clip. A place with no frame is a
+/// Collects the frames of each grid place of one stream into a clip, with a thumbnail. A place with no frame is a
 /// gap; neighbouring ones make one gap.
 #[derive(Debug)]
 pub struct ClipGrid {
@@ -58,13 +59,13 @@ impl ClipGrid {
     }
 
     /// Closes every place before `place`.
-    fn close_before(&mut self, place: i64, emit: &mut dyn FnMut(Event<Clip>)) {
+    fn close_before(&mut self, place: i64, emit: &mut dyn FnMut(Event<Clip>)) -> Result<()> {
         if place <= self.place {
-            return;
+            return Ok(());
         }
         if !self.frames.is_empty() {
             emit_gap(&mut self.empty, emit);
-            let clip = self.clip();
+            let clip = self.clip()?;
             emit(Event::Item(clip));
             self.place += 1;
         }
@@ -76,9 +77,10 @@ impl ClipGrid {
         let start = self.rules.start(self.place);
         self.missing.retain(|gap| gap.span.end > start);
         emit(Event::Watermark(start));
+        Ok(())
     }
 
-    fn clip(&mut self) -> Clip {
+    fn clip(&mut self) -> Result<Clip> {
         let span = self.rules.span(self.place);
         let frames = std::mem::take(&mut self.frames);
         let sharpest = frames
@@ -93,7 +95,11 @@ impl ClipGrid {
             // A cut after the previous clip's last frame is seen only by this clip's first.
             shot_start: sharpest.map(|change| change.at.max(span.start)),
         };
-        Clip { head, frames }
+        // The frame in the middle; of two, the later, which is of the shot that begins between them.
+        let middle =
+            frames.get(frames.len() / 2).ok_or_else(|| Error::internal("an empty clip"))?;
+        let thumbnail = thumbnail(middle)?;
+        Ok(Clip { head, frames, thumbnail })
     }
 
     fn note_empty(&mut self, span: Span) {
@@ -137,10 +143,10 @@ impl Fold for ClipGrid {
                         Error::internal("a frame came behind its watermark").at(frame.target)
                     );
                 }
-                self.close_before(place, emit);
+                self.close_before(place, emit)?;
                 self.frames.push(frame);
             }
-            Event::Watermark(at) => self.close_before(self.rules.place(at), emit),
+            Event::Watermark(at) => self.close_before(self.rules.place(at), emit)?,
             Event::Gap(gap) => self.missing.push(gap),
             Event::End(_) => {
                 // The gap that the stream ends with may reach beyond its last frame.
@@ -150,7 +156,7 @@ impl Fold for ClipGrid {
                     // Half a place of nothing at the very end is the end, and no gap.
                     self.rules.place(end)
                 });
-                self.close_before(end.max(last_frame), emit);
+                self.close_before(end.max(last_frame), emit)?;
                 emit_gap(&mut self.empty, emit);
             }
         }
@@ -174,7 +180,7 @@ impl Item for Clip {
     }
 
     fn bytes(&self) -> usize {
-        self.frames.iter().map(Item::bytes).sum()
+        self.frames.iter().map(Item::bytes).sum::<usize>() + self.thumbnail.as_bytes().len()
     }
 }
 
@@ -197,6 +203,7 @@ mod tests {
             raw_pts: target_millis,
             width_px: 1,
             height_px: 1,
+            aspect_ratio: 1.0,
             rgb: Arc::from([0u8; 3]),
             change: Change { strength: change, at: target - Micros::from_millis(400) },
         })

@@ -1,8 +1,9 @@
-//! The picture: clips on their grid, shot changes, and the CNN that encodes them.
+//! The picture: clips on their grid, shot changes, thumbnails, and the CNN that encodes them.
 
 mod calibrate;
 mod clips;
 mod encoder;
+mod thumbnail;
 
 pub use calibrate::Calibrator;
 pub use clips::{ClipGrid, ClipRules};

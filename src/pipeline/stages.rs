@@ -75,7 +75,7 @@ impl Map for Encode<'_> {
                 if fits(input) { next() } else { Err(misfit()) }
             })
             .collect();
-        let clips = batch.iter().zip(of_clips);
+        let clips = batch.into_iter().zip(of_clips);
         clips.map(|(clip, inputs)| self.encoded(clip, &inputs, &features)).collect()
     }
 }
@@ -90,7 +90,7 @@ fn one_input(clip: &Clip, frames: usize) -> Vec<u8> {
 impl Encode<'_> {
     fn encoded(
         &self,
-        clip: &Clip,
+        clip: Clip,
         inputs: &[usize],
         features: &[Result<FrameFeatures>],
     ) -> Result<EncodedClip> {
@@ -103,7 +103,7 @@ impl Encode<'_> {
             }
         }
         let FrameFeatures { features, cells, classes } = mean.finish();
-        Ok(EncodedClip { head: clip.head, features, cells, classes })
+        Ok(EncodedClip { head: clip.head, features, cells, classes, thumbnail: clip.thumbnail })
     }
 }
 
@@ -196,6 +196,7 @@ impl Quantize<'_> {
             features: halves(&clip.features),
             cells: CellFeatures::new(&clip.cells, clip.features.len()),
             embedding,
+            thumbnail: Some(clip.thumbnail),
         })
     }
 }
@@ -225,6 +226,7 @@ impl Item for EncodedClip {
 
     fn bytes(&self) -> usize {
         (self.features.len() + self.cells.len() + self.classes.len()) * size_of::<f32>()
+            + self.thumbnail.as_bytes().len()
     }
 }
 
@@ -237,6 +239,7 @@ impl Item for IndexedClip {
         (self.features.len() + self.embedding.len()) * size_of::<f16>()
             + self.cells.as_bytes().len()
             + self.words.len() * size_of::<u32>()
+            + self.thumbnail.as_ref().map_or(0, |thumbnail| thumbnail.as_bytes().len())
     }
 }
 
@@ -246,7 +249,7 @@ mod tests {
     use std::sync::Arc;
 
     use crate::graph::conformance::check_map;
-    use crate::media::{Change, ClipHead, Frame};
+    use crate::media::{Change, ClipHead, Frame, Thumbnail};
     use crate::model::{Device, Models};
     use crate::pipeline::Pipeline;
     use crate::time::{Micros, Span};
@@ -255,6 +258,10 @@ mod tests {
         let start = Timestamp::from_millis(start_millis);
         let span = Span::new(start, start + Micros::from_millis(1_500));
         ClipHead { span, raw_pts: 0, frames: 1, shot_start: None }
+    }
+
+    fn thumbnail(number: u8) -> Thumbnail {
+        Thumbnail::from_bytes(vec![0xff, 0xd8, 0xff, number, 0xff, 0xd9]).unwrap()
     }
 
     /// A clip of one picture, plain but for a stripe.
@@ -268,10 +275,11 @@ mod tests {
             raw_pts: 0,
             width_px: 224,
             height_px: 224,
+            aspect_ratio: 1.0,
             rgb: Arc::from(rgb),
             change: Change { strength: 0.0, at: start },
         };
-        Clip { head: head(start.0 / 1_000), frames: vec![frame] }
+        Clip { head: head(start.0 / 1_000), frames: vec![frame], thumbnail: thumbnail(number) }
     }
 
     fn near(a: &[f32], b: &[f32]) -> bool {
@@ -294,6 +302,7 @@ mod tests {
             near(&a.features, &b.features)
                 && near(&a.cells, &b.cells)
                 && near(&a.classes, &b.classes)
+                && a.thumbnail == b.thumbnail
         };
         let outcomes = check_map(encode, streams, Some(clip(2, 30)), same);
         assert_eq!(outcomes[0].items[0].cells.len(), 9 * outcomes[0].items[0].features.len());
@@ -316,6 +325,7 @@ mod tests {
                 features: (0..dims).map(value).collect(),
                 cells: (0..9 * dims).map(value).collect(),
                 classes: (0..1_000).map(|at| value(at) / 500.0).collect(),
+                thumbnail: thumbnail(number as u8),
             }
         };
         let streams = || vec![(0..40).map(|n| encoded(n, 1.0)).collect(), vec![encoded(7, 2.0)]];

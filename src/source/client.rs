@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::child::{Limits, Patience, Process, with_log};
 use super::input::Input;
 use super::protocol::{
-    self, CueRequest, LiveRequest, MediaInfo, Message, PictureRequest, Received, Rendition,
-    Request, SoundRequest, Summary, Targets,
+    self, CueRequest, LiveRequest, MAX_ASPECT_RATIO, MediaInfo, Message, PictureRequest, Received,
+    Rendition, Request, SoundRequest, Summary, Targets,
 };
 use crate::error::{Error, Result};
 use crate::media::{Change, Cue, Frame, Gap, TrackKind};
@@ -368,16 +368,19 @@ impl Iterator for PictureStream<'_> {
         };
         let Rendition { width_px: wanted_width, height_px: wanted_height, .. } = self.rendition;
         let event = match message {
-            Message::Frame { target, pts, raw_pts, width_px, height_px, change } => {
+            Message::Frame { target, pts, raw_pts, width_px, height_px, aspect_ratio, change } => {
                 let bytes = wanted_width as usize * wanted_height as usize * 3;
+                let is_shape = (1.0 / MAX_ASPECT_RATIO..=MAX_ASPECT_RATIO).contains(&aspect_ratio);
                 if (width_px, height_px, body.len()) != (wanted_width, wanted_height, bytes)
+                    || !is_shape
                     || !self.is_plausible(&change, target)
                     || !self.accept(target)
                 {
                     return self.answers.distrust();
                 }
                 let rgb = Arc::from(body);
-                let frame = Frame { target, pts, raw_pts, width_px, height_px, rgb, change };
+                let frame =
+                    Frame { target, pts, raw_pts, width_px, height_px, aspect_ratio, rgb, change };
                 self.last = Some(frame.clone());
                 PictureEvent::Frame(frame)
             }

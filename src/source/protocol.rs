@@ -14,7 +14,7 @@ use crate::time::{Micros, Timestamp};
 
 const MAGIC: u16 = 0xC13E;
 /// Raised with every change of a message.
-const VERSION: u16 = 4;
+const VERSION: u16 = 5;
 const HEADER_BYTES: usize = 12;
 /// Longest message without its body. A cue or a track's title is never near it.
 const MAX_MESSAGE_BYTES: u32 = 1 << 20;
@@ -22,6 +22,8 @@ const MAX_MESSAGE_BYTES: u32 = 1 << 20;
 const MAX_BODY_BYTES: u32 = 4096 * 4096 * 3;
 /// Largest side of a rendition.
 pub const MAX_RENDITION_PX: u32 = 4096;
+/// A picture that is wider or higher than so many times its other side is told to be as much.
+pub(super) const MAX_ASPECT_RATIO: f32 = 64.0;
 
 /// A ratio of two integers, as containers state rates and time bases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -381,6 +383,7 @@ pub(super) enum Message {
         raw_pts: i64,
         width_px: u32,
         height_px: u32,
+        aspect_ratio: f32,
         change: Change,
     },
     /// The frame before is on display at this target too.

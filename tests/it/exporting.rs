@@ -73,6 +73,7 @@ fn clip(place: i64) -> IndexedClip {
         features: (0..FEATURES).map(value).collect(),
         cells: CellFeatures::default(),
         embedding: if place % 7 == 0 { Vec::new() } else { (0..4).map(value).collect() },
+        thumbnail: None,
     }
 }
 

@@ -9,7 +9,7 @@ use cinelex::library::{
     COMMIT_POINTS, ChunkRecord, Location, NewSource, Origin, Place, Reader, Recipe, RecipeId,
     RecipeKind, SegmentRecord, Space, State, Tree, Writer,
 };
-use cinelex::media::{CellFeatures, ClipHead, Cue, CueKind, IndexedClip, VisualWord};
+use cinelex::media::{CellFeatures, ClipHead, Cue, CueKind, IndexedClip, Thumbnail, VisualWord};
 use cinelex::time::{Micros, Span, Timestamp};
 use half::f16;
 use serde_json::{Value, json};
@@ -49,6 +49,12 @@ fn vector(of: &str, place: i64, length: usize) -> Vec<f16> {
 
 fn bytes(values: &[f16]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// A picture that no other clip has.
+fn thumbnail(of: &str, place: i64) -> Thumbnail {
+    let jpeg = [&[0xff, 0xd8, 0xff][..], &bytes(&vector(of, place + 3_000, 64)), &[0xff, 0xd9]];
+    Thumbnail::from_bytes(jpeg.concat()).unwrap()
 }
 
 /// A library of two complete films, `kept.mp4` and `secretfilm.mp4`, closed.
@@ -110,6 +116,7 @@ fn library() -> (TempDir, PathBuf) {
             features: vector(name, at, 64),
             cells: CellFeatures::default(),
             embedding: vector(name, at + 1_000, 8),
+            thumbnail: Some(thumbnail(name, at)),
         };
         let chunk = ChunkRecord {
             index: 0,
@@ -160,12 +167,14 @@ fn is_clean(lib: &Path, after: &str) {
     assert_eq!(ran.code, 0, "{after}: {}{}", ran.out, ran.err);
 }
 
-/// Which of the forgotten film's words and vectors are in any file of the library.
+/// Which of the forgotten film's words, vectors and thumbnails are in any file of the library.
 fn traces(lib: &Path) -> Vec<String> {
     let mut wanted: Vec<(String, Vec<u8>)> =
         SECRETS.iter().map(|word| (word.to_string(), word.as_bytes().to_vec())).collect();
     for at in [0, 7, 39] {
         wanted.push((format!("features {at}"), bytes(&vector("secretfilm.mp4", at, 64)[..16])));
+        let picture = thumbnail("secretfilm.mp4", at).as_bytes()[3..40].to_vec();
+        wanted.push((format!("thumbnail {at}"), picture));
         for (what, offset) in [("clip", 1_000), ("segment", 2_000)] {
             let vector = vector("secretfilm.mp4", at + offset, 8);
             wanted.push((format!("{what} {at}"), bytes(&vector)));
@@ -187,7 +196,7 @@ fn points(of: &str) -> impl Iterator<Item = &'static str> {
 #[test]
 fn a_forget_that_is_killed_anywhere_is_finished_by_the_next_writer() {
     let (folder, lib) = library();
-    assert_eq!(traces(&lib).len(), SECRETS.len() + 9);
+    assert_eq!(traces(&lib).len(), SECRETS.len() + 12);
     for point in points("forget") {
         let killed = folder.path().join(point);
         copy(&lib, &killed);

@@ -68,6 +68,7 @@ fn library() -> (TempDir, SourceId) {
         features: vec![f16::ONE; 8],
         cells: CellFeatures::default(),
         embedding: vec![f16::ONE; 4],
+        thumbnail: None,
     };
     let chunk = ChunkRecord {
         index: 0,

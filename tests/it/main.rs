@@ -46,6 +46,7 @@ mod splits;
 mod stopping;
 mod subtitles;
 mod takeover;
+mod thumbnails;
 mod tidy;
 mod ties;
 mod tracks;

@@ -6,6 +6,7 @@
 mod counts;
 mod folder;
 mod rows;
+mod thumbnails;
 mod words;
 
 use std::path::Path;
@@ -13,7 +14,7 @@ use std::path::Path;
 use rusqlite::Transaction;
 use serde::Serialize;
 
-use super::digest::TABLES;
+use super::digest::{TABLES, THUMBNAILS};
 use super::lock::lock_to_look;
 use super::reader::Reader;
 use super::schema::{Database, FEATURES, RECORD, Role, SCHEMA_VERSION};
@@ -37,8 +38,10 @@ pub enum Fault {
     Values,
     /// Clips without features, or with other features than theirs.
     FeaturesLost,
-    /// Features that belong to no clip.
+    /// Features or thumbnails that belong to no clip.
     FeaturesAlone,
+    /// Clips without the thumbnail that they had.
+    ThumbnailsLost,
     /// Counts that do not fit the rows that they count.
     Counts,
     /// Clips, segments or chunks that overlap, or leave out what they should hold.
@@ -68,6 +71,7 @@ impl Fault {
             Fault::Values => "impossible values",
             Fault::FeaturesLost => "lost features",
             Fault::FeaturesAlone => "features of no clip",
+            Fault::ThumbnailsLost => "lost thumbnails",
             Fault::Counts => "wrong counts",
             Fault::Spans => "wrong spans",
             Fault::State => "wrong state",
@@ -207,6 +211,9 @@ pub(super) fn check_locked(folder: &Path, watch: Watch<'_>) -> Result<Vec<Findin
                 );
             }
             record.read(|sql| features.read(|features| rows::pairs(sql, features, findings)))
+        })?;
+        findings.step(THUMBNAILS.name, |findings| {
+            record.read(|sql| features.read(|files| thumbnails::all(sql, files, findings)))
         })?;
         findings.part("index", |findings| {
             for error in Reader::open(folder)?.check_index()? {

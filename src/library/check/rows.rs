@@ -41,7 +41,7 @@ pub(super) fn digests(
 }
 
 /// Where a clip or its features belong: source, recipe, start.
-type Place = (i64, i64, i64);
+pub(super) type Place = (i64, i64, i64);
 
 /// Whether each clip has its features, and each row of features its clip.
 pub(super) fn pairs(
@@ -61,9 +61,6 @@ pub(super) fn pairs(
     let mut vectors = vectors.query([])?;
     let (mut lost, mut alone, mut left, mut odd) = (0, 0, 0, 0);
     let mut counts: HashMap<i64, Option<usize>> = HashMap::new();
-    // Rows of these are on their way out, the features last.
-    let retired: Vec<i64> =
-        rows::all(sql, "SELECT key FROM recipes WHERE state = 'retired'", [], |row| row.get(0))?;
     let mut done = 0;
     let place =
         |row: &rusqlite::Row<'_>| -> Result<Place> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
@@ -99,11 +96,9 @@ pub(super) fn pairs(
                 findings.at("features", done, of)?;
             }
         } else if let Some(vector) = vector {
-            match chunk_at(sql, place(vector)?)? {
-                _ if retired.contains(&place(vector)?.1) => left += 1,
-                Some(false) => alone += 1,
-                _ if belongs_nowhere(sql, place(vector)?)? => alone += 1,
-                _ => left += 1,
+            match is_left(sql, place(vector)?)? {
+                true => left += 1,
+                false => alone += 1,
             }
         }
         if order.is_le() {
@@ -123,6 +118,16 @@ pub(super) fn pairs(
     );
     findings.add(Fault::Unfinished, "features", left, "of chunks that are not read to the end");
     Ok(())
+}
+
+/// Whether what belongs to no clip is what something unfinished has left there.
+pub(super) fn is_left(sql: &Connection, place: Place) -> Result<bool> {
+    // Rows of a retired recipe are on their way out, those of the features' file last.
+    let retired = "SELECT EXISTS (SELECT 1 FROM recipes WHERE key = ?1 AND state = 'retired')";
+    if sql.prepare_cached(retired)?.query_row([place.1], |row| row.get(0))? {
+        return Ok(true);
+    }
+    Ok(chunk_at(sql, place)? != Some(false) && !belongs_nowhere(sql, place)?)
 }
 
 /// Whether the chunk that holds this place is partial; none where no chunk does.

@@ -8,15 +8,15 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use crate::error::{Error, Result};
 use crate::library::digest::{
-    CHUNKS, CLIPS, CONTENTS, CUES, CUES_BEFORE_4, GAPS, LOCATIONS, READINGS, SEGMENTS, SOURCES,
-    TAGS, Table, features_digest, is_whole,
+    CHUNKS, CHUNKS_BEFORE_6, CLIPS, CONTENTS, CUES, CUES_BEFORE_4, GAPS, LOCATIONS, READINGS,
+    SEGMENTS, SOURCES, TAGS, THUMBNAILS, Table, features_digest, is_whole,
 };
 use crate::library::lock::lock_to_look;
 use crate::library::reader::{Reader, cues_of};
 use crate::library::rows::{self, RecipeRow};
 use crate::library::stream::{CLIP, SEGMENT, indexed_clip, segment};
 use crate::library::types::{ChunkRecord, HeardChunk, Location, SegmentRecord, Source, State};
-use crate::media::{CellFeatures, Cue};
+use crate::media::{CellFeatures, Cue, Thumbnail};
 use crate::time::{Span, Timestamp};
 
 /// The first schema whose rows have digests, and that knows of all bytes of a file.
@@ -25,12 +25,16 @@ const DIGESTS_SINCE: i32 = 2;
 /// The first schema that knows what was heard.
 const HEARD_SINCE: i32 = 4;
 
+/// The first schema whose clips have thumbnails.
+const THUMBNAILS_SINCE: i32 = 6;
+
 /// The library that is read.
 #[derive(Debug)]
 pub(super) struct There<'a> {
     reader: &'a Reader,
     has_digests: bool,
     has_heard: bool,
+    has_thumbnails: bool,
     /// Nobody writes there meanwhile: what it says is done must be what was read.
     _lock: Option<File>,
 }
@@ -55,7 +59,8 @@ impl<'a> There<'a> {
         let lock = lock_to_look(reader.folder())?;
         let version = reader.record.version()?;
         let (has_digests, has_heard) = (version >= DIGESTS_SINCE, version >= HEARD_SINCE);
-        Ok(There { reader, has_digests, has_heard, _lock: lock })
+        let has_thumbnails = version >= THUMBNAILS_SINCE;
+        Ok(There { reader, has_digests, has_heard, has_thumbnails, _lock: lock })
     }
 
     pub fn recipes(&self) -> Result<Vec<RecipeRow>> {
@@ -142,11 +147,15 @@ impl<'a> There<'a> {
     /// Errors: `Corrupt` where it is not what was committed.
     pub fn chunk(&self, source: i64, recipe: i64, number: u32) -> Result<ChunkRecord> {
         let at = (source, recipe, number);
-        let (mut chunk, digests, (clips, gaps)) = self.reader.record.read(|sql| {
+        let (mut chunk, digests, [clips, gaps, thumbnails]) = self.reader.record.read(|sql| {
             let of = "WHERE source = ?1 AND recipe = ?2 AND number = ?3";
-            let columns = "start_us, end_us, clips, gaps";
-            let found = self.whole(sql, &CHUNKS, columns, of, at, |row| {
-                Ok((rows::span(row, 0)?, (row.get::<_, usize>(2)?, row.get::<_, usize>(3)?)))
+            let (table, columns) = match self.has_thumbnails {
+                true => (&CHUNKS, "start_us, end_us, clips, gaps, thumbnails"),
+                false => (&CHUNKS_BEFORE_6, "start_us, end_us, clips, gaps, 0"),
+            };
+            let found = self.whole(sql, table, columns, of, at, |row| {
+                let counts: [usize; 3] = [row.get(2)?, row.get(3)?, row.get(4)?];
+                Ok((rows::span(row, 0)?, counts))
             })?;
             let Some((span, counts)) = found.into_iter().next() else {
                 return Err(Error::corrupt("it has gone"));
@@ -185,6 +194,16 @@ impl<'a> There<'a> {
             }
             (clip.features, clip.cells) = features.values;
         }
+        let mut found = self.thumbnails(source, recipe, chunk.span)?;
+        for clip in &mut chunk.clips {
+            clip.thumbnail = found.remove(&clip.head.span.start);
+        }
+        let left = chunk.clips.iter().filter(|clip| clip.thumbnail.is_some()).count();
+        if left != thumbnails {
+            return Err(Error::corrupt(format!(
+                "{thumbnails} thumbnails were committed, {left} are there"
+            )));
+        }
         Ok(chunk)
     }
 
@@ -199,6 +218,26 @@ impl<'a> There<'a> {
                     values: rows::features(row, 1)?,
                 })
             })
+        })
+    }
+
+    /// The thumbnails of a span that are what was written, by where their clips start.
+    fn thumbnails(
+        &self,
+        source: i64,
+        recipe: i64,
+        span: Span,
+    ) -> Result<BTreeMap<Timestamp, Thumbnail>> {
+        self.reader.features.read(|sql| {
+            let find = format!(
+                "SELECT start_us, jpeg FROM thumbnails WHERE source = ?1 AND recipe = ?2 \
+                 AND start_us >= ?3 AND start_us < ?4 AND digest = {}",
+                THUMBNAILS.digest()
+            );
+            let found = rows::all(sql, &find, (source, recipe, span.start.0, span.end.0), |row| {
+                Ok((Timestamp(row.get(0)?), Thumbnail::from_bytes(row.get(1)?)))
+            })?;
+            Ok(found.into_iter().filter_map(|(start, found)| Some((start, found?))).collect())
         })
     }
 

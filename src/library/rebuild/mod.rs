@@ -4,6 +4,7 @@
 //! The damaged files are only read, and kept under another name when the new ones take their place.
 
 mod holes;
+mod left;
 mod salvage;
 mod settle;
 mod swap;
@@ -16,10 +17,11 @@ use serde::Serialize;
 
 use super::check::{Fault, Finding, Step, Watch, check_locked};
 use super::commit_point;
+use super::digest::THUMBNAILS;
 use super::ids::SourceId;
 use super::lock::lock;
 use super::rows;
-use super::schema::{FEATURES, RECORD};
+use super::schema::{FEATURES, OF_CLIPS, RECORD};
 use super::writer::Writer;
 use crate::error::{Error, Result};
 
@@ -105,7 +107,9 @@ pub fn rebuild(folder: &Path, watch: Watch<'_>) -> Result<Rebuilt> {
 /// Writes what can be read into new files, and puts them in the places of the damaged ones.
 fn save(folder: &Path, rebuilt: &mut Rebuilt, watch: Watch<'_>) -> Result<()> {
     let of_features = |finding: &Finding| {
-        finding.place == FEATURES.file_name || finding.fault == Fault::FeaturesLost
+        finding.place == FEATURES.file_name
+            || finding.place == THUMBNAILS.name
+            || finding.fault == Fault::FeaturesLost
     };
     let features_too = rebuilt.findings.iter().any(of_features);
     let made = (|| {
@@ -127,36 +131,40 @@ fn save(folder: &Path, rebuilt: &mut Rebuilt, watch: Watch<'_>) -> Result<()> {
 }
 
 impl Writer {
-    /// Makes the indexes of words anew, and deletes features that belong to no clip.
+    /// Makes the indexes of words anew, and deletes features and thumbnails that belong to no clip.
     fn mend_derived(&mut self) -> Result<()> {
         self.record.write(|sql| {
             sql.execute("INSERT INTO spoken (spoken) VALUES ('rebuild')", [])?;
             sql.execute("INSERT INTO written (written) VALUES ('rebuild')", [])?;
             Ok(())
         })?;
-        let features: Vec<(i64, i64, i64, i64)> = self.features.read(|sql| {
-            let find = "SELECT rowid, source, recipe, start_us FROM features";
-            rows::all(sql, find, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
-        })?;
-        let alone = self.record.read(|sql| {
-            let mut find = sql.prepare(
-                "SELECT 1 FROM clips WHERE source = ?1 AND recipe = ?2 AND start_us = ?3",
-            )?;
-            let mut alone = Vec::new();
-            for (row, source, recipe, start_us) in features {
-                if !find.exists((source, recipe, start_us))? {
-                    alone.push(row);
+        for table in OF_CLIPS {
+            let all: Vec<(i64, i64, i64, i64)> = self.features.read(|sql| {
+                let find = format!("SELECT rowid, source, recipe, start_us FROM {table}");
+                rows::all(sql, &find, [], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+                })
+            })?;
+            let alone = self.record.read(|sql| {
+                let mut find = sql.prepare(
+                    "SELECT 1 FROM clips WHERE source = ?1 AND recipe = ?2 AND start_us = ?3",
+                )?;
+                let mut alone = Vec::new();
+                for (row, source, recipe, start_us) in all {
+                    if !find.exists((source, recipe, start_us))? {
+                        alone.push(row);
+                    }
                 }
-            }
-            Ok(alone)
-        })?;
-        self.features.write(|sql| {
-            let mut delete = sql.prepare("DELETE FROM features WHERE rowid = ?1")?;
-            for row in alone {
-                delete.execute([row])?;
-            }
-            Ok(())
-        })?;
+                Ok(alone)
+            })?;
+            self.features.write(|sql| {
+                let mut delete = sql.prepare(&format!("DELETE FROM {table} WHERE rowid = ?1"))?;
+                for row in alone {
+                    delete.execute([row])?;
+                }
+                Ok(())
+            })?;
+        }
         self.features.empty_log()?;
         self.record.empty_log()?;
         Ok(())

@@ -10,11 +10,13 @@ use super::swap::NEW;
 use super::{Rebuilt, Watch, at};
 use crate::error::{Error, Result};
 use crate::library::digest::{
-    CUES, LOCATIONS, RECIPES, SOURCES, SPACES, TABLES, TAGS, Table, features_digest, row_digest,
+    CUES, LOCATIONS, RECIPES, SOURCES, SPACES, TABLES, TAGS, THUMBNAILS, Table, features_digest,
+    row_digest,
 };
 use crate::library::pages::{FoundRow, Pages};
 use crate::library::schema::{Database, FEATURES, RECORD, sign};
 use crate::library::writer::now_us;
+use crate::media::Thumbnail;
 
 /// Tables whose rows are kept as they read where they are not what was written: what they say
 /// cannot be had from the sources again. All other rows are read again.
@@ -191,8 +193,8 @@ fn library_id(folder: &Path, finds: &Finds) -> String {
         .unwrap_or_else(|| uuid::Uuid::new_v4().to_string())
 }
 
-/// The features that the new record's clips have: the file as it is, or a new one of every row that
-/// is what was written.
+/// The features and thumbnails that the new record's clips have: the file as it is, or a new one of every
+/// row that is what was written.
 pub(super) fn features(
     folder: &Path,
     record: &mut Database,
@@ -222,6 +224,11 @@ pub(super) fn features(
                     at(watch, "features", page, pages.count())?;
                 }
                 for row in pages.rows(page) {
+                    if let Some(thumbnail) = thumbnail(&row)
+                        && find.exists(thumbnail)?
+                    {
+                        self::insert(sql, &THUMBNAILS, &row)?;
+                    }
                     let [
                         Value::Integer(source),
                         Value::Integer(recipe),
@@ -243,4 +250,20 @@ pub(super) fn features(
     })?;
     features.empty_log()?;
     Ok(features)
+}
+
+/// Which clip's thumbnail a row is; `None` where it is none, or not what was written.
+fn thumbnail(row: &FoundRow) -> Option<(i64, i64, i64)> {
+    if !fits(&THUMBNAILS, row) || !is_whole(&THUMBNAILS, row) {
+        return None;
+    }
+    match &columns(&THUMBNAILS, row)[..] {
+        [
+            Value::Integer(source),
+            Value::Integer(recipe),
+            Value::Integer(start_us),
+            Value::Blob(jpeg),
+        ] if Thumbnail::from_bytes(jpeg.clone()).is_some() => Some((*source, *recipe, *start_us)),
+        _ => None,
+    }
 }

@@ -9,10 +9,10 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::ToRead;
 use super::holes::{Chunk, fill_holes};
+use super::left::{has_features, thumbnails_left};
 use crate::error::Result;
 use crate::library::digest::{
     CHUNKS, CLIPS, CUES, LOCATIONS, PROGRESS, READINGS, RECIPES, SEGMENTS, SOURCES, SPACES,
-    features_digest,
 };
 use crate::library::ids::{RecipeId, SourceId};
 use crate::library::rows;
@@ -392,7 +392,7 @@ fn chunks_for_clips(sql: &Transaction<'_>) -> Result<()> {
                 (0, 0, rows::one(sql, end, params![source, recipe])?)
             }
         };
-        let row = params![source, recipe, number, from_us, to_us, 0, 0, true];
+        let row = params![source, recipe, number, from_us, to_us, 0, 0, 0, true];
         sql.prepare_cached(&CHUNKS.insert_with_key())?.execute(row)?;
     }
     Ok(())
@@ -423,7 +423,7 @@ fn chunks_for_cues(sql: &Transaction<'_>) -> Result<()> {
         let last = "SELECT max(start_us) + 1 FROM cues WHERE source = ?1 AND recipe = ?2";
         let last: i64 = rows::one(sql, last, params![source, recipe])?;
         let end_us = after.unwrap_or(last);
-        let row = params![source, recipe, number, start_us, end_us, 0, 0, true];
+        let row = params![source, recipe, number, start_us, end_us, 0, 0, 0, true];
         if sql.prepare_cached(&CHUNKS.insert_with_key())?.execute(row)? == 0 {
             // Damage in the numbers too; it is heard again.
             sql.execute("DELETE FROM cues WHERE key = ?1", [key])?;
@@ -433,7 +433,8 @@ fn chunks_for_cues(sql: &Transaction<'_>) -> Result<()> {
 }
 
 /// Counts what is left of each chunk; one of which something is lost becomes partial. Of a live source it
-/// can't be had again: what is lost is a gap then, and only a chunk whose features are lost is partial.
+/// can't be had again: what is lost is a gap then, a clip has no thumbnail any more, and only a chunk whose
+/// features are lost is partial.
 fn count_chunks(
     sql: &Transaction<'_>,
     features: &Database,
@@ -444,10 +445,10 @@ fn count_chunks(
          AND start_us >= c.start_us AND start_us < c.end_us), \
          (SELECT count(*) FROM gaps WHERE source = c.source AND recipe = c.recipe \
          AND chunk = c.number), start_us, end_us, \
-         EXISTS (SELECT 1 FROM sources WHERE key = c.source AND origin = 'live') \
+         EXISTS (SELECT 1 FROM sources WHERE key = c.source AND origin = 'live'), thumbnails \
          FROM chunks c ORDER BY source, recipe, number";
-    let chunks: Vec<[i64; 11]> = rows::all(sql, find, [], |row| {
-        let mut values = [0; 11];
+    let chunks: Vec<[i64; 12]> = rows::all(sql, find, [], |row| {
+        let mut values = [0; 12];
         for (column, value) in values.iter_mut().enumerate() {
             *value = row.get(column)?;
         }
@@ -465,10 +466,13 @@ fn count_chunks(
         start_us,
         end_us,
         is_live,
+        thumbnails,
     ] in chunks
     {
         let has_features = has_features(sql, features, source, recipe, start_us, end_us)?;
-        let has_rows = partial == 0 && (clips, gaps) == (clips_left, gaps_left);
+        let thumbnails_left = thumbnails_left(sql, features, [source, recipe, start_us, end_us])?;
+        let has_rows =
+            partial == 0 && (clips, gaps, thumbnails) == (clips_left, gaps_left, thumbnails_left);
         if has_features && has_rows {
             continue;
         }
@@ -478,9 +482,17 @@ fn count_chunks(
             gaps += fill_holes(sql, &chunk)?;
         }
         sql.execute(
-            "UPDATE chunks SET clips = ?4, gaps = ?5, partial = ?6 \
+            "UPDATE chunks SET clips = ?4, gaps = ?5, partial = ?6, thumbnails = ?7 \
              WHERE source = ?1 AND recipe = ?2 AND number = ?3",
-            params![source, recipe, number, clips_left, gaps, is_live == 0 || !has_features],
+            params![
+                source,
+                recipe,
+                number,
+                clips_left,
+                gaps,
+                is_live == 0 || !has_features,
+                thumbnails_left
+            ],
         )?;
         let of = entry(sql, lost, source)?;
         of.chunks += 1;
@@ -505,39 +517,6 @@ fn entry<'a>(
             Ok(place.insert(to_read))
         }
     }
-}
-
-/// Whether all clips of a chunk have the features that they had.
-fn has_features(
-    sql: &Connection,
-    features: &Database,
-    source: i64,
-    recipe: i64,
-    start_us: i64,
-    end_us: i64,
-) -> Result<bool> {
-    let find = "SELECT start_us, features_digest FROM clips WHERE source = ?1 AND recipe = ?2 \
-         AND start_us >= ?3 AND start_us < ?4";
-    let clips: Vec<(i64, Vec<u8>)> =
-        rows::all(sql, find, params![source, recipe, start_us, end_us], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?;
-    features.read(|sql| {
-        let mut find = sql.prepare_cached(
-            "SELECT features FROM features WHERE source = ?1 AND recipe = ?2 AND start_us = ?3",
-        )?;
-        for (start_us, digest) in clips {
-            let has = find
-                .query_row(params![source, recipe, start_us], |row| {
-                    Ok(features_digest(row.get_ref(0)?.as_blob()?) == digest[..])
-                })
-                .optional()?;
-            if has != Some(true) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    })
 }
 
 /// Counts the cues of each source, and notes those of which some are lost.

@@ -228,6 +228,7 @@ fn nothing_of_a_forgotten_source_is_left_in_any_file() {
                     (0..1_280).map(|lane| f16::from_f32(value(number + 5, lane) + 2.0)).collect();
                 let cells: Vec<f32> = (0..1_280).map(|lane| value(number + 6, lane)).collect();
                 clip.cells = CellFeatures::new(&cells, 1_280);
+                clip.thumbnail = Some(thumbnail(number as i64));
                 clip
             });
             writer.commit_chunk(id, &clips_recipe(), &chunk(index, clips.collect())).unwrap();
@@ -274,6 +275,7 @@ fn nothing_of_a_forgotten_source_is_left_in_any_file() {
     let bytes_before = reader.info().unwrap().bytes;
     for row in shown.clips.iter().step_by(61) {
         traces.push(rows::halves_to_bytes(&reader.features(row.id).unwrap()[..64]));
+        traces.push(reader.thumbnail(row.id).unwrap().unwrap().as_bytes()[4..].to_vec());
         let embedding = reader.embedding(row.id).unwrap().into_iter().map(f16::from_f32);
         traces.push(rows::halves_to_bytes(&embedding.collect::<Vec<_>>()));
     }

@@ -54,7 +54,7 @@ fn watch(writer: &mut Writer, id: SourceId, chunk: u32, clips: std::ops::Range<i
 }
 
 /// The starts of the clips that are stored, that searches by picture and by words find, and whose features
-/// are there.
+/// and thumbnails are there.
 fn starts(folder: &TempDir, reader: &mut Reader) -> [Vec<i64>; 4] {
     let mut query = Query {
         vectors: vec![(Channel::Picture, unit_f32())],
@@ -75,9 +75,12 @@ fn starts(folder: &TempDir, reader: &mut Reader) -> [Vec<i64>; 4] {
     let mut stored: Vec<i64> = shown.map(|clip| clip.id.start.0).collect();
     stored.sort_unstable();
     let features = rusqlite::Connection::open(folder.path().join("lib/features.sqlite")).unwrap();
-    let mut features = features.prepare("SELECT start_us FROM features ORDER BY start_us").unwrap();
-    let features = features.query_map([], |row| row.get(0)).unwrap();
-    let features = features.collect::<rusqlite::Result<_>>().unwrap();
+    let of_clips = |table: &str| -> Vec<i64> {
+        let find = format!("SELECT start_us FROM {table} ORDER BY start_us");
+        rows::all(&features, &find, [], |row| row.get(0)).unwrap()
+    };
+    let features = of_clips("features");
+    assert_eq!(of_clips("thumbnails"), features);
     [stored, by_picture, by_words, features]
 }
 
@@ -293,17 +296,23 @@ fn what_damage_takes_of_a_live_source_is_a_gap_and_nothing_is_read_again() {
     damage("library.sqlite", &format!("UPDATE clips SET frames = 9 WHERE start_us IN ({clips})"));
     let lost = at(2, 7);
     damage("features.sqlite", &format!("DELETE FROM features WHERE start_us = {lost}"));
+    let unpictured = at(0, 9);
+    let changed = format!("UPDATE thumbnails SET jpeg = x'00' WHERE start_us = {unpictured}");
+    damage("features.sqlite", &changed);
     assert_ne!(faults(&lib), [""; 0]);
     let rebuilt = rebuild(&lib, &mut |_| Ok(())).unwrap();
     assert_eq!(faults(&lib), [""; 0], "{rebuilt:?}");
     let told: Vec<_> = rebuilt.sources.iter().map(|of| (of.is_live, of.chunks, of.clips)).collect();
-    assert_eq!(told, [(true, 2, 3)]);
+    assert_eq!(told, [(true, 3, 3)]);
     let reader = open(folder.path());
     let shown = reader.show(door).unwrap();
     assert_eq!(shown.clips.len(), 237);
     let gaps: Vec<_> = shown.gaps.iter().map(|gap| (gap.span.start.0, gap.span.end.0)).collect();
     assert_eq!(gaps, [(at(1, 0), at(1, 1)), (at(1, 40), at(1, 42))]);
     assert!(shown.gaps.iter().all(|gap| gap.reason.contains("damaged")), "{:?}", shown.gaps);
+    let thumbnail =
+        |start: i64| reader.thumbnail(ClipId { source: door, start: Timestamp(start) }).unwrap();
+    assert_eq!((thumbnail(unpictured), thumbnail(lost).is_some()), (None, true));
     // Nobody is told to read anything again, and the stream goes on where it was.
     assert_eq!(check(&lib, &mut |_| Ok(())).unwrap(), []);
     let mut writer = Writer::open(&lib).unwrap();

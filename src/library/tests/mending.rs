@@ -129,7 +129,7 @@ fn a_library_that_is_whole_has_no_faults() {
 
 #[test]
 fn a_migrated_library_has_no_faults() {
-    for version in [1, 2, 3, 4] {
+    for version in [1, 2, 3, 4, 5] {
         let folder = old_library(version);
         let lib = folder.path().join("lib");
         drop(Writer::open(&lib).unwrap());
@@ -406,12 +406,39 @@ fn each_kind_of_inconsistency_is_found() {
             Fault::FeaturesAlone,
         ),
         ("ATTACH 'features.sqlite' AS f; UPDATE f.meta SET value = 'x'", Fault::References),
+        (
+            "ATTACH 'features.sqlite' AS f; DELETE FROM f.thumbnails WHERE start_us = 0",
+            Fault::ThumbnailsLost,
+        ),
+        (
+            "ATTACH 'features.sqlite' AS f;
+          UPDATE f.thumbnails SET jpeg = x'ffd8ffd9' WHERE start_us = 0",
+            Fault::Changed,
+        ),
+        (
+            "ATTACH 'features.sqlite' AS f; UPDATE f.thumbnails SET jpeg = x'00',
+          digest = row_digest('thumbnails', source, recipe, start_us, x'00') WHERE start_us = 0",
+            Fault::Values,
+        ),
+        (
+            "ATTACH 'features.sqlite' AS f; INSERT INTO f.thumbnails
+          SELECT NULL, source, recipe, start_us + 7, jpeg,
+          row_digest('thumbnails', source, recipe, start_us + 7, jpeg)
+          FROM f.thumbnails WHERE start_us = 0",
+            Fault::FeaturesAlone,
+        ),
+        (
+            "UPDATE chunks SET thumbnails = 3, digest = row_digest('chunks', source, recipe, number,
+          start_us, end_us, clips, gaps, 3, partial) WHERE number = 1 AND clips > 0",
+            Fault::Counts,
+        ),
     ];
     let folder = full_library();
     for (damage, fault) in damages {
         let (_held, lib) = copy(&folder.path().join("lib"));
         let sql = rusqlite::Connection::open(lib.join("library.sqlite")).unwrap();
         sql.pragma_update(None, "foreign_keys", false).unwrap();
+        digest::install(&sql).unwrap();
         let features = lib.join("features.sqlite");
         let damage = damage.replace("features.sqlite", features.to_str().unwrap());
         sql.execute_batch(&damage).unwrap();

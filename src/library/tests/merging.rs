@@ -60,7 +60,11 @@ fn any_shares() -> impl Strategy<Value = Shares> {
 fn chunk_of(source: usize, index: u32) -> ChunkRecord {
     let start = i64::from(index) * 120_000_000;
     let value = (source * 7 + index as usize) as f32;
-    let clips = (0..3).map(|at| clip(start + at * 1_500_000, [value + at as f32 + 1.0; DIMENSION]));
+    // The last one as it would be from before there were thumbnails.
+    let clips = (0..3).map(|at| IndexedClip {
+        thumbnail: (at < 2).then(|| thumbnail(source as i64 * 1_000 + start + at)),
+        ..clip(start + at * 1_500_000, [value + at as f32 + 1.0; DIMENSION])
+    });
     let reason = format!("chunk {index}");
     let gap =
         Gap { span: span(start + 9_000_000, start + 9_000_001), track: TrackKind::Picture, reason };
@@ -161,6 +165,10 @@ fn content(folder: &TempDir, writer: &Writer) -> BTreeMap<String, String> {
                 Ok(())
             })
             .unwrap();
+        for clip in &mut clips {
+            let id = ClipId { source: source.id, start: clip.head.span.start };
+            clip.thumbnail = reader.thumbnail(id).unwrap();
+        }
         let mut cues = reader.cues(source.id).unwrap();
         cues.sort_by_key(|cue| (cue.track.clone(), cue.span.start));
         let gaps = reader.show(source.id).unwrap().gaps;

@@ -13,15 +13,19 @@ pub(super) fn old_library(version: u32) -> TempDir {
     folder
 }
 
-/// All that a reader gives: sources, rows, features (empty where a rebuild has lost them), runs.
-pub(super) fn everything(lib: &Path) -> (Vec<Shown>, Vec<Vec<f16>>, Vec<serde_json::Value>) {
+/// What is kept of a clip for others to see.
+type Seen = (Vec<f16>, Option<Thumbnail>);
+
+/// All that a reader gives: sources, rows, features and thumbnails (none where a rebuild has lost them), runs.
+pub(super) fn everything(lib: &Path) -> (Vec<Shown>, Vec<Seen>, Vec<serde_json::Value>) {
     let reader = Reader::open(lib).unwrap();
     let shown: Vec<Shown> =
         reader.sources().unwrap().iter().map(|source| reader.show(source.id).unwrap()).collect();
     let clips = shown.iter().flat_map(|shown| &shown.clips);
-    let features = clips.map(|clip| reader.features(clip.id).unwrap_or_default()).collect();
+    let seen = |id| (reader.features(id).unwrap_or_default(), reader.thumbnail(id).unwrap_or(None));
+    let seen = clips.map(|clip| seen(clip.id)).collect();
     let runs = reader.runs(99).unwrap();
-    (shown, features, runs)
+    (shown, seen, runs)
 }
 
 #[test]
@@ -44,13 +48,19 @@ fn a_library_of_schema_4_is_read_and_brought_to_the_newest() {
     an_old_library_is_read_and_brought_to_the_newest(4);
 }
 
+#[test]
+fn a_library_of_schema_5_is_read_and_brought_to_the_newest() {
+    an_old_library_is_read_and_brought_to_the_newest(5);
+}
+
 fn an_old_library_is_read_and_brought_to_the_newest(version: u32) {
     let folder = old_library(version);
     let lib = folder.path().join("lib");
     let before = everything(&lib);
     assert_eq!(before.0.len(), 3);
     assert_eq!(before.1.len(), 7);
-    let source = before.0[0].source.id;
+    let harbour = before.0.iter().find(|shown| shown.source.name == "harbour.mkv").unwrap();
+    let source = harbour.source.id;
     let words = |word: &str| Query { words: Some(word.into()), top: 3, ..Query::default() };
     // As it is, too.
     assert_eq!(open(folder.path()).search(&words("lighthouse")).unwrap()[0].source, source);
@@ -65,6 +75,17 @@ fn an_old_library_is_read_and_brought_to_the_newest(version: u32) {
     let clips: RecipeId = open(folder.path()).current(RecipeKind::Clip).unwrap().unwrap().id;
     assert_eq!(writer.progress(source, &clips).unwrap(), State::Complete);
     assert_eq!(writer.done_chunks(source, &clips).unwrap(), [0]);
+    // And has no thumbnails but of what is made now.
+    let there = harbour.clips[0].id;
+    let new = clip(there.start.0 + 9_000_000, [1.0; DIMENSION]);
+    let new = IndexedClip { embedding: Vec::new(), ..new };
+    let id = ClipId { source, start: new.head.span.start };
+    let record =
+        ChunkRecord { index: 0, span: span(0, 120_000_000), clips: vec![new], gaps: Vec::new() };
+    writer.append(source, &clips, &record).unwrap();
+    let reader = open(folder.path());
+    assert_eq!(reader.thumbnail(there).unwrap(), None);
+    assert_eq!(reader.thumbnail(id).unwrap(), Some(thumbnail(id.start.0)));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::ffi::{self, Scaler, Shape, Target};
 use super::orientation::Orientation;
 use super::sampler::Gaps;
 use crate::media::Change;
-use crate::source::protocol::{Fit, Message, Rational, Rendition};
+use crate::source::protocol::{Fit, MAX_ASPECT_RATIO, Message, Rational, Rendition};
 use crate::time::{Micros, Span, Timestamp};
 
 /// A scaled picture is never larger than this many times its rendition, however flat it is.
@@ -59,7 +59,7 @@ impl<'a> Delivery<'a> {
             self.outbox.send(&Message::Repeat { target, change });
             return;
         }
-        let Some(rgb) = self.render() else {
+        let Some((rgb, aspect_ratio)) = self.render() else {
             let span = Span::new(target, target + Micros(1));
             self.miss(span, "FFmpeg cannot convert this pixel format");
             return;
@@ -72,6 +72,7 @@ impl<'a> Delivery<'a> {
             raw_pts: self.held_raw_pts,
             width_px,
             height_px,
+            aspect_ratio,
             change,
         };
         self.outbox.send_with(&message, &rgb);
@@ -90,8 +91,9 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// The held frame in the rendition; `None` where FFmpeg cannot convert it.
-    fn render(&mut self) -> Option<Vec<u8>> {
+    /// The held frame in the rendition, and the aspect ratio of what it shows; `None` where FFmpeg cannot
+    /// convert it.
+    fn render(&mut self) -> Option<(Vec<u8>, f32)> {
         let shape = ffi::shape(&self.held);
         let orientation = orientation(&self.held).unwrap_or(self.orientation);
         let layout = Layout::of(&shape, orientation, self.rendition);
@@ -103,11 +105,11 @@ impl<'a> Delivery<'a> {
         let wanted = (self.rendition.width_px as usize, self.rendition.height_px as usize);
         let size = (width as usize, height as usize);
         if orientation == Orientation::default() && size == wanted {
-            return Some(scaled);
+            return Some((scaled, layout.aspect_ratio));
         }
         let mut canvas = vec![0; wanted.0 * wanted.1 * 3];
         orientation.place(&scaled, size, &mut canvas, wanted, layout.corner);
-        Some(canvas)
+        Some((canvas, layout.aspect_ratio))
     }
 }
 
@@ -122,12 +124,14 @@ fn orientation(frame: &frame::Video) -> Option<Orientation> {
 }
 
 /// Where a scaled picture lies in its rendition.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 struct Layout {
     /// Size to scale the coded picture to, before it is turned.
     coded: (i32, i32),
     /// Left and top of the turned picture in the rendition; negative where it is cut.
     corner: (i64, i64),
+    /// Width to height of what the rendition shows, bars included.
+    aspect_ratio: f32,
 }
 
 impl Layout {
@@ -146,9 +150,14 @@ impl Layout {
         let side = |length: f64| (length.round() as i32).max(1);
         let shown = (side(width * across), side(height * down));
         let corner = |length: u32, shown: i32| (i64::from(length) - i64::from(shown)).div_euclid(2);
+        let seen = match rendition.fit {
+            Fit::Squash => ratio,
+            Fit::Crop | Fit::Pad => width / height,
+        };
         Layout {
             coded: if orientation.swaps_axes() { (shown.1, shown.0) } else { shown },
             corner: (corner(rendition.width_px, shown.0), corner(rendition.height_px, shown.1)),
+            aspect_ratio: (seen as f32).clamp(1.0 / MAX_ASPECT_RATIO, MAX_ASPECT_RATIO),
         }
     }
 }
