@@ -83,7 +83,7 @@ impl LiveArgs {
         let streams = found.map(|location| {
             location.map(|location| {
                 let record = self.record;
-                LiveSource { name: None, location, transport, record }
+                LiveSource { name: None, location, transport, ca: None, record }
             })
         });
         streams.collect::<Result<Vec<_>>>().map(Some).map_err(Failure::usage)

@@ -130,7 +130,7 @@ impl Host {
         silence: Duration,
     ) -> Result<PictureStream<'a>> {
         request.check().map_err(|error| error.in_source(input.name()))?;
-        self.ask(input, Request::Live(input.address(), *request))?;
+        self.ask(input, Request::Live(input.address(), request.clone()))?;
         if let Some(process) = &mut self.process {
             process.be_patient(Patience { silence, is_live: true });
         }

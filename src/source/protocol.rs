@@ -14,7 +14,7 @@ use crate::time::{Micros, Timestamp};
 
 const MAGIC: u16 = 0xC13E;
 /// Raised with every change of a message.
-const VERSION: u16 = 5;
+const VERSION: u16 = 6;
 const HEADER_BYTES: usize = 12;
 /// Longest message without its body. A cue or a track's title is never near it.
 const MAX_MESSAGE_BYTES: u32 = 1 << 20;
@@ -166,7 +166,7 @@ pub struct SoundRequest {
 }
 
 /// The picture of a live stream, for as long as it comes. Each target gets the picture on display.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveRequest {
     pub rendition: Rendition,
     /// On a clock that goes on between connections, so `first` is where this one begins.
@@ -175,6 +175,8 @@ pub struct LiveRequest {
     pub zero_us: i64,
     /// How RTSP brings its packets.
     pub transport: Transport,
+    /// Certificates (PEM) that a server's may be, or be signed by, beside those that the system trusts.
+    pub ca: Option<String>,
     /// Whether the compressed stream itself is wanted, too.
     pub record: bool,
 }

@@ -84,6 +84,8 @@ pub struct Setup<'a> {
     pub port: Option<u16>,
     /// The user name and password that it asks for.
     pub login: Option<(&'a str, &'a str)>,
+    /// The certificate that it shows and its key, for TLS; it needs a login.
+    pub certificate: Option<&'a str>,
     /// The share of packets that are lost on the way.
     pub loss: f64,
     pub codec: Codec,
@@ -103,7 +105,7 @@ pub struct Camera {
 impl Camera {
     /// Serves `units` again and again at `/live`.
     pub fn start(units: &Units, setup: &Setup<'_>) -> Camera {
-        let Setup { port, login, loss, codec, has_sound } = *setup;
+        let Setup { port, login, certificate, loss, codec, has_sound } = *setup;
         gst::init().unwrap();
         let context = glib::MainContext::new();
         let main_loop = glib::MainLoop::new(Some(&context), false);
@@ -150,6 +152,8 @@ impl Camera {
             let token = rtsp::RTSPToken::builder().field("media.factory.role", "user").build();
             auth.add_basic(&rtsp::RTSPAuth::make_basic(user, password), &token);
             auth.set_supported_methods(rtsp::gst_rtsp::RTSPAuthMethod::Basic);
+            let certificate = certificate.map(|pem| gio::TlsCertificate::from_pem(pem).unwrap());
+            auth.set_tls_certificate(certificate.as_ref());
             server.set_auth(Some(&auth));
             factory.add_role_from_structure(
                 &gst::Structure::builder("user")

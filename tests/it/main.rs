@@ -49,7 +49,8 @@ mod takeover;
 mod thumbnails;
 mod tidy;
 mod ties;
-mod tracks;
+#[cfg(feature = "live")]
+mod tls;
 #[cfg(feature = "train")]
 mod training;
 mod web;

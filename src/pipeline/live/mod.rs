@@ -48,6 +48,8 @@ pub struct LiveSource {
     pub name: Option<String>,
     pub location: Location,
     pub transport: Transport,
+    /// Certificates (PEM) that the server's may be, or be signed by.
+    pub ca: Option<String>,
     /// Keeps the compressed stream itself, too.
     pub record: bool,
 }
@@ -76,6 +78,7 @@ struct Camera {
     id: SourceId,
     input: Input,
     transport: Transport,
+    ca: Option<String>,
     /// Where the compressed stream goes, if it is kept.
     recordings: Option<Recordings>,
     /// Up to where an earlier run has stored.
@@ -357,6 +360,7 @@ fn camera(
         id,
         input,
         transport: source.transport,
+        ca: source.ca.clone(),
         recordings: source.record.then(|| library.recordings(id)).transpose()?,
         stored_until: library.stored_until(id, recipe)?,
         status: Mutex::new(status),

@@ -8,9 +8,13 @@ use crate::error::{Error, Result};
 use crate::source::{Location, Transport};
 use crate::toml_check::{self, Mistake, Table};
 
-/// The longest file, and the longest file with a password, that is read.
+/// The longest file, the longest with a password, and the longest with certificates, that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 const MAX_PASSWORD_BYTES: u64 = 4 << 10;
+/// All certificates that a system trusts take a quarter of a megabyte.
+const MAX_CA_BYTES: u64 = 512 << 10;
+/// What each certificate begins with in a file (RFC 7468).
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
 /// The streams that a file lists.
 ///
@@ -97,8 +101,24 @@ fn stream(
         }
         (location, _) => location,
     };
+    let ca = table.optional_str("ca").and_then(|path| {
+        if !matches!(&location, Location::Url(url) if url.starts_with("rtsps://")) {
+            table.mistake("ca", "certificates are looked at for rtsps:// alone");
+        }
+        match read_text(&folder.join(path), MAX_CA_BYTES) {
+            Ok(text) if text.contains(CERTIFICATE) => Some(text),
+            Ok(_) => {
+                table.mistake("ca", format!("{path} holds no certificate (PEM)"));
+                None
+            }
+            Err(error) => {
+                table.mistake("ca", error.to_string());
+                None
+            }
+        }
+    });
     let record = table.optional_bool("record").unwrap_or(false);
-    LiveSource { name: Some(name), location, transport, record }
+    LiveSource { name: Some(name), location, transport, ca, record }
 }
 
 /// `rtsp://user:password@camera/path`, in place of whatever credentials the address has.
@@ -151,10 +171,19 @@ mod tests {
         let mistakes = read(
             "[[stream]]\nname = 'a'\naddress = 'film.mp4'\n\
              [[stream]]\nname = 'a'\naddress = 'rtsp://cam'\npassword_env = 'NONE'\n\
-             [[stream]]\naddress = 'rtsp://cam'\npassword_file = 'none'\nspeed = 3\n",
+             [[stream]]\naddress = 'rtsp://cam'\npassword_file = 'none'\nspeed = 3\nca = 'absent.pem'\n",
         )
         .unwrap_err();
-        for what in ["rtsp://camera/path", "this name", "variable NONE", "name", "none", "speed"] {
+        for what in [
+            "rtsp://camera/path",
+            "this name",
+            "variable NONE",
+            "name",
+            "none",
+            "speed",
+            "rtsps:// alone",
+            "absent.pem",
+        ] {
             assert!(mistakes.iter().any(|mistake| mistake.contains(what)), "{what}: {mistakes:#?}");
         }
     }

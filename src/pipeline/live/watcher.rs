@@ -112,6 +112,7 @@ impl<'a> Watcher<'a> {
             targets: self.targets(),
             zero_us: to.session.zero_us,
             transport: camera.transport,
+            ca: camera.ca.clone(),
             record: self.recording.is_some(),
         };
         let earlier = self.frames;

@@ -9,6 +9,7 @@ mod plugins;
 mod reasons;
 mod reception;
 mod recording;
+mod trust;
 mod url;
 
 use std::collections::VecDeque;
@@ -133,7 +134,7 @@ struct Decoder {
 impl<'a> Run<'a> {
     fn new(request: &LiveRequest, outbox: &'a mut Outbox) -> Self {
         Run {
-            request: *request,
+            request: request.clone(),
             sampler: Sampler::new(request.targets),
             delivery: Delivery::new(request.rendition, Orientation::default(), outbox),
             signer: Signer::default(),

@@ -131,12 +131,12 @@ pub fn demux(
 /// RTSP: the picture track alone is asked for.
 pub fn rtsp(
     pipeline: &gst::Pipeline,
+    source: &gst::Element,
     url: &Url,
     transport: Transport,
     sink: &gst_app::AppSink,
     jitter_buffers: &Arc<Mutex<Vec<gst::Element>>>,
 ) -> Result<()> {
-    let source = element("rtspsrc")?;
     source.set_property("location", &url.bare);
     if let Some((user, password)) = &url.credentials {
         source.set_property("user-id", user);
@@ -171,7 +171,7 @@ pub fn rtsp(
         let media = caps.and_then(|caps| caps.structure(0)?.get::<String>("media").ok());
         Some((media.as_deref() == Some("video")).to_value())
     });
-    pipeline.add(&source).map_err(internal("cannot receive RTSP"))?;
+    pipeline.add(source).map_err(internal("cannot receive RTSP"))?;
     let (pipeline, sink) = (pipeline.downgrade(), sink.clone());
     source.connect_pad_added(move |source, pad| {
         if let Some(pipeline) = pipeline.upgrade() {

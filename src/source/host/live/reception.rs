@@ -15,6 +15,7 @@ use super::monotonic_us;
 use super::parts::{codec, demux, rtsp};
 use super::plugins::{element, load_plugins};
 use super::reasons::{CANNOT_CONNECT, explain};
+use super::trust::{self, Refused};
 use super::url::Url;
 use crate::error::{Error, Result};
 use crate::source::protocol::{Address, LiveRequest};
@@ -43,6 +44,7 @@ pub struct Reception {
     _file: Option<OwnedFd>,
     /// Where it connects to, for saying why it cannot.
     server: Option<(String, u16)>,
+    refused: Refused,
     ended: Option<Result<()>>,
 }
 
@@ -56,7 +58,7 @@ impl Reception {
         let arrivals = Arc::new(Arrivals::new(request.zero_us, request.record));
         let jitter_buffers = Arc::default();
         let sink = sink(&arrivals);
-        let mut server = None;
+        let (mut server, refused) = (None, Refused::default());
         match address {
             Address::Descriptor { .. } => {
                 let file = file
@@ -74,7 +76,12 @@ impl Reception {
                 server = url.server();
                 match url.scheme.as_str() {
                     "rtsp" | "rtsps" => {
-                        rtsp(&pipeline, &url, request.transport, &sink, &jitter_buffers)?
+                        let source = element("rtspsrc")?;
+                        if let Some(server) = &server {
+                            trust::watch(&source, server, request.ca.as_deref(), &refused)?;
+                        }
+                        let transport = request.transport;
+                        rtsp(&pipeline, &source, &url, transport, &sink, &jitter_buffers)?
                     }
                     _ => {
                         // Segments come many frames at once.
@@ -85,8 +92,16 @@ impl Reception {
             }
         }
         let started = pipeline.set_state(gst::State::Playing);
-        let mut reception =
-            Reception { pipeline, bus, arrivals, jitter_buffers, _file: file, server, ended: None };
+        let mut reception = Reception {
+            pipeline,
+            bus,
+            arrivals,
+            jitter_buffers,
+            _file: file,
+            server,
+            refused,
+            ended: None,
+        };
         if started.is_err() {
             reception.has_ended();
             reception.end()?;
@@ -100,7 +115,10 @@ impl Reception {
         if self.ended.is_none() {
             let types = [gst::MessageType::Error, gst::MessageType::Eos];
             self.ended = self.bus.pop_filtered(&types).map(|message| match message.view() {
-                gst::MessageView::Error(error) => Err(explain(error, self.server.as_ref())),
+                gst::MessageView::Error(error) => Err(match self.refused.reason() {
+                    Some(reason) => Error::unavailable(reason),
+                    None => explain(error, self.server.as_ref()),
+                }),
                 _ => Ok(()),
             });
             if self.ended.is_some() {

@@ -1,0 +1,90 @@
+//! RTSP over TLS: which cameras are believed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::camera::{Camera, Setup};
+use crate::cinelex::run;
+use crate::live::{Watching, check_accounts, small};
+
+/// A certificate that has signed itself, for a server at this address; and the same with its key.
+fn certificate(folder: &Path, name: &str, address: &str) -> (PathBuf, String) {
+    let (key, file) = (folder.join(format!("{name}.key")), folder.join(format!("{name}.pem")));
+    let mut made = Command::new("openssl");
+    made.args(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2".split(' '),
+    );
+    made.args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName={address}")]);
+    let made = made.arg("-keyout").arg(&key).arg("-out").arg(&file).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let both = [fs::read_to_string(&file).unwrap(), fs::read_to_string(&key).unwrap()].concat();
+    (file, both)
+}
+
+/// A file of streams with one camera, whose certificate may be, or be signed by, what is in `ca`.
+fn streams(folder: &Path, camera: &Camera, ca: Option<&Path>) -> String {
+    let ca = ca.map(|file| format!("ca = '{}'\n", file.file_name().unwrap().to_str().unwrap()));
+    let text = format!(
+        "[[stream]]\nname = 'door'\naddress = '{}'\nuser = 'me'\npassword_file = 'door.password'\n{}",
+        camera.address().replace("rtsp://", "rtsps://"),
+        ca.unwrap_or_default()
+    );
+    fs::write(folder.join("door.password"), "secret\n").unwrap();
+    let file = folder.join("streams.toml");
+    fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+fn start(folder: &Path, certificate: &str) -> Camera {
+    let (login, certificate) = (Some(("me", "secret")), Some(certificate));
+    Camera::start(&small(folder), &Setup { login, certificate, ..Setup::default() })
+}
+
+#[test]
+fn a_camera_whose_certificate_is_named_is_watched() {
+    let folder = TempDir::new().unwrap();
+    let (other, _) = certificate(folder.path(), "other", "IP:127.0.0.1");
+    let (file, both) = certificate(folder.path(), "camera", "IP:127.0.0.1");
+    // Several in one file, with words between them.
+    let all = [
+        fs::read_to_string(other).unwrap(),
+        "the door's:\n".to_owned(),
+        fs::read_to_string(&file).unwrap(),
+    ];
+    fs::write(&file, all.concat()).unwrap();
+    let camera = start(folder.path(), &both);
+    let library = folder.path().join("library");
+    let streams = streams(folder.path(), &camera, Some(&file));
+    let mut watching = Watching::start(&library, &["--streams", &streams]);
+    watching.until_stored(2);
+    let end = watching.stop();
+    check_accounts(&end["streams"][0]);
+    run(["library", "check", library.to_str().unwrap()]).exits(0);
+}
+
+#[test]
+fn a_camera_that_nobody_vouches_for_is_refused_with_what_to_do() {
+    let folder = TempDir::new().unwrap();
+    let (other, _) = certificate(folder.path(), "other", "IP:127.0.0.1");
+    let (_, both) = certificate(folder.path(), "camera", "IP:127.0.0.1");
+    let (elsewhere, of_elsewhere) = certificate(folder.path(), "elsewhere", "DNS:camera.example");
+    let cases = [
+        (None, &both, "nobody who is trusted has signed the camera's certificate"),
+        (Some(&other), &both, "name a file with it"),
+        (Some(&elsewhere), &of_elsewhere, "the camera's certificate is for another address"),
+    ];
+    for (ca, certificate, reason) in cases {
+        let camera = start(folder.path(), certificate);
+        let library = folder.path().join("library");
+        let streams = streams(folder.path(), &camera, ca.map(PathBuf::as_path));
+        let mut watching = Watching::start(&library, &["--streams", &streams]);
+        let waiting = watching.until_state("waiting");
+        assert!(waiting["reason"].as_str().unwrap().contains(reason), "{reason}: {waiting}");
+        let end = watching.stop();
+        assert_eq!(end["streams"][0]["clips"], 0, "{reason}: {end}");
+        assert_eq!(camera.sent(), 0, "{reason}");
+    }
+}
