@@ -51,6 +51,9 @@ mod tidy;
 mod ties;
 #[cfg(feature = "live")]
 mod tls;
+#[cfg(feature = "live")]
+mod together;
+mod tracks;
 #[cfg(feature = "train")]
 mod training;
 mod web;
