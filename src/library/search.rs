@@ -28,6 +28,9 @@ use crate::time::Span;
 const LIST: usize = 100;
 const LIST_TIMES_TOP: usize = 5;
 
+/// Of a segment, the clips that are among the best, to begin with: where they are more, more are looked at.
+const CLIPS_OF_A_SEGMENT: usize = 4;
+
 /// Scores below which a list only guesses. Every vector is somewhere near every other, and without
 /// a floor a list that found nothing would outvote one that did, since ranks are all that is fused.
 /// In the default space unrelated sentences reach about 0.15, and pictures about 0.1; a share of 0.3
@@ -261,7 +264,9 @@ impl Memory {
         takes: &(dyn Fn(&Row) -> bool + Sync),
         length: usize,
     ) -> Result<Vec<Ranked>> {
-        let mut looked_at = length.saturating_mul(4);
+        // Several clips are of one segment; other rows are a segment each.
+        let each = if vectors.of() == Embedded::Clips { CLIPS_OF_A_SEGMENT } else { 1 };
+        let mut looked_at = length.saturating_mul(each);
         loop {
             let keeps = |row: &Row| takes(row) && filter.keeps(row.source, row.span);
             let rows = vectors.best(query, looked_at, keeps)?;

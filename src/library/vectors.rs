@@ -113,6 +113,11 @@ impl VectorSet {
         RowsAfter { recipe, dimension, after: last_key, through: i64::MAX }
     }
 
+    /// What the rows are embeddings of.
+    pub fn of(&self) -> Embedded {
+        self.of
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty() && self.newest.rows.is_empty()
