@@ -46,10 +46,11 @@ pub fn score(judged: &[Judged]) -> Option<Scored> {
     }
     let mut words = HashMap::new();
     let items: Vec<Item> = judged.iter().map(|item| Item::new(item, &mut words)).collect();
-    let ciders = ciders(&items);
+    let telling = Telling::of(items.iter().map(|item| &item.references[..]));
     let mut total = Overlap::default();
     let mut each = Vec::with_capacity(items.len());
-    for (item, cider) in items.iter().zip(ciders) {
+    for item in &items {
+        let cider = telling.cider(&item.caption, &item.references);
         let overlap = Overlap::of(item);
         total.add(&overlap);
         each.push(Agreement { bleu: overlap.bleu(), rouge_l: rouge_l(item), cider });
@@ -74,6 +75,12 @@ struct Sentence {
     counts: Counts,
 }
 
+impl Sentence {
+    fn new(words: Vec<u32>) -> Sentence {
+        Sentence { counts: counts(&words), words }
+    }
+}
+
 struct Item {
     caption: Sentence,
     references: Vec<Sentence>,
@@ -89,7 +96,7 @@ impl Item {
                     *known.entry(word).or_insert(next)
                 })
                 .collect();
-            Sentence { counts: counts(&words), words }
+            Sentence::new(words)
         };
         Item {
             caption: sentence(&judged.caption),
@@ -214,25 +221,35 @@ struct Weighted {
     length: f64,
 }
 
-/// Each caption's CIDEr.
-fn ciders(items: &[Item]) -> Vec<f64> {
-    const SIGMA: f64 = 6.0;
-    let mut pictures_with: HashMap<Ngram, u32> = HashMap::new();
-    for item in items {
-        let counts = item.references.iter().flat_map(|reference| &reference.counts);
-        let ngrams: BTreeSet<&Ngram> = counts.flat_map(BTreeMap::keys).collect();
-        for ngram in ngrams {
-            *pictures_with.entry(*ngram).or_default() += 1;
+/// How telling n-grams are, by the pictures that have them in their references.
+#[derive(Debug)]
+struct Telling {
+    pictures_with: HashMap<Ngram, u32>,
+    pictures: f64,
+}
+
+impl Telling {
+    fn of<'a>(pictures: impl Iterator<Item = &'a [Sentence]>) -> Telling {
+        let mut pictures_with: HashMap<Ngram, u32> = HashMap::new();
+        let mut count = 0;
+        for references in pictures {
+            let counts = references.iter().flat_map(|reference| &reference.counts);
+            let ngrams: BTreeSet<&Ngram> = counts.flat_map(BTreeMap::keys).collect();
+            for ngram in ngrams {
+                *pictures_with.entry(*ngram).or_default() += 1;
+            }
+            count += 1;
         }
+        Telling { pictures_with, pictures: f64::from(count) }
     }
-    let all = (items.len() as f64).ln();
-    let weighted = |sentence: &Sentence| {
+
+    fn weighted(&self, sentence: &Sentence) -> Weighted {
         let weights = sentence.counts.each_ref().map(|counts| {
             counts
                 .iter()
                 .map(|(ngram, count)| {
-                    let with = f64::from(pictures_with.get(ngram).copied().unwrap_or(0).max(1));
-                    (*ngram, f64::from(*count) * (all - with.ln()))
+                    let with = self.pictures_with.get(ngram).copied().unwrap_or(0).max(1);
+                    (*ngram, f64::from(*count) * (self.pictures.ln() - f64::from(with).ln()))
                 })
                 .collect::<BTreeMap<_, _>>()
         });
@@ -240,25 +257,63 @@ fn ciders(items: &[Item]) -> Vec<f64> {
             .each_ref()
             .map(|weights| weights.values().map(|weight| weight * weight).sum::<f64>().sqrt());
         Weighted { weights, norms, length: sentence.words.len().saturating_sub(1) as f64 }
-    };
-    items
-        .iter()
-        .map(|item| {
-            let caption = weighted(&item.caption);
-            let sum: f64 = item
-                .references
-                .iter()
-                .map(|reference| {
-                    let reference = weighted(reference);
-                    let difference = caption.length - reference.length;
-                    let penalty = (-difference * difference / (2.0 * SIGMA * SIGMA)).exp();
-                    penalty * (0..LONGEST).map(|n| cosine(&caption, &reference, n)).sum::<f64>()
-                })
-                .sum();
-            // An empty sum is -0.0, which would be shown as such.
-            10.0 * sum / (LONGEST * item.references.len()) as f64 + 0.0
-        })
-        .collect()
+    }
+
+    fn cider(&self, caption: &Sentence, references: &[Sentence]) -> f64 {
+        const SIGMA: f64 = 6.0;
+        let caption = self.weighted(caption);
+        let sum: f64 = references
+            .iter()
+            .map(|reference| {
+                let reference = self.weighted(reference);
+                let difference = caption.length - reference.length;
+                let penalty = (-difference * difference / (2.0 * SIGMA * SIGMA)).exp();
+                penalty * (0..LONGEST).map(|n| cosine(&caption, &reference, n)).sum::<f64>()
+            })
+            .sum();
+        // An empty sum is -0.0, which would be shown as such.
+        10.0 * sum / (LONGEST * references.len()) as f64 + 0.0
+    }
+}
+
+/// Scores single captions by CIDEr, n-grams weighing as they do among pictures that are known.
+#[derive(Debug)]
+pub struct Cider {
+    known: HashMap<String, u32>,
+    telling: Telling,
+}
+
+impl Cider {
+    /// `pictures`: what people wrote of each.
+    pub fn of(pictures: &[Vec<Vec<String>>]) -> Cider {
+        let mut known = HashMap::new();
+        for word in pictures.iter().flatten().flatten() {
+            let next = known.len() as u32;
+            known.entry(word.clone()).or_insert(next);
+        }
+        let sentences: Vec<Vec<Sentence>> = pictures
+            .iter()
+            .map(|references| references.iter().map(|words| sentence(&known, words)).collect())
+            .collect();
+        Cider { telling: Telling::of(sentences.iter().map(Vec::as_slice)), known }
+    }
+
+    /// Each caption's CIDEr, 0 to 10, against what people wrote of their picture.
+    pub fn scores(&self, captions: &[Vec<String>], references: &[Vec<String>]) -> Vec<f64> {
+        let sentences = |texts: &[Vec<String>]| -> Vec<Sentence> {
+            texts.iter().map(|words| sentence(&self.known, words)).collect()
+        };
+        let references = sentences(references);
+        let captions = sentences(captions);
+        captions.iter().map(|caption| self.telling.cider(caption, &references)).collect()
+    }
+}
+
+/// A word that no picture has is as good as any other.
+fn sentence(known: &HashMap<String, u32>, words: &[String]) -> Sentence {
+    const UNKNOWN: u32 = NO_WORD - 1;
+    let words = words.iter().map(|word| known.get(word).copied().unwrap_or(UNKNOWN));
+    Sentence::new(words.collect())
 }
 
 /// The cosine of the n-grams of one length, each of the caption's counting as much as the

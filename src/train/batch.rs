@@ -13,6 +13,8 @@ pub(super) struct Row<'a> {
     pub(super) read: Segment<'a>,
     /// Word pieces.
     pub(super) captions: Vec<&'a [u32]>,
+    /// The weight of each caption's loss; all weigh 1 where this is empty.
+    pub(super) weights: Vec<f32>,
     /// Words that are hidden (they read [MASK]): the place among the words, and the piece.
     pub(super) hidden: Vec<(usize, u32)>,
     /// Visual tokens that are hidden (their values read 0): the place among them, and the class of
@@ -35,6 +37,8 @@ pub(super) struct Batch {
     pub(super) bias: Vec<f32>,
     /// Tokens, counted over all rows, and the piece to guess at each.
     pub(super) targets: Vec<(usize, u32)>,
+    /// The weight of each of these guesses.
+    pub(super) weights: Vec<f32>,
     /// Tokens, counted over all rows, and the class to guess at each.
     pub(super) visual_targets: Vec<(usize, usize)>,
     /// Rows and the place of their embedding.
@@ -58,6 +62,7 @@ impl Batch {
             written_places: vec![0; rows.len() * written],
             bias: vec![UNSEEN; rows.len() * tokens * tokens],
             targets: Vec::new(),
+            weights: Vec::new(),
             visual_targets: Vec::new(),
             embeddings: Vec::new(),
             packed,
@@ -71,7 +76,8 @@ impl Batch {
                 }
             }
             let mut start = 0;
-            for caption in &row.captions {
+            for (number, caption) in row.captions.iter().enumerate() {
+                let weight = row.weights.get(number).copied().unwrap_or(1.0);
                 let caption = &caption[..kept(caption)];
                 let ids = std::iter::once(&SEP).chain(caption);
                 let nexts = caption.iter().chain(std::iter::once(&SEP));
@@ -80,6 +86,7 @@ impl Batch {
                     batch.written_ids[at * written + token] = i64::from(*id);
                     batch.written_places[at * written + token] = place as i64;
                     batch.targets.push((at * tokens + read + token, *next));
+                    batch.weights.push(weight);
                     let from = (read + token) * tokens + read;
                     bias[from + start..=from + token].fill(0.0);
                 }
@@ -89,6 +96,7 @@ impl Batch {
                 // After [CLS]; those beyond the network's places were cut off.
                 if place + 2 < network.words {
                     batch.targets.push((at * tokens + place + 1, *piece));
+                    batch.weights.push(1.0);
                 }
             }
             let first = at * tokens + batch.packed.words;

@@ -70,6 +70,7 @@ pub struct Config {
     pub network: Sizes,
     pub steps: Steps,
     pub losses: Losses,
+    pub reward: Reward,
     pub checkpoints: Checkpoints,
 }
 
@@ -119,6 +120,18 @@ pub struct Losses {
     pub visual_words: f64,
     /// Captions of other photos that each photo is told from.
     pub negatives: usize,
+}
+
+/// The end of the training, in which pictures' captions are no longer learnt word by word: what the network
+/// writes by itself is rewarded by how well it agrees with them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reward {
+    /// Of the training; 0 for none.
+    pub share: f64,
+    /// The rate at its begin; it falls as a cosine does.
+    pub rate: f64,
+    /// Captions that are written of each picture.
+    pub beams: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -176,15 +189,22 @@ impl Config {
             guessed: used(self.losses.visual_words > 0.0, centroids),
         }
     }
+
+    /// The rate of a step when `share` of the training is done, and whether captions are rewarded.
+    pub fn rate_at(&self, step: u64, share: f64) -> (f64, bool) {
+        let learning = 1.0 - self.reward.share;
+        if share < learning || self.reward.share <= 0.0 {
+            let warm = ((step + 1) as f64 / self.steps.warm_up.max(1) as f64).min(1.0);
+            (self.steps.rate * warm * fallen(share / learning), false)
+        } else {
+            (self.reward.rate * fallen((share - learning) / self.reward.share), true)
+        }
+    }
 }
 
-impl Steps {
-    /// The rate of a step when `share` of the training is done.
-    pub fn rate_at(&self, step: u64, share: f64) -> f64 {
-        let warm = ((step + 1) as f64 / self.warm_up.max(1) as f64).min(1.0);
-        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * share.clamp(0.0, 1.0)).cos());
-        self.rate * warm * cosine
-    }
+/// From 1 to 0, as a cosine falls.
+fn fallen(share: f64) -> f64 {
+    0.5 * (1.0 + (std::f64::consts::PI * share.clamp(0.0, 1.0)).cos())
 }
 
 fn build(root: &Table<'_>) -> Config {
@@ -199,6 +219,11 @@ fn build(root: &Table<'_>) -> Config {
         network: root.required_table("network", sizes),
         steps: root.required_table("steps", steps),
         losses: root.required_table("losses", losses),
+        reward: root.required_table("reward", |reward| Reward {
+            share: reward.required_float("share", 0.0..=0.9),
+            rate: reward.required_float("rate", 1e-9..=1.0),
+            beams: size(reward, "beams", 2, 64),
+        }),
         checkpoints: root.required_table("checkpoints", |checkpoints| Checkpoints {
             minutes: checkpoints.required_float("minutes", 0.01..=1_000.0),
             scored: checkpoints.required_int("scored", 0..=1_000_000) as usize,
@@ -280,17 +305,24 @@ pub(super) mod tests {
             .replace("inner = 1024", "inner = 32")
             .replace("vocabulary = 4000", "vocabulary = 256")
             .replace("photos = 16", "photos = 2")
-            .replace("warm_up = 200", "warm_up = 2");
+            .replace("warm_up = 200", "warm_up = 2")
+            .replace("share = 0.4", "share = 0");
         Config::read("small.toml", &text).unwrap()
     }
 
     #[test]
     fn the_rate_rises_and_falls() {
-        let steps = Steps { rate: 1e-3, warm_up: 200, ..small().steps };
-        assert!(steps.rate_at(0, 0.0) < 1e-5);
-        assert!((steps.rate_at(199, 0.0) - 1e-3).abs() < 1e-12);
-        assert!((steps.rate_at(900, 0.5) - 5e-4).abs() < 1e-12);
-        assert!(steps.rate_at(900, 1.0).abs() < 1e-12);
+        let mut config = small();
+        (config.steps.rate, config.steps.warm_up) = (1e-3, 200);
+        let rate = |config: &Config, step, share| config.rate_at(step, share).0;
+        assert!(rate(&config, 0, 0.0) < 1e-5);
+        assert!((rate(&config, 199, 0.0) - 1e-3).abs() < 1e-12);
+        assert!((rate(&config, 900, 0.5) - 5e-4).abs() < 1e-12);
+        assert!(rate(&config, 900, 1.0).abs() < 1e-12);
+        config.reward = Reward { share: 0.4, rate: 1e-4, beams: 5 };
+        assert!((rate(&config, 900, 0.3) - 5e-4).abs() < 1e-12);
+        assert_eq!(config.rate_at(900, 0.6), (1e-4, true));
+        assert!((rate(&config, 900, 0.8) - 5e-5).abs() < 1e-12);
     }
 
     #[test]

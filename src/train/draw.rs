@@ -59,6 +59,7 @@ impl Drawn<'_> {
         Row {
             read: Segment { words: &self.words, visual },
             captions: self.captions.clone(),
+            weights: Vec::new(),
             hidden: self.hidden.clone(),
             hidden_visual: self.hidden_visual.clone(),
             embedding: self.embedding,

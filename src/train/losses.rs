@@ -21,6 +21,8 @@ pub(super) struct Losses {
     pub(super) visual_words: Option<f64>,
     /// Nats of telling whether a caption is of a picture, by their cosine.
     pub(super) alignment: Option<f64>,
+    /// The mean CIDEr of what was written to be rewarded.
+    pub(super) reward: Option<f64>,
 }
 
 /// How losses are weighed.
@@ -53,8 +55,7 @@ pub(super) fn losses(
     let mut words = None;
     if !batch.targets.is_empty() {
         let tokens = batch.targets.iter().map(|(token, _)| *token).collect();
-        let targets: Vec<u32> = batch.targets.iter().map(|(_, piece)| *piece).collect();
-        let guessed = words_loss(model, model.states_of(states, tokens), &targets, weighing)?;
+        let guessed = words_loss(model, model.states_of(states, tokens), batch, weighing)?;
         losses.total += guessed.smoothed;
         losses.words = Some(guessed.nats);
         terms.push(guessed.term);
@@ -108,7 +109,7 @@ struct WordsLoss {
 fn words_loss(
     model: &Model,
     states: Tensor<2>,
-    targets: &[u32],
+    batch: &Batch,
     weighing: Weighing,
 ) -> Result<WordsLoss> {
     let inner = states.clone().inner();
@@ -119,11 +120,12 @@ fn words_loss(
     let bias = values(bias)?;
     let mut bias_gradient = vec![0.0; vocabulary];
     let (mut smoothed, mut nats) = (0.0, 0.0);
-    let each = 1.0 / targets.len() as f32;
+    let count = batch.targets.len();
     let even = weighing.label_smoothing as f32 / vocabulary as f32;
     let own = 1.0 - weighing.label_smoothing as f32;
     Arch::new().dispatch(|| {
-        for (row, target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
+        let targets = batch.targets.iter().zip(&batch.weights);
+        for (row, ((_, target), weight)) in logits.chunks_exact_mut(vocabulary).zip(targets) {
             for (logit, bias) in row.iter_mut().zip(&bias) {
                 *logit += bias;
             }
@@ -136,7 +138,8 @@ fn words_loss(
             let sum = sum(row, |x| x);
             let log_sum = most + sum.ln();
             nats += f64::from(log_sum - own_logit);
-            smoothed += f64::from(log_sum - own * own_logit - even * sum_of_logits);
+            smoothed += f64::from(weight * (log_sum - own * own_logit - even * sum_of_logits));
+            let each = weight / count as f32;
             let scale = each / sum;
             for (x, bias) in row.iter_mut().zip(&mut bias_gradient) {
                 *x = *x * scale - even * each;
@@ -146,13 +149,13 @@ fn words_loss(
             bias_gradient[*target as usize] -= own * each;
         }
     });
-    let gradient = TensorData::new(logits, [targets.len(), vocabulary]);
+    let gradient = TensorData::new(logits, [count, vocabulary]);
     let gradient = Tensor::<2>::from_data(gradient, &inner.device());
     let of_table = values(gradient.clone().transpose().matmul(inner))?;
     let of_states = gradient.matmul(table).autodiff();
     Ok(WordsLoss {
-        smoothed: smoothed / targets.len() as f64,
-        nats: nats / targets.len() as f64,
+        smoothed: smoothed / count as f64,
+        nats: nats / count as f64,
         term: (states * of_states).sum(),
         table: of_table,
         bias: bias_gradient,

@@ -15,6 +15,7 @@ mod ops;
 mod optimizer;
 mod outcome;
 mod report;
+mod reward;
 mod run;
 #[cfg(test)]
 mod tests;

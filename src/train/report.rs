@@ -33,6 +33,10 @@ fn page(lines: &[Line]) -> String {
         ("Contrast: nats a photo", steps(|line| losses(line)[1])),
         ("Visual words: nats a word", steps(|line| losses(line)[2])),
         ("Alignment: nats a pair", steps(|line| losses(line)[3])),
+        (
+            "Reward: CIDEr × 100 of what was written",
+            steps(|line| losses(line)[5].map(|x| 100.0 * x)),
+        ),
         ("Captions a second of processor time", steps(|line| losses(line)[4])),
     ];
     let mut page = String::from(
@@ -55,13 +59,13 @@ fn score(line: &Line) -> Option<(f64, f64)> {
     }
 }
 
-/// Nats of words, contrast, visual words and alignment, and captions a second.
-fn losses(line: &Line) -> [Option<f64>; 5] {
+/// Nats of words, contrast, visual words and alignment, captions a second, and the reward.
+fn losses(line: &Line) -> [Option<f64>; 6] {
     match line {
-        Line::Steps { words, contrast, visual_words, alignment, captions_per_sec, .. } => {
-            [*words, *contrast, *visual_words, *alignment, Some(*captions_per_sec)]
-        }
-        Line::Score { .. } => [None; 5],
+        Line::Steps {
+            words, contrast, visual_words, alignment, captions_per_sec, reward, ..
+        } => [*words, *contrast, *visual_words, *alignment, Some(*captions_per_sec), *reward],
+        Line::Score { .. } => [None; 6],
     }
 }
 

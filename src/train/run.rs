@@ -60,6 +60,8 @@ pub(super) enum Line {
         contrast: Option<f64>,
         visual_words: Option<f64>,
         alignment: Option<f64>,
+        #[serde(default)]
+        reward: Option<f64>,
         gradient: f64,
         captions_per_sec: f64,
         /// Of a step, padding included.
@@ -106,7 +108,7 @@ pub fn train(
     watch: &mut dyn FnMut(Event<'_>) -> Result<()>,
 ) -> Result<Finished> {
     std::fs::create_dir_all(out).map_err(|cause| Error::io(out, "create", cause))?;
-    let mut trainer = Trainer::new(config, material)?;
+    let mut trainer = Trainer::new(models, config, material)?;
     if resume {
         let (progress, optimizer) = checkpoint::last(out, &trainer.progress.training)?;
         if progress.network != trainer.progress.network {
@@ -264,6 +266,7 @@ struct Recent {
     contrast: Mean,
     visual_words: Mean,
     alignment: Mean,
+    reward: Mean,
 }
 
 #[derive(Debug, Default)]
@@ -298,6 +301,7 @@ impl Recent {
         self.contrast.add(taken.losses.contrast);
         self.visual_words.add(taken.losses.visual_words);
         self.alignment.add(taken.losses.alignment);
+        self.reward.add(taken.losses.reward);
     }
 
     fn line(&self, step: u64, cpu_secs: f64) -> Line {
@@ -310,6 +314,7 @@ impl Recent {
             contrast: self.contrast.value(),
             visual_words: self.visual_words.value(),
             alignment: self.alignment.value(),
+            reward: self.reward.value(),
             gradient: self.gradient / self.steps,
             captions_per_sec: self.captions as f64 / self.secs,
             tokens: self.tokens as f64 / self.steps,

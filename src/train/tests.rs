@@ -6,7 +6,7 @@ use ndarray::Array2;
 
 use super::batch::{Batch, Row};
 use super::checkpoint;
-use super::config::{self, Config, Inputs, Length};
+use super::config::{self, Config, Inputs, Length, Reward};
 use super::examples::Examples;
 use super::material::{Material, Sources};
 use super::network::Model;
@@ -76,19 +76,20 @@ fn small() -> Config {
 
 #[test]
 fn a_training_that_goes_on_later_is_the_same_to_the_last_bit() {
+    let models = Models::open().unwrap();
     let (config, material) = (small(), material(7));
-    let mut straight = Trainer::new(&config, &material).unwrap();
+    let mut straight = Trainer::new(&models, &config, &material).unwrap();
     for _ in 0..20 {
         straight.step().unwrap();
     }
     let folder = tempfile::tempdir().unwrap();
-    let mut first = Trainer::new(&config, &material).unwrap();
+    let mut first = Trainer::new(&models, &config, &material).unwrap();
     for _ in 0..10 {
         first.step().unwrap();
     }
     checkpoint::write(folder.path(), &first.progress, &first.optimizer).unwrap();
 
-    let mut second = Trainer::new(&config, &material).unwrap();
+    let mut second = Trainer::new(&models, &config, &material).unwrap();
     let (progress, optimizer) = checkpoint::last(folder.path(), &second.progress.training).unwrap();
     assert_eq!((&progress, &optimizer), (&first.progress, &first.optimizer));
     (second.progress, second.optimizer) = (progress, optimizer);
@@ -102,12 +103,13 @@ fn a_training_that_goes_on_later_is_the_same_to_the_last_bit() {
 
 #[test]
 fn the_loss_falls() {
+    let models = Models::open().unwrap();
     let mut config = small();
     config.steps.length = Length::Steps(150);
     config.steps.rate = 1e-2;
     (config.losses.mix.text, config.losses.mix.masked) = (0.0, 0.0);
     let material = material(8);
-    let mut trainer = Trainer::new(&config, &material).unwrap();
+    let mut trainer = Trainer::new(&models, &config, &material).unwrap();
     let mut nats = Vec::new();
     for _ in 0..150 {
         nats.push(trainer.step().unwrap().losses.words.unwrap());
@@ -117,8 +119,42 @@ fn the_loss_falls() {
     assert!(end < begin / 3.0, "from {begin} to {end}");
 }
 
+/// Needs `cinelex setup`: ONNX Runtime.
+#[test]
+fn what_is_written_agrees_the_better_the_longer_it_is_rewarded() {
+    let mut config = small();
+    config.steps.length = Length::Steps(160);
+    config.steps.rate = 1e-2;
+    config.reward = Reward { share: 0.5, rate: 2e-3, beams: 4 };
+    (config.losses.mix.text, config.losses.mix.masked) = (0.0, 0.0);
+    let (models, material) = (Models::open().unwrap(), material(8));
+    let mut trainer = Trainer::new(&models, &config, &material).unwrap();
+    let mut rewards = Vec::new();
+    let mut half_way = None;
+    for step in 0..160 {
+        let losses = trainer.step().unwrap().losses;
+        assert_eq!(losses.reward.is_some(), step >= 80);
+        assert_eq!(losses.words.is_some(), step < 80);
+        rewards.extend(losses.reward);
+        if step == 100 {
+            half_way = Some((trainer.progress.clone(), trainer.optimizer.clone()));
+        }
+    }
+    let mean = |rewards: &[f64]| rewards.iter().sum::<f64>() / rewards.len() as f64;
+    let (begin, end) = (mean(&rewards[..10]), mean(&rewards[70..]));
+    assert!(end > 1.2 * begin, "from {begin} to {end}");
+
+    let mut again = Trainer::new(&models, &config, &material).unwrap();
+    (again.progress, again.optimizer) = half_way.unwrap();
+    for _ in 101..160 {
+        again.step().unwrap();
+    }
+    assert_eq!(again.optimizer, trainer.optimizer);
+}
+
 #[test]
 fn gradients_are_those_of_the_loss() {
+    let models = Models::open().unwrap();
     let (mut config, material) = (small(), material(4));
     (config.steps.dropout, config.steps.label_smoothing) = (0.0, 0.1);
     (config.steps.weight_decay, config.steps.clip) = (0.0, 1e9);
@@ -127,7 +163,7 @@ fn gradients_are_those_of_the_loss() {
     // first step is the rate times the gradient's sign, so the fall is the sum of its magnitudes.
     config.steps.warm_up = 1;
     config.steps.rate = 1e-5;
-    let mut trainer = Trainer::new(&config, &material).unwrap();
+    let mut trainer = Trainer::new(&models, &config, &material).unwrap();
     let before = trainer.optimizer.clone();
     let first = trainer.step().unwrap();
     let magnitudes: f64 = trainer
@@ -190,12 +226,13 @@ fn with_codebook(photos: usize, seen: bool) -> (Config, Material) {
 #[test]
 #[cfg(feature = "fit")]
 fn hidden_visual_words_are_learnt_whether_others_are_seen_or_not() {
+    let models = Models::open().unwrap();
     for seen in [false, true] {
         let (mut config, material) = with_codebook(8, seen);
         config.steps.length = Length::Steps(150);
         config.steps.rate = 1e-2;
         (config.losses.mix.text, config.losses.mix.masked) = (0.0, 1e3);
-        let mut trainer = Trainer::new(&config, &material).unwrap();
+        let mut trainer = Trainer::new(&models, &config, &material).unwrap();
         assert_eq!(trainer.trained().network.centroids, if seen { 4 } else { 0 });
         let nats = (0..150).filter_map(|_| trainer.step().unwrap().losses.visual_words);
         let nats: Vec<f64> = nats.collect();
@@ -214,8 +251,9 @@ fn burn_and_onnx_runtime_agree_where_words_are_seen() {
 
 #[test]
 fn a_loss_that_is_no_number_stops_and_leaves_the_weights() {
+    let models = Models::open().unwrap();
     let (config, material) = (small(), material(4));
-    let mut trainer = Trainer::new(&config, &material).unwrap();
+    let mut trainer = Trainer::new(&models, &config, &material).unwrap();
     trainer.step().unwrap();
     trainer.optimizer.weights.get_mut("norm.bias").unwrap().values[0] = f32::INFINITY;
     let before = trainer.optimizer.clone();
@@ -226,11 +264,12 @@ fn a_loss_that_is_no_number_stops_and_leaves_the_weights() {
 
 #[test]
 fn one_photo_with_one_caption_is_enough() {
+    let models = Models::open().unwrap();
     let (config, mut material) = (small(), material(1));
     material.train[0].photos[0].captions.truncate(1);
     material.embeddings = material.embeddings.slice(ndarray::s![..1, ..]).to_owned();
     material.texts.clear();
-    let mut trainer = Trainer::new(&config, &material).unwrap();
+    let mut trainer = Trainer::new(&models, &config, &material).unwrap();
     for _ in 0..12 {
         trainer.step().unwrap();
     }
@@ -238,9 +277,10 @@ fn one_photo_with_one_caption_is_enough() {
 
 #[test]
 fn of_two_checkpoints_the_readable_one_is_taken() {
+    let models = Models::open().unwrap();
     let (config, material) = (small(), material(4));
     let folder = tempfile::tempdir().unwrap();
-    let mut trainer = Trainer::new(&config, &material).unwrap();
+    let mut trainer = Trainer::new(&models, &config, &material).unwrap();
     for _ in 0..3 {
         trainer.step().unwrap();
         checkpoint::write(folder.path(), &trainer.progress, &trainer.optimizer).unwrap();
@@ -295,7 +335,8 @@ fn burn_and_onnx_runtime_give_the_same_probabilities() {
 }
 
 fn the_same_probabilities(config: &Config, material: &Material, steps: usize) {
-    let mut trainer = Trainer::new(config, material).unwrap();
+    let models = Models::open().unwrap();
+    let mut trainer = Trainer::new(&models, config, material).unwrap();
     for _ in 0..steps {
         trainer.step().unwrap();
     }
@@ -312,7 +353,6 @@ fn the_same_probabilities(config: &Config, material: &Material, steps: usize) {
         Segment { words: &[], visual: [seen[1].tokens(0), seen[2].tokens(1)].concat() },
     ]
     .into();
-    let models = Models::open().unwrap();
     for (precision, tolerance) in
         [(Precision::Fp32, 1e-4), (Precision::Fp16, 2e-2), (Precision::Int8, 0.3)]
     {

@@ -13,8 +13,10 @@ use super::losses::{Beside, Losses, Weighing, losses};
 use super::material::Material;
 use super::network::{Dropout, Model};
 use super::optimizer::Optimizer;
+use super::reward::{Critic, Rewarded};
 use crate::error::{Error, Result};
 use crate::evaluate::pictures::Visuals;
+use crate::model::Models;
 use crate::onnx::transformer::{Network, Tensors, Weights};
 use crate::transformer::Trained;
 
@@ -38,10 +40,13 @@ pub(super) struct Taken {
 }
 
 pub(super) struct Trainer<'a> {
+    models: &'a Models,
     config: &'a Config,
     material: &'a Material,
     network: Network,
     examples: Examples<'a>,
+    /// Where what is written is rewarded.
+    critic: Option<Critic>,
     orders: [Order; 3],
     seed: [u8; 32],
     /// What is read of a hidden visual token.
@@ -54,7 +59,11 @@ pub(super) struct Trainer<'a> {
 impl<'a> Trainer<'a> {
     /// # Errors
     /// `InvalidInput` where the material and the configuration do not fit.
-    pub(super) fn new(config: &'a Config, material: &'a Material) -> Result<Self> {
+    pub(super) fn new(
+        models: &'a Models,
+        config: &'a Config,
+        material: &'a Material,
+    ) -> Result<Self> {
         let (examples, network) = Examples::new(config, material)?;
         let seed = *blake3::hash(&config.seed.to_le_bytes()).as_bytes();
         let lengths =
@@ -78,6 +87,8 @@ impl<'a> Trainer<'a> {
         let weights = begun(&network, &examples.visuals, &seed);
         let training = blake3::hash(format!("{config:?} {}", material.hash()).as_bytes());
         Ok(Trainer {
+            models,
+            critic: (config.reward.share > 0.0).then(|| Critic::new(&examples)),
             config,
             material,
             examples,
@@ -112,11 +123,15 @@ impl<'a> Trainer<'a> {
 
     /// The network with the average of the weights: what is scored and shipped.
     pub(super) fn trained(&self) -> Trained {
+        self.network_of(&self.optimizer.average)
+    }
+
+    fn network_of(&self, tensors: &Tensors) -> Trained {
         Trained {
             network: self.network,
             pieces: self.examples.pieces.clone(),
             fitting: self.material.fitting.clone(),
-            tensors: self.optimizer.average.clone(),
+            tensors: tensors.clone(),
         }
     }
 
@@ -132,7 +147,20 @@ impl<'a> Trainer<'a> {
         let mut random = super::random(&self.seed, "batch", step);
         let (clips, negatives) = (self.network.clips, self.config.losses.negatives);
         let drawn = self.examples.draw(kind, &chosen, clips, negatives, &mut random);
-        let rows: Vec<Row<'_>> = drawn.rows.iter().map(|row| row.row(&self.zeros)).collect();
+        let mut rows: Vec<Row<'_>> = drawn.rows.iter().map(|row| row.row(&self.zeros)).collect();
+        let (rate, is_rewarded) = self.config.rate_at(step, self.share());
+        let critic = self.critic.as_ref().filter(|_| is_rewarded && kind == StepKind::Captions);
+        let rewarded: Vec<Rewarded> = match critic {
+            None => Vec::new(),
+            Some(critic) => {
+                let network = self.network_of(&self.optimizer.weights);
+                critic.reward(self.models, &network, self.config.reward.beams, &rows)?
+            }
+        };
+        for (row, rewarded) in rows.iter_mut().zip(&rewarded) {
+            row.captions = rewarded.captions.iter().map(Vec::as_slice).collect();
+            row.weights.clone_from(&rewarded.advantages);
+        }
         let captions = rows.iter().map(|row| row.captions.len().max(1)).sum();
         let embedding = |caption: &usize| self.material.embeddings.row(*caption).to_vec();
         let embeddings: Vec<f32> = drawn.embedded.iter().flat_map(embedding).collect();
@@ -147,12 +175,18 @@ impl<'a> Trainer<'a> {
         let mut dropout = Some(Dropout::new(self.config.steps.dropout, *of_step.as_bytes()));
         let states = model.run(&batch, &mut dropout);
         let weighing = Weighing {
-            label_smoothing: self.config.steps.label_smoothing,
+            // What is rewarded is not what is right.
+            label_smoothing: if critic.is_some() { 0.0 } else { self.config.steps.label_smoothing },
             contrast: self.config.losses.contrast,
             visual_words: self.config.losses.visual_words,
         };
-        let (losses, gradients) = losses(&model, &batch, &states, beside, weighing)?;
-        let rate = self.config.steps.rate_at(step, self.share());
+        let (mut losses, gradients) = losses(&model, &batch, &states, beside, weighing)?;
+        if critic.is_some() {
+            // Its own captions are no measure of how well it knows people's.
+            losses.words = None;
+            let sum: f64 = rewarded.iter().map(|of_row| of_row.reward).sum();
+            losses.reward = Some(sum / rewarded.len().max(1) as f64);
+        }
         let no_number = |what: &str| {
             Error::invalid_input(format!(
                 "the {what} of step {step} is no number: resume from the last checkpoint with a lower \
