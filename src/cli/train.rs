@@ -27,6 +27,10 @@ pub struct Args {
     /// Captions without pictures: tab-separated, with a column "caption"
     #[arg(long, value_name = "FILE")]
     text: Vec<PathBuf>,
+    /// Begin with the weights and word pieces of this captioner: an id like captioner-default, a manifest, or a
+    /// training's transformer.safetensors
+    #[arg(long, value_name = "CAPTIONER")]
+    from: Option<String>,
     /// What to train, and how; training/default.toml unless told otherwise
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -73,6 +77,7 @@ pub fn run(args: Args) -> CommandResult {
     let sources = Sources {
         data: args.data.clone(),
         texts: args.text.clone(),
+        from: args.from.clone(),
         fitted: (args.resume && kept.exists()).then_some(kept),
         command: command(),
     };

@@ -86,7 +86,10 @@ impl<'a> Examples<'a> {
             .filter(|group| !group.is_empty())
             .collect();
         let words = found.iter().flat_map(|(_, of)| of).chain(texts.iter().flatten());
-        let pieces = WordPieces::learn(words.copied(), config.network.vocabulary)?;
+        let pieces = match &material.from {
+            Some(from) => from.pieces.clone(),
+            None => WordPieces::learn(words.copied(), config.network.vocabulary)?,
+        };
 
         let (mut examples, mut captions, mut example_of_caption) =
             (Vec::<Example>::new(), Vec::new(), Vec::new());
@@ -116,6 +119,12 @@ impl<'a> Examples<'a> {
             material.embeddings.ncols(),
         );
         network.check()?;
+        if let Some(from) = material.from.as_ref().filter(|from| from.network != network) {
+            return Err(Error::invalid_input(format!(
+                "the network to begin with is of another kind than the configuration's: {:?}, not {network:?}",
+                from.network
+            )));
+        }
         let see = |with_features: bool, codebook: Option<&'a Codebook>| {
             let see = |of| Visuals::new(of, with_features, codebook, network.cells);
             let views = material.views.iter().map(|(_, view)| view);

@@ -16,7 +16,7 @@ use crate::library::Reader;
 use crate::model::{Device, Models};
 use crate::onnx::transformer::{Tensors, Weights};
 use crate::text::TextTower;
-use crate::transformer::{Fitting, Numbers, read_tensors, write_tensors};
+use crate::transformer::{Fitting, Numbers, Trained, read_tensors, write_tensors};
 
 /// Captions that are embedded between two reports of progress.
 const CAPTIONS_AT_A_TIME: usize = 256;
@@ -39,6 +39,9 @@ pub struct Sources {
     pub data: Vec<PathBuf>,
     /// Files of captions without pictures.
     pub texts: Vec<PathBuf>,
+    /// The network whose weights and word pieces the training begins with, as
+    /// [`Trained::named_or_file`] has it; weights begin at random where there is none.
+    pub from: Option<String>,
     /// The codebook that was fitted when the training began, where it goes on.
     pub fitted: Option<PathBuf>,
     /// The command as it was typed: manifests say it.
@@ -62,6 +65,8 @@ pub struct Material {
     /// `[captions, space]`, rows of length 1: of the usable captions of `train`, in order.
     pub embeddings: Array2<f32>,
     pub fitting: Fitting,
+    /// What the training begins with.
+    pub from: Option<Trained>,
     pub libraries: Vec<Learnt>,
     pub skipped: Skipped,
 }
@@ -88,6 +93,10 @@ impl Material {
     ) -> Result<Material> {
         let encoder = models.manifest(&config.encoder)?;
         let tower = models.manifest(&config.text)?;
+        let from = match &sources.from {
+            Some(name) => Some(Trained::named_or_file(models, name)?),
+            None => None,
+        };
         let device = Device::Auto;
         let eye = Eye { models, encoder: &encoder, device, view: View::WHOLE, threads };
         let mut codebook = match config.needs_codebook() && !config.fits_codebook() {
@@ -170,6 +179,10 @@ impl Material {
             codebook: seen.map(|codebook| codebook.id().to_hex().to_string()),
             space,
         };
+        if let Some(from) = &from {
+            from.fitting.check(&fitting.encoder, codebook.as_ref().map(Codebook::id))?;
+            from.fitting.check_space(&fitting.space)?;
+        }
         Ok(Material {
             sources,
             train,
@@ -179,6 +192,7 @@ impl Material {
             codebook,
             embeddings,
             fitting,
+            from,
             libraries,
             skipped,
         })
@@ -199,6 +213,10 @@ impl Material {
         self.texts.iter().flatten().for_each(|caption| field(caption));
         field(&format!("{:?}", self.fitting));
         field(&format!("{:?}", self.codebook.as_ref().map(Codebook::id)));
+        for (name, tensor) in self.from.iter().flat_map(|from| &from.tensors) {
+            field(name);
+            field(&format!("{:?}", tensor.values));
+        }
         // What a clip looks like follows from where it is and how it was made.
         self.libraries.iter().for_each(|learnt| field(&learnt.clips.id.to_string()));
         hash.finalize()

@@ -63,6 +63,7 @@ fn material(photos: usize) -> Material {
         texts: vec![vec!["a bird in the sky".into(), "some birds fly".into()]; 3],
         codebook: None,
         embeddings,
+        from: None,
         fitting: Fitting { encoder: "made up".into(), codebook: None, space: "made up".into() },
         skipped: super::corpus::Skipped::default(),
     }
@@ -117,6 +118,28 @@ fn the_loss_falls() {
     let mean = |nats: &[f64]| nats.iter().sum::<f64>() / nats.len() as f64;
     let (begin, end) = (mean(&nats[..10]), mean(&nats[140..]));
     assert!(end < begin / 3.0, "from {begin} to {end}");
+}
+
+#[test]
+fn a_training_begins_with_what_another_has_learnt() {
+    let (models, config, mut material) = (Models::open().unwrap(), small(), material(7));
+    let mut first = Trainer::new(&models, &config, &material).unwrap();
+    for _ in 0..5 {
+        first.step().unwrap();
+    }
+    let (learnt, training) = (first.trained(), first.progress.training);
+    // Pieces are those that its weights are of, whatever is read.
+    material.train[0].photos[0].captions[0] = "zebras zigzag".into();
+    material.from = Some(learnt.clone());
+    let second = Trainer::new(&models, &config, &material).unwrap();
+    assert_eq!(second.trained().tensors, learnt.tensors);
+    assert_eq!(second.trained().pieces.to_lines(), learnt.pieces.to_lines());
+    assert_ne!(second.progress.training, training);
+
+    let mut config = config;
+    config.network.layers += 1;
+    let error = Trainer::new(&models, &config, &material).err().unwrap();
+    assert!(error.to_string().contains("of another kind"), "{error}");
 }
 
 /// Needs `cinelex setup`: ONNX Runtime.

@@ -84,7 +84,10 @@ impl<'a> Trainer<'a> {
             Order::new(seed, of_texts, size),
             Order::new(other, of_photos, size),
         ];
-        let weights = begun(&network, &examples.visuals, &seed);
+        let weights = match &material.from {
+            Some(from) => from.tensors.clone(),
+            None => begun(&network, &examples.visuals, &seed),
+        };
         let training = blake3::hash(format!("{config:?} {}", material.hash()).as_bytes());
         Ok(Trainer {
             models,

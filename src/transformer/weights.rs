@@ -109,6 +109,17 @@ impl Trained {
             .map_err(|error| error.in_source(format!("captioner {}", manifest.id)))
     }
 
+    /// Of this name: a file that [`Trained::save`] wrote, or the id or path of a captioner's manifest.
+    ///
+    /// # Errors
+    /// As [`Trained::load`], [`Models::manifest`] and [`Trained::named`].
+    pub fn named_or_file(models: &Models, name: &str) -> Result<Trained> {
+        match name.ends_with(".safetensors") {
+            true => Self::load(Path::new(name)),
+            false => Self::named(models, &models.manifest(name)?),
+        }
+    }
+
     fn from_bytes(bytes: &[u8]) -> Result<Trained> {
         let (head, tensors) = tensors_of(bytes, METADATA)?;
         let Head { format, network, fitting, pieces } =
