@@ -12,7 +12,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::library::{ClipId, Hit, Origin, Query, Reader, RecipeKind, Space, Unseen};
-use crate::media::Channel;
+use crate::media::{Channel, TrackKind};
 use crate::model::{Device, Models};
 use crate::pipeline::{Loaded, Pipeline};
 use crate::source::{Host, Input, Limits, Location};
@@ -352,8 +352,9 @@ fn print_hit(hit: &Hit) -> Result<()> {
 
 /// `no video 2026-11-20 10:02:10-10:05:41  rtsp://camera/door  (camera unreachable)`.
 fn print_unseen(unseen: &Unseen) -> Result<()> {
+    let what = if unseen.track == TrackKind::Sound { "sound" } else { "video" };
     print_line(&format!(
-        "no video {}  {}  ({})",
+        "no {what} {}  {}  ({})",
         wall_span(unseen.from_us, unseen.to_us),
         one_line(&unseen.name),
         one_line(&unseen.reason)

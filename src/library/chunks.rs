@@ -85,7 +85,7 @@ impl Writer {
                     empty_chunk(sql, of, chunk)?;
                     Counts::default()
                 }
-                Onto::Before => counts(sql, of, chunk.index)?,
+                Onto::Before => counts(sql, of.source, of.recipe, chunk.index)?,
             };
             keep_from(sql, of.source, chunk.span.start)?;
             insert_clips(sql, of, chunk)?;
@@ -111,21 +111,22 @@ impl Writer {
 
 /// What a chunk has.
 #[derive(Debug, Default)]
-struct Counts {
+pub(super) struct Counts {
     clips: usize,
-    gaps: usize,
+    pub gaps: usize,
     thumbnails: usize,
     is_partial: bool,
+    pub end_us: Option<i64>,
 }
 
-fn counts(sql: &Connection, of: Of, number: u32) -> Result<Counts> {
+pub(super) fn counts(sql: &Connection, source: i64, recipe: i64, number: u32) -> Result<Counts> {
     let mut find = sql.prepare_cached(
-        "SELECT clips, gaps, thumbnails, partial FROM chunks \
+        "SELECT clips, gaps, thumbnails, partial, end_us FROM chunks \
          WHERE source = ?1 AND recipe = ?2 AND number = ?3",
     )?;
-    let found = find.query_row(params![of.source, of.recipe, number], |row| {
-        let (clips, gaps) = (row.get(0)?, row.get(1)?);
-        Ok(Counts { clips, gaps, thumbnails: row.get(2)?, is_partial: row.get(3)? })
+    let found = find.query_row(params![source, recipe, number], |row| {
+        let (clips, gaps, thumbnails) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(Counts { clips, gaps, thumbnails, is_partial: row.get(3)?, end_us: row.get(4)? })
     });
     Ok(found.optional()?.unwrap_or_default())
 }

@@ -2,11 +2,12 @@
 
 use rusqlite::{Connection, params};
 
-use super::chunks::insert_gaps;
+use super::chunks::{counts, insert_gaps};
 use super::commit_point;
 use super::digest::CHUNKS;
 use super::ids::{RecipeId, SourceId};
 use super::insert;
+use super::keep::KeptFrom;
 use super::recipes::{Waiting, activate, has_completed, waiting};
 use super::rows::{self, RecipeRow};
 use super::types::{HeardChunk, RecipeKind};
@@ -122,6 +123,63 @@ impl Writer {
         Ok(())
     }
 
+    /// Up to where a live source was listened to by a recipe; `None` where it never was. Its chunks lie on
+    /// the grid of the picture's, and what was before the first may have been deleted, so that
+    /// [`Writer::heard_to`] knows nothing of it.
+    pub fn heard_until(&self, source: SourceId, recipe: &RecipeId) -> Result<Option<Timestamp>> {
+        let (source, recipe) = self.keys(source, recipe, RecipeKind::Speech)?;
+        let find = "SELECT max(end_us) FROM chunks WHERE source = ?1 AND recipe = ?2";
+        let until: Option<i64> =
+            self.record.read(|sql| rows::one(sql, find, params![source, recipe.key]))?;
+        Ok(until.map(Timestamp))
+    }
+
+    /// Adds what was heard of a live source to what a chunk has; the chunk's span ends where that does.
+    /// False, and nothing is done, where the chunk is of a time that is no longer kept.
+    pub fn append_heard(
+        &mut self,
+        source: SourceId,
+        recipe: &RecipeId,
+        chunk: &HeardChunk,
+    ) -> Result<bool> {
+        let (source, recipe) = self.keys(source, recipe, RecipeKind::Speech)?;
+        if let Some(cue) = chunk.cues.iter().find(|cue| !chunk.span.contains(cue.span.start)) {
+            return Err(Error::internal("a cue out of its chunk").at(cue.span.start));
+        }
+        let is_kept = self.record.write(|sql| {
+            if !KeptFrom::read(sql)?.keeps(source, chunk.span.start) {
+                return Ok(false);
+            }
+            let there = counts(sql, source, recipe.key, chunk.index)?;
+            insert_gaps(sql, source, recipe.key, chunk.index, &chunk.gaps, there.gaps)?;
+            let (start_us, end_us) = (chunk.span.start.0, chunk.span.end.0);
+            let end_us = there.end_us.map_or(end_us, |before| before.max(end_us));
+            let gaps = there.gaps + chunk.gaps.len();
+            let row =
+                params![source, recipe.key, chunk.index, start_us, end_us, 0, gaps, 0, false];
+            sql.prepare_cached(&CHUNKS.replace())?.execute(row)?;
+            if !chunk.cues.is_empty() {
+                insert::few_cues(sql, source, recipe.key, &chunk.cues)?;
+            }
+            Ok(true)
+        })?;
+        commit_point::reached("heard-committed");
+        Ok(is_kept)
+    }
+
+    /// Lets a recipe be what is searched before it has heard anything: live sources are never complete, so
+    /// that it would never take over. What the one before has heard of sources is lost.
+    pub fn take_over_speech_first(&mut self, speech: &RecipeId) -> Result<()> {
+        let changed = self.record.write(|sql| {
+            let row = rows::recipe_row(sql, speech)?;
+            Ok(row.state != "current" && activate_speech(sql, row)?)
+        })?;
+        if changed {
+            commit_point::reached("recipe-activated");
+        }
+        self.sweep_retired()
+    }
+
     /// Lets what another recipe has heard take the place of what was heard before, in one step, unless
     /// sources wait for that. They are returned, with whether it was done: `at_once` does it all the same,
     /// and what only the other one has heard of them is lost. The segments of sources in which something
@@ -138,10 +196,7 @@ impl Writer {
             if !may || row.state == "current" {
                 return Ok((left, false));
             }
-            let heard = "source IN (SELECT source FROM cues WHERE recipe IN (SELECT key FROM recipes \
-                 WHERE kind = 'speech' AND (key = ?1 OR state = 'current')))";
-            segments_are_old(sql, heard, [row.key])?;
-            Ok((left, activate(sql, &[row])?))
+            Ok((left, activate_speech(sql, row)?))
         })?;
         if changed {
             commit_point::reached("recipe-activated");
@@ -149,6 +204,14 @@ impl Writer {
         self.sweep_retired()?;
         Ok((left, changed))
     }
+}
+
+/// Makes a recipe the one whose words are searched; says whether that changed anything.
+fn activate_speech(sql: &Connection, row: RecipeRow) -> Result<bool> {
+    let heard = "source IN (SELECT source FROM cues WHERE recipe IN (SELECT key FROM recipes \
+         WHERE kind = 'speech' AND (key = ?1 OR state = 'current')))";
+    segments_are_old(sql, heard, [row.key])?;
+    activate(sql, &[row])
 }
 
 /// Deletes what was heard by a recipe from an instant on.

@@ -65,6 +65,24 @@ pub(super) fn cues<'a>(
     recipe: Option<i64>,
     cues: impl IntoIterator<Item = &'a Cue>,
 ) -> Result<()> {
+    cue_rows(sql, source, recipe, cues)?;
+    count_cues(sql, source)
+}
+
+/// As [`cues`], for a source that may have so many that they are not counted each time.
+pub(super) fn few_cues(sql: &Connection, source: i64, recipe: i64, few: &[Cue]) -> Result<()> {
+    cue_rows(sql, source, Some(recipe), few)?;
+    let count = "UPDATE sources SET cues = cues + ?2 WHERE key = ?1";
+    sql.execute(count, params![source, few.len()])?;
+    SOURCES.seal(sql, "key = ?1", [source])
+}
+
+fn cue_rows<'a>(
+    sql: &Connection,
+    source: i64,
+    recipe: Option<i64>,
+    cues: impl IntoIterator<Item = &'a Cue>,
+) -> Result<()> {
     let mut insert = sql.prepare_cached(&CUES.insert())?;
     for cue in cues {
         let words = (!cue.words.is_empty()).then(|| to_json(&cue.words)).transpose()?;
@@ -84,7 +102,7 @@ pub(super) fn cues<'a>(
             cue.speaker
         ])?;
     }
-    count_cues(sql, source)
+    Ok(())
 }
 
 /// Makes a source say how many cues it has.

@@ -12,6 +12,7 @@ use super::types::{RecipeKind, WallOrigin};
 use super::watches::last_watch;
 use super::writer::Writer;
 use crate::error::Result;
+use crate::media::TrackKind;
 use crate::time::{Micros, Span, Timestamp};
 
 impl Writer {
@@ -48,7 +49,19 @@ fn stored_until(sql: &Connection, source: i64, recipe: i64) -> Result<Option<Tim
     Ok(until.map(Timestamp))
 }
 
-/// A time of which a live source shows nothing.
+/// The gaps that a recipe has found in a source, in order.
+fn gaps_of(sql: &Connection, source: i64, recipe: i64) -> Result<Vec<(Span, String)>> {
+    let find = format!(
+        "SELECT {} FROM gaps WHERE source = ?1 AND recipe = ?2 ORDER BY start_us",
+        rows::GAP
+    );
+    rows::all(sql, &find, params![source, recipe], |row| {
+        let gap = rows::gap(row)?;
+        Ok((gap.span, gap.reason))
+    })
+}
+
+/// A time of which a live source shows nothing, or in which it was not heard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unseen {
     pub source: SourceId,
@@ -56,6 +69,8 @@ pub struct Unseen {
     /// Microseconds since 1970.
     pub from_us: i64,
     pub to_us: i64,
+    /// What is not there: picture, or the sound of a source that is listened to.
+    pub track: TrackKind,
     /// In words.
     pub reason: String,
 }
@@ -64,8 +79,8 @@ pub struct Unseen {
 const STILL_COMING: Micros = Micros::from_millis(10_000);
 
 impl Reader {
-    /// What the live sources that a query looks at have not seen of its time, in order. `now_us`: the
-    /// wall clock.
+    /// What the live sources that a query looks at have not seen of its time, in order, and then what they
+    /// have not heard while there was a picture. `now_us`: the wall clock.
     pub fn unseen(&self, query: &Query, now_us: i64) -> Result<Vec<Unseen>> {
         let asked = query.from_us.unwrap_or(i64::MIN)..query.to_us.unwrap_or(i64::MAX).min(now_us);
         self.record.read(|sql| {
@@ -73,6 +88,7 @@ impl Reader {
             let Some(recipe) = rows::current_recipe(sql, RecipeKind::Clip)? else {
                 return Ok(Vec::new());
             };
+            let speech = rows::current_recipe(sql, RecipeKind::Speech)?;
             let find = "SELECT key, id, name, wall_start_us FROM sources \
                  WHERE origin = 'live' AND wall_start_us IS NOT NULL ORDER BY key";
             let live: Vec<(i64, SourceId, String, i64)> = rows::all(sql, find, [], |row| {
@@ -84,15 +100,16 @@ impl Reader {
                 let find = "SELECT first_us, from_us, why FROM kept WHERE source = ?1";
                 let deleted: Vec<(Span, String)> =
                     rows::all(sql, find, [key], |row| Ok((rows::span(row, 0)?, row.get(2)?)))?;
-                let find = format!(
-                    "SELECT {} FROM gaps WHERE source = ?1 AND recipe = ?2 ORDER BY start_us",
-                    rows::GAP
-                );
-                let mut gaps: Vec<(Span, String)> =
-                    rows::all(sql, &find, params![key, recipe.key], |row| {
-                        let gap = rows::gap(row)?;
-                        Ok((gap.span, gap.reason))
-                    })?;
+                let mut gaps = gaps_of(sql, key, recipe.key)?;
+                let mut unheard = match &speech {
+                    Some(speech) => gaps_of(sql, key, speech.key)?,
+                    None => Vec::new(),
+                };
+                // A camera that is not reached is neither seen nor heard, which is said once.
+                let is_said = |sound: &(Span, String)| {
+                    gaps.iter().any(|seen| seen.1 == sound.1 && seen.0.overlaps(sound.0))
+                };
+                unheard.retain(|gap| !is_said(gap));
                 let now = Timestamp(now_us.saturating_sub(zero));
                 if let Some(until) = stored_until(sql, key, recipe.key)?
                     && now - until > STILL_COMING
@@ -103,14 +120,18 @@ impl Reader {
                     gaps.push((Span::new(until, now), why));
                 }
                 let deleted = deleted.into_iter().filter(|(span, _)| filter.asks(key, *span));
-                let gaps = gaps.into_iter().filter(|(span, _)| filter.keeps(key, *span));
-                for (span, reason) in deleted.chain(gaps) {
+                let seen =
+                    deleted.chain(gaps.into_iter().filter(|(span, _)| filter.keeps(key, *span)));
+                let unheard = unheard.into_iter().filter(|(span, _)| filter.keeps(key, *span));
+                let all = seen.map(|gap| (TrackKind::Picture, gap));
+                let all = all.chain(unheard.map(|gap| (TrackKind::Sound, gap)));
+                for (track, (span, reason)) in all {
                     let at = |media: Timestamp| {
                         zero.saturating_add(media.0).clamp(asked.start, asked.end.max(asked.start))
                     };
                     let (from_us, to_us) = (at(span.start), at(span.end));
                     let name = name.clone();
-                    unseen.push(Unseen { source, name, from_us, to_us, reason });
+                    unseen.push(Unseen { source, name, from_us, to_us, track, reason });
                 }
             }
             Ok(unseen)

@@ -272,7 +272,7 @@ impl Reader {
                         Ok(ClipRow { id, head, words: rows::visual_words(row, 5)? })
                     },
                 )?,
-                cues: cues_of(sql, key)?,
+                cues: cues_of(sql, key, Span::ALL)?,
                 gaps: rows::all(
                     sql,
                     &format!(
@@ -291,7 +291,12 @@ impl Reader {
 
     /// The source's cues, in order of start.
     pub fn cues(&self, id: SourceId) -> Result<Vec<Cue>> {
-        self.record.read(|sql| cues_of(sql, rows::source_key(sql, id)?))
+        self.cues_in(id, Span::ALL)
+    }
+
+    /// As [`Reader::cues`], those that start in `span`.
+    pub fn cues_in(&self, id: SourceId, span: Span) -> Result<Vec<Cue>> {
+        self.record.read(|sql| cues_of(sql, rows::source_key(sql, id)?, span))
     }
 
     /// The clips that `recipe` has made of a source and that start in `span`, in order of start.
@@ -463,13 +468,14 @@ impl Reader {
     }
 }
 
-pub(super) fn cues_of(sql: &Connection, source: i64) -> Result<Vec<Cue>> {
+pub(super) fn cues_of(sql: &Connection, source: i64, span: Span) -> Result<Vec<Cue>> {
     let find = format!(
-        "SELECT {} FROM cues WHERE source = ?1 AND {} ORDER BY start_us, end_us, key",
+        "SELECT {} FROM cues WHERE source = ?1 AND start_us >= ?2 AND start_us < ?3 AND {} \
+         ORDER BY start_us, end_us, key",
         rows::CUE,
         rows::IS_CURRENT_CUE
     );
-    rows::all(sql, &find, [source], rows::cue)
+    rows::all(sql, &find, [source, span.start.0, span.end.0], rows::cue)
 }
 
 pub(super) fn all_sources(sql: &rusqlite::Transaction<'_>) -> Result<Vec<Source>> {

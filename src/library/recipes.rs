@@ -105,13 +105,13 @@ impl Writer {
     /// What the two recipes of a pipeline would have to wait for if they were to take over now, whether
     /// the library knows them or not.
     pub fn would_wait(&self, clips: &RecipeId, segments: &RecipeId) -> Result<Vec<Waiting>> {
-        self.record.read(|sql| {
-            let key = |id: &RecipeId| -> Result<i64> {
-                let find = "SELECT coalesce((SELECT key FROM recipes WHERE hash = ?1), 0)";
-                rows::one(sql, find, [id.to_string()])
-            };
-            waiting_for_both(sql, key(clips)?, key(segments)?)
-        })
+        self.record
+            .read(|sql| waiting_for_both(sql, known_key(sql, clips)?, known_key(sql, segments)?))
+    }
+
+    /// As [`Writer::would_wait`], for what listens.
+    pub fn words_would_wait(&self, speech: &RecipeId) -> Result<Vec<Waiting>> {
+        self.record.read(|sql| waiting(sql, RecipeKind::Speech, known_key(sql, speech)?))
     }
 
     /// Lets the two recipes of a pipeline take the places of the current ones in one step, unless
@@ -292,6 +292,12 @@ pub struct Waiting {
     pub name: String,
     /// Every place that it was seen at holds something else now, so nobody can read it again.
     pub is_gone: bool,
+}
+
+/// The key of a recipe; 0, which none has, where the library does not know it.
+fn known_key(sql: &Connection, id: &RecipeId) -> Result<i64> {
+    let find = "SELECT coalesce((SELECT key FROM recipes WHERE hash = ?1), 0)";
+    rows::one(sql, find, [id.to_string()])
 }
 
 fn waiting_for_both(sql: &Connection, clips: i64, segments: i64) -> Result<Vec<Waiting>> {

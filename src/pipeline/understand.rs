@@ -67,7 +67,7 @@ impl Understand<'_> {
     pub fn part(&mut self, source: SourceId, span: Span) -> Result<u64> {
         let clips = self.reader.clip_heads(source, self.clip_recipe, span)?;
         let (stats, describing) = (self.stats, self.describing);
-        let (plans, embeddings) = worked(stats, || self.plans(source, &clips))?;
+        let (plans, embeddings) = worked(stats, || self.plans(source, span, &clips))?;
         let readings = worked(describing, || self.describe(source, &clips, &plans, &embeddings))?;
         // Captions of a long film take a while; without the rest, the next run makes all of them.
         let Some(readings) = readings else { return Ok(0) };
@@ -93,13 +93,14 @@ impl Understand<'_> {
         })
     }
 
-    /// The source's segments and the embeddings of their words.
+    /// The source's segments in `span` and the embeddings of their words.
     fn plans(
         &mut self,
         source: SourceId,
+        span: Span,
         clips: &[ClipHead],
     ) -> Result<(Vec<SegmentPlan>, Vec<Vec<f16>>)> {
-        let cues = self.reader.cues(source)?;
+        let cues = self.reader.cues_in(source, span)?;
         // Of several languages, one that the sentence encoder reads.
         let languages: Vec<&str> = self.tower.languages().iter().map(String::as_str).collect();
         let track = chosen_track(&cues, &languages).map(str::to_owned);

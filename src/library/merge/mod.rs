@@ -16,10 +16,11 @@ use super::ids::{RecipeId, SourceId};
 use super::insert;
 use super::reader::{Reader, cues_of};
 use super::rows::{self, RecipeRow};
-use super::types::{Location, RecipeKind, SegmentRecord, State};
+use super::types::{Location, Origin, RecipeKind, SegmentRecord, State};
 use super::writer::Writer;
 use crate::error::{Error, Kind, Result};
 use crate::media::Cue;
+use crate::time::Span;
 use read::{Theirs, There};
 
 /// What one other library brought.
@@ -205,6 +206,25 @@ impl Writer {
             if self.progress(id, recipe)? == State::Complete {
                 continue;
             }
+            if theirs.source.origin == Origin::Live {
+                // Chunks that only one has, as of the picture.
+                let done: HashSet<u32> = self.done_chunks(id, recipe)?.into_iter().collect();
+                for number in from.chunk_numbers(theirs.key, row.key)? {
+                    if done.contains(&number) {
+                        continue;
+                    }
+                    each()?;
+                    match from.heard(theirs.key, row.key, number) {
+                        Ok(Some(chunk)) => {
+                            self.append_heard(id, recipe, &chunk)?;
+                            merged.cues += chunk.cues.len() as u64;
+                        }
+                        Ok(None) => {}
+                        Err(error) => damaged(format!("what was heard, chunk {number}"), error)?,
+                    }
+                }
+                continue;
+            }
             let mut to = self.heard_to(id, recipe)?;
             loop {
                 each()?;
@@ -249,7 +269,8 @@ impl Writer {
         }
         merged.clips += clips;
         self.merge_cues(id, &their_cues, merged)?;
-        let ours: Vec<Cue> = self.record.read(|sql| cues_of(sql, rows::source_key(sql, id)?))?;
+        let ours: Vec<Cue> =
+            self.record.read(|sql| cues_of(sql, rows::source_key(sql, id)?, Span::ALL))?;
         let words = Words {
             stale: understood.saturating_sub(self.understood(id)?),
             are_theirs: by_track(&ours) == by_track(&from.current_cues(theirs.key)?),

@@ -250,7 +250,7 @@ impl<'a> There<'a> {
 
     /// What is searched of a source's words.
     pub fn current_cues(&self, source: i64) -> Result<Vec<Cue>> {
-        self.reader.record.read(|sql| cues_of(sql, source))
+        self.reader.record.read(|sql| cues_of(sql, source, Span::ALL))
     }
 
     /// What was heard in a chunk as it was committed; `None` where there is no such chunk.

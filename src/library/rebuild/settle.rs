@@ -445,10 +445,11 @@ fn count_chunks(
          AND start_us >= c.start_us AND start_us < c.end_us), \
          (SELECT count(*) FROM gaps WHERE source = c.source AND recipe = c.recipe \
          AND chunk = c.number), start_us, end_us, \
-         EXISTS (SELECT 1 FROM sources WHERE key = c.source AND origin = 'live'), thumbnails \
+         EXISTS (SELECT 1 FROM sources WHERE key = c.source AND origin = 'live'), \
+         EXISTS (SELECT 1 FROM recipes WHERE key = c.recipe AND kind = 'clip'), thumbnails \
          FROM chunks c ORDER BY source, recipe, number";
-    let chunks: Vec<[i64; 12]> = rows::all(sql, find, [], |row| {
-        let mut values = [0; 12];
+    let chunks: Vec<[i64; 13]> = rows::all(sql, find, [], |row| {
+        let mut values = [0; 13];
         for (column, value) in values.iter_mut().enumerate() {
             *value = row.get(column)?;
         }
@@ -466,6 +467,7 @@ fn count_chunks(
         start_us,
         end_us,
         is_live,
+        is_picture,
         thumbnails,
     ] in chunks
     {
@@ -477,7 +479,8 @@ fn count_chunks(
             continue;
         }
         let mut gaps = gaps_left;
-        if is_live != 0 {
+        // Nobody knows whether somebody spoke where no cue is left.
+        if is_live != 0 && is_picture != 0 {
             let chunk = Chunk { source, recipe, number, span: [start_us, end_us] };
             gaps += fill_holes(sql, &chunk)?;
         }

@@ -336,3 +336,100 @@ fn a_live_source_whose_row_is_lost_is_live_again() {
     assert_eq!((source.id, source.origin), (door, Origin::Live));
     assert_eq!(source.wall.map(|wall| wall.start_us), Some(0));
 }
+
+/// What was heard in a chunk of a live source, from `secs` on.
+fn heard_at(chunk: u32, secs: i64, text: &str) -> HeardChunk {
+    let start = THEN_US + i64::from(chunk) * CHUNK_US;
+    let at = start + secs * 1_000_000;
+    let cue = Cue {
+        kind: CueKind::Speech,
+        track: "speech:live".into(),
+        words: vec![TimedWord {
+            span: span(at, at + 300_000),
+            text: text.into(),
+            confidence: None,
+        }],
+        ..cue(at, at + 2_000_000, text)
+    };
+    let gap = Gap {
+        span: span(at + 2_000_000, at + 2_500_000),
+        track: TrackKind::Sound,
+        reason: "listening was behind".into(),
+    };
+    let span = span(start, at + 3_000_000);
+    HeardChunk { index: number(chunk), span, cues: vec![cue], gaps: vec![gap] }
+}
+
+#[test]
+fn what_was_heard_of_a_live_source_grows_and_goes_with_its_chunks() {
+    let (folder, mut writer) = new_library();
+    writer.add_recipe(&listening("5feec400")).unwrap();
+    let id = camera(&mut writer, "door");
+    let speech = speech_recipe();
+    assert_eq!(writer.heard_until(id, &speech).unwrap(), None);
+    for chunk in 0..3 {
+        watch(&mut writer, id, chunk, 0..4);
+        for (secs, text) in [(1, "the harbour"), (7, "the lighthouse")] {
+            assert!(writer.append_heard(id, &speech, &heard_at(chunk, secs, text)).unwrap());
+        }
+    }
+    let until = THEN_US + 2 * CHUNK_US + 10_000_000;
+    assert_eq!(writer.heard_until(id, &speech).unwrap(), Some(Timestamp(until)));
+    // What is heard later of an earlier chunk takes nothing back.
+    assert!(writer.append_heard(id, &speech, &heard_at(2, 4, "a kingfisher")).unwrap());
+    assert_eq!(writer.heard_until(id, &speech).unwrap(), Some(Timestamp(until)));
+    let found = |words: &str| {
+        let query = Query { words: Some(words.into()), top: 9, ..Query::default() };
+        open(folder.path()).search(&query).unwrap().len()
+    };
+    assert_eq!((found("harbour"), found("kingfisher")), (3, 1));
+    let unseen = |folder: &TempDir| {
+        let query = Query { words: Some("harbour".into()), from_us: Some(0), ..Query::default() };
+        let unseen = open(folder.path()).unseen(&query, until).unwrap();
+        unseen.into_iter().filter(|unseen| unseen.track == TrackKind::Sound).count()
+    };
+    assert_eq!(unseen(&folder), 7);
+
+    // The first chunk goes with its words, and what comes of it late is not put back.
+    let keep = Keep::Lately(Micros(CHUNK_US));
+    let dropped = writer.drop_oldest(keep, THEN_US + 2 * CHUNK_US).unwrap().unwrap();
+    assert_eq!(dropped.clips, 4);
+    assert_eq!((found("harbour"), unseen(&folder)), (2, 5));
+    assert!(!writer.append_heard(id, &speech, &heard_at(0, 20, "the harbour")).unwrap());
+    assert_eq!((found("harbour"), unseen(&folder)), (2, 5));
+    assert_eq!(writer.heard_until(id, &speech).unwrap(), Some(Timestamp(until)));
+
+    // Another library that has seen the same camera gets the chunks that it lacks.
+    let (other_folder, mut other) = new_library();
+    other.add_recipe(&listening("5feec400")).unwrap();
+    let other_id = camera(&mut other, "door");
+    watch(&mut other, other_id, 1, 0..4);
+    other.append_heard(other_id, &speech, &heard_at(1, 1, "the harbour")).unwrap();
+    let mut merged = Merged::default();
+    other.merge(&open(folder.path()), &mut merged, &mut |_, _| Ok(())).unwrap();
+    assert_eq!((merged.cues, merged.damaged.len()), (3, 0), "{merged:?}");
+    assert_eq!(open(other_folder.path()).cues(other_id).unwrap().len(), 4);
+    drop((writer, other));
+    for folder in [&folder, &other_folder] {
+        assert_eq!(faults(&folder.path().join("lib")), [""; 0]);
+    }
+}
+
+#[test]
+fn a_speech_model_is_searched_before_it_has_heard_anything_live() {
+    let (folder, mut writer) = new_library();
+    for hash in ["5feec400", "5feec401"] {
+        writer.add_recipe(&listening(hash)).unwrap();
+    }
+    let (old, new): (RecipeId, RecipeId) = (speech_recipe(), "5feec401".parse().unwrap());
+    let id = camera(&mut writer, "door");
+    assert_eq!(writer.words_would_wait(&new).unwrap(), []);
+    writer.append_heard(id, &old, &heard_at(0, 1, "the harbour")).unwrap();
+    assert_eq!(writer.words_would_wait(&new).unwrap().len(), 1);
+    assert_eq!(writer.words_would_wait(&old).unwrap(), []);
+    writer.take_over_speech_first(&new).unwrap();
+    writer.append_heard(id, &new, &heard_at(0, 1, "a bare harbour")).unwrap();
+    let texts: Vec<String> =
+        open(folder.path()).cues(id).unwrap().into_iter().map(|cue| cue.text).collect();
+    assert_eq!(texts, ["a bare harbour"]);
+}
