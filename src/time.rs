@@ -4,7 +4,7 @@
 //! instants does not compile. All arithmetic saturates: timestamps come from untrusted files.
 
 use std::fmt;
-use std::ops::{Add, Sub};
+use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -89,6 +89,18 @@ impl Sub for Timestamp {
     type Output = Micros;
     fn sub(self, earlier: Timestamp) -> Micros {
         Micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl AddAssign for Micros {
+    fn add_assign(&mut self, more: Micros) {
+        self.0 = self.0.saturating_add(more.0);
+    }
+}
+
+impl SubAssign for Micros {
+    fn sub_assign(&mut self, less: Micros) {
+        self.0 = self.0.saturating_sub(less.0);
     }
 }
 

@@ -33,7 +33,8 @@ pub struct Args {
     /// What writes captions, in place of what the pipeline names: a model's id or a manifest; none
     #[arg(long, value_name = "ID|FILE")]
     captioner: Option<String>,
-    /// Whether people are listened to: where there is sound and no subtitles, always, or never
+    /// Whether people are listened to: where there is sound and no subtitles, always, or never. Live streams
+    /// only with always, or where their list says so
     #[cfg(feature = "speech")]
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     listen: Listen,
@@ -99,6 +100,21 @@ enum Listen {
     Never,
 }
 
+#[cfg(all(feature = "speech", feature = "live"))]
+impl Listen {
+    /// Which live streams are listened to: only those of which that is asked. Returns what that needs.
+    fn to(self, streams: &mut [pipeline::LiveSource]) -> Listen {
+        for stream in &mut *streams {
+            stream.listen = match self {
+                Listen::Missing => stream.listen,
+                Listen::Always => true,
+                Listen::Never => false,
+            };
+        }
+        if streams.iter().any(|stream| stream.listen) { Listen::Always } else { Listen::Never }
+    }
+}
+
 /// What a licence is to allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Use {
@@ -122,16 +138,29 @@ pub fn run(args: Args) -> CommandResult {
             note(&format!("left out: {what}"));
         }
     }
+    #[cfg(feature = "live")]
+    let mut streams = args.live.streams(&args.sources, args.images)?;
     #[cfg(feature = "speech")]
     let hearing = {
         let is_commercial = pipeline.is_commercial || args.require_licence == Some(Use::Commercial);
-        hearing(&args, &models, is_commercial, &mut left_out)?
+        #[cfg(feature = "live")]
+        let when = streams.as_deref_mut().map_or(args.listen, |streams| args.listen.to(streams));
+        #[cfg(not(feature = "live"))]
+        let when = args.listen;
+        hearing(&args, when, &models, is_commercial, &mut left_out)?
     };
     let cancel = interrupt::cancel_on_signal()?;
     #[cfg(feature = "live")]
-    if let Some(streams) = args.live.streams(&args.sources, args.images)? {
+    if let Some(streams) = streams {
         let (loaded, library, reader) = open(&args, pipeline, &models)?;
-        let options = args.live.options(args.batch, args.tag, args.take_over, cancel);
+        let options = args.live.options(
+            args.batch,
+            args.tag,
+            args.take_over,
+            #[cfg(feature = "speech")]
+            hearing,
+            cancel,
+        );
         return super::live::run(streams, library, reader, loaded, options, args.json);
     }
     let found = if args.sources.is_empty() {
@@ -198,18 +227,19 @@ pub fn run(args: Args) -> CommandResult {
 #[cfg(feature = "speech")]
 fn hearing(
     args: &Args,
+    when: Listen,
     models: &Models,
     is_commercial: bool,
     left_out: &mut Vec<String>,
 ) -> Result<Option<Hearing>, Failure> {
-    if args.listen == Listen::Never {
+    if when == Listen::Never {
         return Ok(None);
     }
-    let hearing = match Hearing::of(models, &args.speech_model, args.listen == Listen::Always) {
+    let hearing = match Hearing::of(models, &args.speech_model, when == Listen::Always) {
         Ok(hearing) => hearing,
         Err(error)
             if error.kind() == Kind::NotFound
-                && args.listen == Listen::Missing
+                && when == Listen::Missing
                 && args.speech_model.is_empty() =>
         {
             note(&format!(
@@ -232,7 +262,7 @@ fn hearing(
     Ok(Some(hearing))
 }
 
-fn cores() -> NonZeroUsize {
+pub(super) fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::IsTerminal;
+#[cfg(feature = "speech")]
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,13 +13,17 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+#[cfg(feature = "speech")]
+use super::index::cores;
 use super::when::Lately;
 use super::{CommandResult, Failure, Outcome, counted, note, one_line, print_json, print_line};
 use crate::error::{Error, Kind, Result};
 use crate::graph::Cancel;
 use crate::library::{Keep, Reader, SourceId, Writer};
+#[cfg(feature = "speech")]
+use crate::pipeline::Hearing;
 use crate::pipeline::{
-    LiveEvent, LiveOptions, LiveReport, LiveSource, Loaded, StreamState, StreamStatus,
+    LiveEvent, LiveOptions, LiveReport, LiveSource, Loaded, Sound, StreamState, StreamStatus,
     read_streams, watch,
 };
 use crate::source::{Location, Transport, listing};
@@ -83,7 +89,7 @@ impl LiveArgs {
         let streams = found.map(|location| {
             location.map(|location| {
                 let record = self.record;
-                LiveSource { name: None, location, transport, ca: None, record }
+                LiveSource { name: None, location, transport, ca: None, record, listen: false }
             })
         });
         streams.collect::<Result<Vec<_>>>().map(Some).map_err(Failure::usage)
@@ -94,10 +100,24 @@ impl LiveArgs {
         batch: u16,
         tags: Vec<(String, String)>,
         take_over: bool,
+        #[cfg(feature = "speech")] hearing: Option<Hearing>,
         cancel: Cancel,
     ) -> LiveOptions {
         let (silence, longest_pause, keep) = (self.silence, self.longest_pause, self.keep);
-        LiveOptions { batch, tags, silence, longest_pause, keep, take_over, cancel }
+        LiveOptions {
+            batch,
+            tags,
+            silence,
+            longest_pause,
+            keep,
+            take_over,
+            #[cfg(feature = "speech")]
+            hearing,
+            // Frames go first: half of the processors are left to them.
+            #[cfg(feature = "speech")]
+            listeners: NonZeroUsize::new(cores().get() / 2).unwrap_or(NonZeroUsize::MIN),
+            cancel,
+        }
     }
 }
 
@@ -179,7 +199,10 @@ impl Display {
                 // Whoever read this may have had enough; the work goes on, and the end tells.
                 let _ = print_json("stored", clip);
             }
-            LiveEvent::Stored(_) => {}
+            LiveEvent::Heard(cue) if self.json => {
+                let _ = print_json("heard", cue);
+            }
+            LiveEvent::Stored(_) | LiveEvent::Heard(_) => {}
             LiveEvent::Stream(status) => self.show_stream(status),
         }
     }
@@ -268,9 +291,42 @@ fn numbers_line(status: &StreamStatus) -> String {
     if let Some(delay) = status.delay_secs {
         line.push_str(&format!(", delay {delay:.1} s"));
     }
+    if let Some(sound) = &status.sound {
+        line.push_str(&format!("; sound: {}", sound_line(sound)));
+    }
     if let Some(ahead_us) = received.sender_ahead_us.filter(|_| !received.is_sender_time) {
         let secs = ahead_us as f64 / 1e6;
         line.push_str(&format!(", the camera's clock is {secs:+.0} s off and not used"));
+    }
+    line
+}
+
+/// What came of the sound, and what was lost of it.
+fn sound_line(sound: &Sound) -> String {
+    let mut line = format!(
+        "{}, {:.0} s received, {:.0} s with speech",
+        counted(sound.cues, "cue"),
+        sound.received.as_secs_f64(),
+        sound.heard.as_secs_f64()
+    );
+    for (length, what) in [
+        (sound.behind, "dropped: behind"),
+        (sound.repeated, "dropped: of a time before"),
+        (sound.unreadable, "could not be read"),
+    ] {
+        if length > Micros::ZERO {
+            line.push_str(&format!(", {:.1} s {what}", length.as_secs_f64()));
+        }
+    }
+    for (count, what) in
+        [(sound.undecodable, "packets undecodable"), (sound.undecoded, "packets dropped: behind")]
+    {
+        if count > 0 {
+            line.push_str(&format!(", {count} {what}"));
+        }
+    }
+    if let Some(delay) = sound.delay_secs {
+        line.push_str(&format!(", delay {delay:.1} s"));
     }
     line
 }

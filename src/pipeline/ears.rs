@@ -5,6 +5,8 @@ use serde_json::json;
 use crate::error::{Error, Result};
 use crate::library::{Recipe, RecipeKind};
 use crate::model::{self, Manifest};
+#[cfg(feature = "live")]
+use crate::speech::Ear;
 use crate::speech::{Models, Voice, Whisper};
 
 use super::loaded::recipe;
@@ -62,6 +64,17 @@ impl Hearing {
         std::iter::once(&self.voice).chain(&self.readers)
     }
 
+    /// Loads the models for so many live streams, each with an ear of its own.
+    #[cfg(feature = "live")]
+    pub(super) fn load_live(&self, count: usize) -> Result<LiveEars> {
+        let Ears { voice, models, language } = self.load()?;
+        let mut ears = vec![Ear::live(voice)];
+        while ears.len() < count {
+            ears.push(Ear::live(Voice::load(&self.models, &self.voice)?));
+        }
+        Ok(LiveEars { ears, models, language })
+    }
+
     /// Loads the models.
     pub(super) fn load(&self) -> Result<Ears> {
         let readers = self.readers.iter().map(|manifest| Whisper::load(&self.models, manifest));
@@ -69,6 +82,17 @@ impl Hearing {
         let language = models.only_language().map(str::to_owned);
         Ok(Ears { voice: Voice::load(&self.models, &self.voice)?, models, language })
     }
+}
+
+/// Everything that listening to live streams needs, loaded.
+#[cfg(feature = "live")]
+#[derive(Debug)]
+pub(super) struct LiveEars {
+    /// One for each stream.
+    pub ears: Vec<Ear>,
+    pub models: Models,
+    /// The one that all streams are in.
+    pub language: Option<String>,
 }
 
 /// Everything that listening needs, loaded.

@@ -58,6 +58,8 @@ pub(super) fn hear(
         };
         match told {
             Told::Advanced(by) => shared.heard(&source.source, by),
+            // Of live sources only.
+            Told::Heard(_) | Told::Lost(_) => {}
             Told::Settled { at, cues, gaps } => {
                 source.commit(shared, &hearing.recipe.id, at, cues, gaps)?;
             }

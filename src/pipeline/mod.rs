@@ -19,6 +19,8 @@ mod listening;
 mod live;
 mod loaded;
 mod opened;
+#[cfg(feature = "speech")]
+mod reading;
 mod report;
 mod shared;
 mod sounds;
@@ -36,8 +38,8 @@ pub use ingest::{Options, index};
 pub use licence::commercial_only;
 #[cfg(feature = "live")]
 pub use live::{
-    ClipSpan, Frames, LiveEvent, LiveOptions, LiveReport, LiveSource, StoredClip, StreamState,
-    StreamStatus, read_streams, watch,
+    ClipSpan, Frames, HeardCue, LiveEvent, LiveOptions, LiveReport, LiveSource, Sound, StoredClip,
+    StreamState, StreamStatus, read_streams, watch,
 };
 pub use loaded::Loaded;
 pub use report::{Part, Problem, Progress, RunReport, SourceReport, SourceState};

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::ears::Ears;
-use super::listening::{self, How, Sound, Told, started};
+use super::listening::{self, How, Sound, Told};
+use super::reading::started;
 use crate::error::{Error, Result};
 use crate::graph::{Cancel, StageStats};
 use crate::media::{Cue, Gap, TrackKind};
@@ -68,6 +69,8 @@ pub fn listen(
         }
         match told {
             Told::Advanced(by) => tell(Listening::Advanced { source, by }),
+            // Of live sources only.
+            Told::Heard(_) | Told::Lost(_) => Ok(()),
             Told::Settled { cues, gaps, .. } => {
                 let of = heard.entry(source).or_default();
                 of.0.extend(cues);

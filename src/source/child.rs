@@ -140,15 +140,15 @@ impl Process {
         // Room for a rendition of 224 px, so that a frame comes in one or two reads.
         let stream = BufReader::with_capacity(256 << 10, watched);
         let mut process = Process { child, stream, log, log_reader };
-        process.send(&Request::Limit { memory_bytes: limits.memory_bytes }, None)?;
+        process.send(&Request::Limit { memory_bytes: limits.memory_bytes }, &[])?;
         Ok(process)
     }
 
-    /// Sends a request; a descriptor travels with its first byte.
-    pub fn send(&mut self, request: &Request, descriptor: Option<BorrowedFd<'_>>) -> Result<()> {
+    /// Sends a request; descriptors travel with its first byte.
+    pub fn send(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
         let packet = pack(request, &[])
             .map_err(|cause| Error::internal("cannot ask the decoder host").caused_by(cause))?;
-        let sent = send_with_descriptor(&self.stream.get_ref().stream, &packet, descriptor);
+        let sent = send_with_descriptors(&self.stream.get_ref().stream, &packet, descriptors);
         sent.map_err(|cause| self.explain(cause))
     }
 
@@ -280,16 +280,15 @@ fn keep_last_lines(stderr: impl Read, log: &Mutex<VecDeque<String>>) {
     }
 }
 
-fn send_with_descriptor(
+fn send_with_descriptors(
     stream: &UnixStream,
     packet: &[u8],
-    descriptor: Option<BorrowedFd<'_>>,
+    descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
     if !descriptors.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        control.push(SendAncillaryMessage::ScmRights(descriptors));
     }
     let mut sent = sendmsg(stream, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL)?;
     while sent < packet.len() {

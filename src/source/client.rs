@@ -1,7 +1,9 @@
 //! The parent's side: requests to a decoder host and its answers, none of which is believed.
 
+use std::io::BufReader;
 use std::ops::AddAssign;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use super::child::{Limits, Patience, Process, with_log};
 use super::input::Input;
 use super::protocol::{
     self, CueRequest, LiveRequest, MAX_ASPECT_RATIO, MediaInfo, Message, PictureRequest, Received,
+    ReceivedSound,
     Rendition, Request, SoundRequest, Summary, Targets,
 };
 use crate::error::{Error, Result};
@@ -121,20 +124,28 @@ impl Host {
         Ok(PictureStream::new(Answers::new(self, input), request.rendition, request.targets))
     }
 
-    /// Frames of a live stream, as they come. Where none has come for `silence`, the stream ends with
-    /// `Unavailable`.
+    /// Frames of a live stream, as they come, and its sound, where that was asked for. Where no frame has
+    /// come for `silence`, the stream ends with `Unavailable`. Whoever asks for sound must read it as it
+    /// comes: the host can't end before.
     pub fn live<'a>(
         &'a mut self,
         input: &'a Input,
         request: &LiveRequest,
         silence: Duration,
-    ) -> Result<PictureStream<'a>> {
+    ) -> Result<(PictureStream<'a>, Option<LiveSound>)> {
         request.check().map_err(|error| error.in_source(input.name()))?;
-        self.ask(input, Request::Live(input.address(), request.clone()))?;
+        let cannot = |cause| Error::internal("cannot make a socket for sound").caused_by(cause);
+        let sockets = request.sound_from.map(|_| UnixStream::pair()).transpose().map_err(cannot)?;
+        let (ours, theirs) = sockets.unzip();
+        self.ask_with(input, Request::Live(input.address(), request.clone()), theirs)?;
         if let Some(process) = &mut self.process {
             process.be_patient(Patience { silence, is_live: true });
         }
-        Ok(PictureStream::new(Answers::new(self, input), request.rendition, request.targets))
+        let answers = Answers::new(self, input);
+        Ok((
+            PictureStream::new(answers, request.rendition, request.targets),
+            ours.map(LiveSound::new),
+        ))
     }
 
     /// 16 kHz mono sound of one track. Dropping the stream before its end restarts the host.
@@ -144,8 +155,7 @@ impl Host {
         request: &SoundRequest,
     ) -> Result<SoundStream<'a>> {
         self.ask(input, Request::Sound(input.address(), *request))?;
-        let before = Timestamp(i64::MIN);
-        Ok(SoundStream { answers: Answers::new(self, input), last: before, watermark: before })
+        Ok(SoundStream { answers: Answers::new(self, input), order: Order::default() })
     }
 
     /// Timed text, in order of start within each track.
@@ -156,6 +166,16 @@ impl Host {
 
     /// Sends a request to a process that has none under way.
     fn ask(&mut self, input: &Input, request: Request) -> Result<()> {
+        self.ask_with(input, request, None)
+    }
+
+    /// As [`Host::ask`], with another descriptor than the source's.
+    fn ask_with(
+        &mut self,
+        input: &Input,
+        request: Request,
+        other: Option<UnixStream>,
+    ) -> Result<()> {
         if input.name() != self.last_source {
             self.sources += 1;
             self.last_source = input.name().to_owned();
@@ -177,8 +197,10 @@ impl Host {
             let patience = if input.file().is_some() { 1 } else { 10 };
             let silence = self.limits.silence * patience;
             process.be_patient(Patience { silence, is_live: false });
-            let descriptor = input.file().map(AsFd::as_fd);
-            match process.send(&request, descriptor) {
+            let file = input.file().map(AsFd::as_fd);
+            let descriptors: Vec<_> =
+                file.into_iter().chain(other.as_ref().map(AsFd::as_fd)).collect();
+            match process.send(&request, &descriptors) {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     self.process = None;
@@ -435,6 +457,8 @@ pub enum SoundEvent {
     },
     Gap(Gap),
     Watermark(Timestamp),
+    /// What became of a live stream's sound so far.
+    Received(ReceivedSound),
     Notice(String),
     /// The last event.
     End(Summary),
@@ -444,17 +468,65 @@ pub enum SoundEvent {
 #[derive(Debug)]
 pub struct SoundStream<'a> {
     answers: Answers<'a>,
+    order: Order,
+}
+
+/// What sound has to follow.
+#[derive(Debug)]
+struct Order {
     /// Where the last samples or the last gap began.
     last: Timestamp,
     watermark: Timestamp,
 }
 
-impl SoundStream<'_> {
+impl Default for Order {
+    fn default() -> Self {
+        let before = Timestamp(i64::MIN);
+        Order { last: before, watermark: before }
+    }
+}
+
+impl Order {
     /// Whether what begins at `start` follows what came before, and breaks no promise.
     fn accept(&mut self, start: Timestamp) -> bool {
         let follows = start >= self.last.max(self.watermark);
         self.last = start;
         follows
+    }
+
+    /// What a message says; `None` where it is none that may come.
+    fn event(&mut self, message: Message, body: &[u8]) -> Option<SoundEvent> {
+        Some(match message {
+            Message::Sound { pts } => {
+                let (words, rest) = body.as_chunks::<4>();
+                let samples: Vec<f32> =
+                    words.iter().map(|word| f32::from_le_bytes(*word)).collect();
+                let are_samples =
+                    rest.is_empty() && samples.iter().all(|sample| sample.is_finite());
+                if !are_samples || !self.accept(pts) {
+                    return None;
+                }
+                SoundEvent::Samples { pts, samples }
+            }
+            Message::Gap(gap) => {
+                let is_gap = gap.track == TrackKind::Sound && gap.span.end > gap.span.start;
+                if !is_gap || !self.accept(gap.span.start) {
+                    return None;
+                }
+                SoundEvent::Gap(gap)
+            }
+            Message::Watermark(at) => {
+                if at < self.watermark {
+                    return None;
+                }
+                self.watermark = at;
+                SoundEvent::Watermark(at)
+            }
+            Message::ReceivedSound(received) => SoundEvent::Received(received),
+            Message::Notice(text) => SoundEvent::Notice(text),
+            Message::End(summary) => SoundEvent::End(summary),
+            _ => return None,
+        })
     }
 }
 
@@ -466,37 +538,42 @@ impl Iterator for SoundStream<'_> {
             Ok(answer) => answer,
             Err(error) => return Some(Err(error)),
         };
-        let event = match message {
-            Message::Sound { pts } => {
-                let (words, rest) = body.as_chunks::<4>();
-                let samples: Vec<f32> =
-                    words.iter().map(|word| f32::from_le_bytes(*word)).collect();
-                let are_samples =
-                    rest.is_empty() && samples.iter().all(|sample| sample.is_finite());
-                if !are_samples || !self.accept(pts) {
-                    return self.answers.distrust();
-                }
-                SoundEvent::Samples { pts, samples }
-            }
-            Message::Gap(gap) => {
-                let is_gap = gap.track == TrackKind::Sound && gap.span.end > gap.span.start;
-                if !is_gap || !self.accept(gap.span.start) {
-                    return self.answers.distrust();
-                }
-                SoundEvent::Gap(gap)
-            }
-            Message::Watermark(at) => {
-                if at < self.watermark {
-                    return self.answers.distrust();
-                }
-                self.watermark = at;
-                SoundEvent::Watermark(at)
-            }
-            Message::Notice(text) => SoundEvent::Notice(text),
-            Message::End(summary) => SoundEvent::End(summary),
-            _ => return self.answers.distrust(),
-        };
-        Some(Ok(event))
+        match self.order.event(message, &body) {
+            Some(event) => Some(Ok(event)),
+            None => self.answers.distrust(),
+        }
+    }
+}
+
+/// The sound of a live stream, in order of time; see [`Host::live`]. It ends with the connection, or with an
+/// error where the host does not keep to its protocol.
+#[derive(Debug)]
+pub struct LiveSound {
+    stream: BufReader<UnixStream>,
+    order: Order,
+    is_over: bool,
+}
+
+impl LiveSound {
+    fn new(stream: UnixStream) -> Self {
+        LiveSound { stream: BufReader::new(stream), order: Order::default(), is_over: false }
+    }
+}
+
+impl Iterator for LiveSound {
+    type Item = Result<SoundEvent>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_over {
+            return None;
+        }
+        // A host that is gone has closed it.
+        let (message, body) = protocol::receive(&mut self.stream).ok()?;
+        let event = self.order.event(message, &body);
+        self.is_over = matches!(event, None | Some(SoundEvent::End(_)));
+        Some(event.ok_or_else(|| {
+            Error::corrupt("the decoder host sent other things than sound where that goes")
+        }))
     }
 }
 

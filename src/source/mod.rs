@@ -17,14 +17,14 @@ mod sidecar;
 
 pub use child::Limits;
 pub use client::{
-    CueEvent, CueStream, Host, PictureEvent, PictureStream, Recorded, SoundEvent, SoundStream,
-    Spent,
+    CueEvent, CueStream, Host, LiveSound, PictureEvent, PictureStream, Recorded, SoundEvent,
+    SoundStream, Spent,
 };
 pub use fingerprint::Fingerprint;
 pub use input::Input;
 pub use listing::Location;
 pub use protocol::{
     CueRequest, FieldOrder, Fit, LiveRequest, MediaInfo, NO_FRAME, PictureRequest, Rational,
-    Received, Rendition, SoundRequest, Summary, Targets, Track, Transport,
+    Received, ReceivedSound, Rendition, SoundRequest, Summary, Targets, Track, Transport,
 };
 pub use sidecar::{Sidecar, Sidecars};

@@ -14,7 +14,7 @@ use crate::time::{Micros, Timestamp};
 
 const MAGIC: u16 = 0xC13E;
 /// Raised with every change of a message.
-const VERSION: u16 = 6;
+const VERSION: u16 = 7;
 const HEADER_BYTES: usize = 12;
 /// Longest message without its body. A cue or a track's title is never near it.
 const MAX_MESSAGE_BYTES: u32 = 1 << 20;
@@ -179,6 +179,9 @@ pub struct LiveRequest {
     pub ca: Option<String>,
     /// Whether the compressed stream itself is wanted, too.
     pub record: bool,
+    /// Since when its sound is wanted, too; `None`: not at all. It goes over a socket of its own, which comes
+    /// beside the request, so that neither waits for the other.
+    pub sound_from: Option<Timestamp>,
 }
 
 /// How RTSP brings its packets.
@@ -229,6 +232,17 @@ impl Received {
             [self.encoded, self.skipped, self.before_keyframe, self.behind, self.undecodable];
         settled.iter().fold(self.received, |left, count| left.saturating_sub(*count))
     }
+}
+
+/// What became of the sound of a live stream since it was connected, before it was handed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ReceivedSound {
+    /// Packets of which no sound came.
+    pub undecodable: u64,
+    /// Packets left out since the host, or what follows, did not keep up.
+    pub behind: u64,
+    /// Sound of a time that had been before.
+    pub repeated: Micros,
 }
 
 /// Timed text of a source.
@@ -347,7 +361,8 @@ pub struct Summary {
     pub end: Option<Timestamp>,
 }
 
-/// What the parent asks for. A source's descriptor, where it has one, travels beside the header.
+/// What the parent asks for. A source's descriptor, where it has one, travels beside the header, and behind
+/// it the socket for a live stream's sound, where that is wanted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Request {
     /// The first request of every host.
@@ -409,6 +424,8 @@ pub(super) enum Message {
     },
     /// What a live stream has brought so far: about once a second while frames come.
     Received(Received),
+    /// What became of a live stream's sound so far: about once a second while it comes.
+    ReceivedSound(ReceivedSound),
     /// Something odd that cost nothing, for the report.
     Notice(String),
     End(Summary),

@@ -10,8 +10,11 @@ use crate::time::{Micros, Timestamp};
 
 /// Times that differ by less from the count of samples are rounding.
 const TOLERANCE: Micros = Micros(60_000);
-/// In so much silence the ear begins anew, too.
+/// In so much silence the ear begins anew, too,
 const QUIET: Micros = Micros::from_millis(120_000);
+/// and in so much of a live stream's, of which the words are wanted soon. With what is left of the window
+/// before, it is the pause that ends a sentence.
+const LIVE_QUIET: Micros = Micros::from_millis(1_000);
 
 /// What an ear gives, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +29,7 @@ pub enum Stretch {
 pub struct Ear {
     voice: Voice,
     rules: Rules,
+    quiet: Micros,
     cutter: Cutter,
     /// Where the ear began anew.
     fresh: Timestamp,
@@ -39,10 +43,29 @@ pub struct Ear {
 
 impl Ear {
     pub fn new(voice: Voice) -> Ear {
+        Ear::with(voice, QUIET)
+    }
+
+    /// One that says soon that nobody speaks any more.
+    pub fn live(voice: Voice) -> Ear {
+        Ear::with(voice, LIVE_QUIET)
+    }
+
+    fn with(voice: Voice, quiet: Micros) -> Ear {
         let rules = Rules::default();
         let cutter = Cutter::new(rules, Timestamp::ZERO);
         let (fresh, from) = (Timestamp::ZERO, Timestamp(i64::MIN));
-        Ear { voice, rules, cutter, fresh, from, pending: Vec::new(), next: None }
+        Ear { voice, rules, quiet, cutter, fresh, from, pending: Vec::new(), next: None }
+    }
+
+    /// Where the sound ends that was taken.
+    pub fn end(&self) -> Timestamp {
+        self.next.unwrap_or(self.cutter.end())
+    }
+
+    /// Since when sound is kept that may be in the next window.
+    pub fn kept_from(&self) -> Timestamp {
+        self.cutter.start()
     }
 
     /// Passes over what is before an instant at which an ear began anew.
@@ -117,7 +140,7 @@ impl Ear {
             return Ok(());
         }
         let (has_given, is_quiet) =
-            (self.cutter.has_given(), self.cutter.end() - self.fresh >= QUIET);
+            (self.cutter.has_given(), self.cutter.end() - self.fresh >= self.quiet);
         if has_given || is_quiet {
             let cutter = Cutter::new(self.rules, Timestamp::ZERO);
             let (at, kept) = std::mem::replace(&mut self.cutter, cutter).into_rest();

@@ -105,6 +105,11 @@ impl Cutter {
         }
     }
 
+    /// When what is kept begins.
+    pub(super) fn start(&self) -> Timestamp {
+        self.start
+    }
+
     /// When the next chunk begins.
     pub(super) fn end(&self) -> Timestamp {
         self.start + length(self.samples.len())

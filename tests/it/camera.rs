@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gstreamer as gst;
 use gstreamer_app as gst_app;
@@ -18,6 +18,23 @@ use crate::media::ffmpeg;
 
 /// Coded frames, one after the other, which begin with a keyframe and may be repeated.
 pub type Units = Arc<Vec<Vec<u8>>>;
+
+/// Sound to be sent again and again: 8 kHz, one channel, 16 bits.
+pub type Pcm = Arc<Vec<u8>>;
+
+/// The sound of a file, or of one of ffmpeg's sources (`-f lavfi -i sine`).
+pub fn pcm(folder: &Path, input: &str) -> Pcm {
+    ffmpeg(folder, &format!("{input} -ar 8000 -ac 1 -f s16le camera.pcm"));
+    Arc::new(std::fs::read(folder.join("camera.pcm")).unwrap())
+}
+
+/// What a camera's sound is coded as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SoundCodec {
+    #[default]
+    Alaw,
+    Opus,
+}
 
 /// What a camera's frames are coded as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,6 +91,10 @@ pub struct Conduct {
     pub stands_still: AtomicBool,
     /// Packets whose timestamps were changed.
     pub restamped: AtomicU64,
+    /// Sends no sound, but frames.
+    pub is_mute: AtomicBool,
+    /// When the sound began, in microseconds since 1970.
+    pub sound_began_us: AtomicI64,
     over: AtomicBool,
 }
 
@@ -89,7 +110,8 @@ pub struct Setup<'a> {
     /// The share of packets that are lost on the way.
     pub loss: f64,
     pub codec: Codec,
-    pub has_sound: bool,
+    pub sound: Option<&'a Pcm>,
+    pub sound_codec: SoundCodec,
 }
 
 /// A running server. Dropping it ends it, and its connections.
@@ -105,7 +127,7 @@ pub struct Camera {
 impl Camera {
     /// Serves `units` again and again at `/live`.
     pub fn start(units: &Units, setup: &Setup<'_>) -> Camera {
-        let Setup { port, login, certificate, loss, codec, has_sound } = *setup;
+        let Setup { port, login, certificate, loss, codec, sound, sound_codec } = *setup;
         gst::init().unwrap();
         let context = glib::MainContext::new();
         let main_loop = glib::MainLoop::new(Some(&context), false);
@@ -117,10 +139,19 @@ impl Camera {
             Codec::H264 => "h264",
             Codec::H265 => "h265",
         };
-        let sound = match has_sound {
-            true => "audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay1 pt=8",
-            false => "",
-        };
+        let sound_way = sound.map_or(String::new(), |_| {
+            let how = match sound_codec {
+                // Timestamps of samples, whether those before were sent or not.
+                SoundCodec::Alaw => "alawenc ! rtppcmapay name=pay1 pt=8 perfect-rtptime=false",
+                SoundCodec::Opus => {
+                    "audioconvert ! audioresample ! opusenc ! rtpopuspay name=pay1 pt=97"
+                }
+            };
+            format!(
+                "appsrc name=sound is-live=true format=time \
+                 caps=audio/x-raw,format=S16LE,rate=8000,channels=1,layout=interleaved ! {how}"
+            )
+        });
         // The server takes what is named pay0.
         let payload = match loss {
             0.0 => format!("rtp{codec}pay name=pay0 pt=96"),
@@ -129,7 +160,7 @@ impl Camera {
         factory.set_launch(&format!(
             "( appsrc name=src is-live=true format=time \
              caps=video/x-{codec},stream-format=byte-stream,alignment=au \
-             ! {codec}parse ! {payload} {sound} )",
+             ! {codec}parse ! {payload} {sound_way} )",
         ));
         factory.set_shared(true);
         let conduct = Arc::new(Conduct::default());
@@ -137,14 +168,21 @@ impl Camera {
         {
             let (units, conduct, senders) =
                 (Arc::clone(units), Arc::clone(&conduct), Arc::clone(&senders));
+            let sound = sound.cloned();
             factory.connect_media_configure(move |_, media| {
                 let bin = media.element().downcast::<gst::Bin>().unwrap();
                 let source = bin.by_name("src").unwrap().downcast::<gst_app::AppSrc>().unwrap();
                 let exit = bin.by_name("pay0").unwrap().static_pad("src").unwrap();
                 set_timestamps(&exit, &conduct);
+                let mut senders = senders.lock().unwrap();
+                if let Some(sound) = sound.clone() {
+                    let source = bin.by_name("sound").unwrap();
+                    let source = source.downcast::<gst_app::AppSrc>().unwrap();
+                    let conduct = Arc::clone(&conduct);
+                    senders.push(std::thread::spawn(move || say(&sound, &conduct, &source)));
+                }
                 let (units, conduct) = (Arc::clone(&units), Arc::clone(&conduct));
-                let sender = std::thread::spawn(move || send(&units, &conduct, &source));
-                senders.lock().unwrap().push(sender);
+                senders.push(std::thread::spawn(move || send(&units, &conduct, &source)));
             });
         }
         if let Some((user, password)) = login {
@@ -268,5 +306,30 @@ fn send(units: &Units, conduct: &Conduct, source: &gst_app::AppSrc) {
             return;
         }
         conduct.sent.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Hands over sound, 20 ms at a time, from its start on, until nobody wants any.
+fn say(sound: &Pcm, conduct: &Conduct, source: &gst_app::AppSrc) {
+    const BLOCK: usize = 320;
+    let began = Instant::now();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    conduct.sound_began_us.store(since.as_micros() as i64, Ordering::SeqCst);
+    for (number, block) in sound.chunks_exact(BLOCK).cycle().enumerate() {
+        let at = Duration::from_millis(20 * number as u64);
+        std::thread::sleep(at.saturating_sub(began.elapsed()));
+        if conduct.over.load(Ordering::SeqCst) {
+            let _ = source.end_of_stream();
+            return;
+        }
+        if conduct.is_mute.load(Ordering::SeqCst) {
+            continue;
+        }
+        let mut buffer = gst::Buffer::from_slice(block.to_vec());
+        let time = gst::ClockTime::from_nseconds(at.as_nanos() as u64);
+        buffer.get_mut().unwrap().set_pts(time);
+        if source.push_buffer(buffer).is_err() {
+            return;
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::media::ffmpeg;
 use crate::same::assert_same;
 use crate::speech::spoken;
 
-const SENTENCES: [&str; 4] = [
+pub const SENTENCES: [&str; 4] = [
     "The old house stands near the river.",
     "Nobody has lived there for many years.",
     "The children play in the garden.",
@@ -23,7 +23,7 @@ const PICTURE: &str = "-f lavfi -i testsrc2=s=160x90:r=10";
 const H264: &str = "-c:v libx264 -g 20 -pix_fmt yuv420p";
 
 /// A sound of these sentences with two seconds between them.
-fn talk(folder: &Path, name: &str, sentences: &[&str]) {
+pub fn talk(folder: &Path, name: &str, sentences: &[&str]) {
     let mut inputs = String::new();
     let mut filter = String::new();
     for (at, sentence) in sentences.iter().enumerate() {
@@ -47,18 +47,18 @@ fn film(folder: &Path, name: &str, sentences: &[&str]) -> PathBuf {
     folder.join(name)
 }
 
-fn cues(library: &Path, name: &str) -> Vec<Value> {
+pub fn cues(library: &Path, name: &str) -> Vec<Value> {
     show(library, name).exits(0).lines("cue")
 }
 
 /// All that was heard in a source, in small letters.
-fn heard(library: &Path, name: &str) -> String {
+pub fn heard(library: &Path, name: &str) -> String {
     let heard = cues(library, name).into_iter().filter(|cue| cue["cue_kind"] == "speech");
     let texts: Vec<String> = heard.map(|cue| cue["text"].as_str().unwrap().to_owned()).collect();
     texts.join(" ").to_lowercase()
 }
 
-fn has_words(text: &str, words: &[&str]) -> bool {
+pub fn has_words(text: &str, words: &[&str]) -> bool {
     words.iter().filter(|word| text.contains(**word)).count() * 4 >= words.len() * 3
 }
 

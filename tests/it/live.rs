@@ -41,9 +41,19 @@ impl Watching {
 
     /// Reads on until a line is as `wanted`, which is returned.
     pub fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.until_within(PATIENCE, what, wanted)
+    }
+
+    /// As [`Watching::until`], for what takes longer.
+    pub fn until_within(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
         let began = Instant::now();
         loop {
-            match self.lines.recv_timeout(PATIENCE.saturating_sub(began.elapsed())) {
+            match self.lines.recv_timeout(patience.saturating_sub(began.elapsed())) {
                 Ok(line) => {
                     let line: Value = serde_json::from_str(&line).unwrap();
                     self.seen.push(line.clone());
@@ -89,7 +99,9 @@ impl Watching {
     pub fn stop(mut self) -> Value {
         let id = self.child.id().to_string();
         std::process::Command::new("kill").args(["-INT", &id]).status().unwrap();
-        let end = self.until("the end", |line| line["kind"] == "live_run");
+        // Windows of speech that are in hand are read.
+        let patience = 3 * PATIENCE;
+        let end = self.until_within(patience, "the end", |line| line["kind"] == "live_run");
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
         end
     }

@@ -15,6 +15,8 @@ mod damage;
 mod decoding;
 mod exporting;
 mod faults;
+#[cfg(all(feature = "live", feature = "speech"))]
+mod hearing;
 mod help;
 mod identity;
 mod indexing;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::camera::{Camera, Codec, Setup, coded, coded_as};
+use crate::camera::{Camera, Codec, Setup, coded, coded_as, pcm};
 use crate::cinelex::show;
 use crate::keeping::with_own_mounts;
 use crate::live::{Watching, check, check_accounts, check_grid, restart_the_server, small};
@@ -103,7 +103,8 @@ fn times_are_those_of_the_cameras_clock_once_it_reports_that() {
 fn another_codec_another_pace_and_sound_are_taken_as_they_come() {
     let folder = TempDir::new().unwrap();
     let library = folder.path().join("cameras.library");
-    let with_sound = Setup { has_sound: true, ..Setup::default() };
+    let tone = pcm(folder.path(), "-f lavfi -i sine=d=2");
+    let with_sound = Setup { sound: Some(&tone), ..Setup::default() };
     let camera = Camera::start(&small(folder.path()), &with_sound);
     let (address, port) = (camera.address(), camera.port);
     let mut watching = Watching::start(&library, &["--silence", "3", &address]);

@@ -36,7 +36,7 @@ fn sound(host: &mut Host, input: &Input, start: i64, end: Option<i64>) -> Result
             }
             SoundEvent::Gap(gap) => sound.gaps.push(gap),
             SoundEvent::Watermark(at) => watermark = at,
-            SoundEvent::Notice(_) | SoundEvent::End(_) => {}
+            SoundEvent::Received(_) | SoundEvent::Notice(_) | SoundEvent::End(_) => {}
         }
     }
     Ok(sound)

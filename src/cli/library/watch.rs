@@ -20,6 +20,20 @@ const NUMBERS: &[(&str, &str)] = &[
     ("lost_packets", "packets lost"),
 ];
 
+/// What became of sound: lengths, and then counts.
+const LENGTHS: &[(&str, &str)] = &[
+    ("received_us", "of sound received"),
+    ("heard_us", "with speech"),
+    ("behind_us", "dropped: behind"),
+    ("repeated_us", "dropped: of a time before"),
+    ("unreadable_us", "could not be read"),
+];
+const COUNTS: &[(&str, &str)] = &[
+    ("undecodable", "packets undecodable"),
+    ("undecoded", "packets dropped: behind"),
+    ("cues", "cues"),
+];
+
 pub fn how(watch: &Watch) -> How {
     watch.how(Timestamp::now().as_microsecond())
 }
@@ -66,8 +80,30 @@ pub fn numbers(watch: &Watch) -> String {
     if let Some(delay) = watch.status.get("delay_secs").and_then(Value::as_f64) {
         parts.push(format!("delay {delay:.1} s"));
     }
+    if let Some(sound) = watch.status.get("sound").filter(|sound| sound.is_object()) {
+        parts.extend(sound_numbers(sound));
+    }
     if parts.is_empty() {
         parts.push("nothing came yet".to_owned());
     }
     format!("{} since {}", parts.join(", "), wall_clock(watch.started_us))
+}
+
+/// What came of a stream's sound, and was lost of it, with the delay of speech.
+fn sound_numbers(sound: &Value) -> Vec<String> {
+    let number = |key: &str| sound.get(key).and_then(Value::as_i64).unwrap_or(0);
+    let lengths = LENGTHS.iter().filter(|(key, _)| number(key) > 0).map(|(key, name)| {
+        let secs = number(key) as f64 / 1e6;
+        format!("{secs:.1} s {name}")
+    });
+    let counts = COUNTS.iter().filter(|(key, _)| number(key) > 0);
+    let mut parts: Vec<String> = lengths.collect();
+    if parts.is_empty() {
+        parts.push("no sound".to_owned());
+    }
+    parts.extend(counts.map(|(key, name)| format!("{} {name}", number(key))));
+    if let Some(delay) = sound.get("delay_secs").and_then(Value::as_f64) {
+        parts.push(format!("delay of speech {delay:.1} s"));
+    }
+    parts
 }

@@ -4,28 +4,44 @@
 //! since 1970 in UTC, so that a place on the clip grid is the same instant in all sources and libraries,
 //! and what was not seen between two connections is a gap like any other.
 
+#[cfg(feature = "speech")]
+mod hearing;
+#[cfg(feature = "speech")]
+mod inbox;
 mod pauses;
 mod recorder;
 mod recording;
+mod sound;
 mod status;
 mod streams;
 mod upkeep;
 mod watcher;
 
-pub use status::{ClipSpan, Frames, LiveEvent, LiveReport, StoredClip, StreamState, StreamStatus};
+pub use status::{
+    ClipSpan, Frames, HeardCue, LiveEvent, LiveReport, Sound, StoredClip, StreamState, StreamStatus,
+};
 pub use streams::read_streams;
 
 use std::collections::HashMap;
+#[cfg(feature = "speech")]
+use std::num::NonZeroUsize;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
+#[cfg(feature = "speech")]
+use self::inbox::Inbox;
 use self::recorder::Recorder;
+use self::sound::{Listened, Sounding};
 use self::upkeep::Upkeep;
 use self::watcher::Watcher;
+#[cfg(feature = "speech")]
+use super::ears::Hearing;
+#[cfg(feature = "speech")]
+use super::listening::How;
 use super::loaded::{Halves, Lent, Loaded};
 use super::shared::{NoMore, lock};
 use crate::error::{Error, Result};
@@ -52,6 +68,8 @@ pub struct LiveSource {
     pub ca: Option<String>,
     /// Keeps the compressed stream itself, too.
     pub record: bool,
+    /// Listens to what is said in it.
+    pub listen: bool,
 }
 
 /// How streams are watched; nothing here changes results.
@@ -69,6 +87,12 @@ pub struct LiveOptions {
     pub keep: Option<Keep>,
     /// Lets this pipeline take over from another one whatever that one alone has read.
     pub take_over: bool,
+    /// What listens to the streams that are to be listened to.
+    #[cfg(feature = "speech")]
+    pub hearing: Option<Hearing>,
+    /// Windows of speech that are read side by side.
+    #[cfg(feature = "speech")]
+    pub listeners: NonZeroUsize,
     pub cancel: Cancel,
 }
 
@@ -81,6 +105,8 @@ struct Camera {
     ca: Option<String>,
     /// Where the compressed stream goes, if it is kept.
     recordings: Option<Recordings>,
+    /// Where its sound goes, if it is listened to.
+    listened: Option<Listened>,
     /// Up to where an earlier run has stored.
     stored_until: Option<Timestamp>,
     status: Mutex<StreamStatus>,
@@ -114,6 +140,9 @@ struct Shared<'a> {
     cancel: Cancel,
     sessions: Mutex<HashMap<StreamId, Session>>,
     next_stream: AtomicU64,
+    /// Connections of which not everything was heard yet, by number.
+    sounding: Mutex<HashMap<usize, Sounding>>,
+    next_sounding: AtomicUsize,
     /// To the thread that makes segments: parts of sources that are over. `None`: there are no more.
     understand: crossbeam_channel::Sender<Option<Part>>,
     events: &'a (dyn Fn(&LiveEvent<'_>) + Sync),
@@ -134,6 +163,30 @@ impl Shared<'_> {
 
     fn session(&self, stream: StreamId) -> Option<Session> {
         lock(&self.sessions).get(&stream).copied()
+    }
+
+    /// The sound of a connection is on its way, nothing of which is before `from`. Returns its number.
+    fn begin_sound(&self, session: Session, from: Timestamp) -> usize {
+        let number = self.next_sounding.fetch_add(1, Ordering::Relaxed);
+        let Session { camera, zero_us, .. } = session;
+        lock(&self.sounding).insert(number, Sounding { camera, zero_us, reached: from });
+        number
+    }
+
+    /// Whether everything that will be heard of a source up to an instant is stored.
+    fn is_heard(&self, source: SourceId, until: Timestamp) -> bool {
+        let sounding = lock(&self.sounding);
+        let mut of = sounding.values().filter(|of| self.cameras[of.camera].id == source);
+        of.all(|of| of.reached >= until)
+    }
+
+    /// Changes what is known of a stream's sound.
+    #[cfg(feature = "speech")]
+    fn count_sound(&self, camera: usize, change: impl FnOnce(&mut Sound)) {
+        if let Some(sound) = &mut lock(&self.cameras[camera].status).sound {
+            change(sound);
+            sound.settle();
+        }
     }
 
     /// Changes what is known of a stream, and tells it.
@@ -187,10 +240,30 @@ pub fn watch(
 ) -> Result<LiveReport> {
     let started = Instant::now();
     be_current(&mut library, &loaded, options.take_over)?;
+    #[cfg(feature = "speech")]
+    let (speech, ears) = match &options.hearing {
+        Some(hearing) => {
+            hearing::be_current(&mut library, hearing, options.take_over)?;
+            let count = sources.iter().filter(|source| source.listen).count();
+            (Some(hearing.recipe.id.clone()), Some(hearing.load_live(count)?))
+        }
+        None => (None, None),
+    };
+    #[cfg(not(feature = "speech"))]
+    let speech: Option<RecipeId> = None;
     let recipe = loaded.clip_recipe.id.clone();
     let mut cameras: Vec<Camera> = Vec::with_capacity(sources.len());
+    let mut connections = Vec::new();
     for source in sources {
-        let camera = camera(&source, &mut library, &recipe, &options.tags)?;
+        let mut camera = camera(&source, &mut library, &recipe, &options.tags)?;
+        if let Some(speech) = speech.as_ref().filter(|_| source.listen) {
+            let until = Mutex::new(library.heard_until(camera.id, speech)?);
+            // No connection begins before the sound of the one before has ended.
+            let (sender, receiver) = crossbeam_channel::bounded(2);
+            camera.listened = Some(Listened { connections: sender, until });
+            lock(&camera.status).sound = Some(Sound::default());
+            connections.push((cameras.len(), receiver));
+        }
         if cameras.iter().any(|other| other.id == camera.id) {
             let what = "this stream is named twice: give each a name of its own";
             return Err(Error::invalid_input(what).in_source(camera.input.name()));
@@ -209,6 +282,8 @@ pub fn watch(
         cancel: options.cancel.clone(),
         sessions: Mutex::default(),
         next_stream: AtomicU64::new(0),
+        sounding: Mutex::default(),
+        next_sounding: AtomicUsize::new(0),
         understand,
         events,
     };
@@ -234,6 +309,11 @@ pub fn watch(
         described: &described,
         cancel: &never,
     });
+    #[cfg(feature = "speech")]
+    let heard = StageStats::new("listen");
+    #[cfg(feature = "speech")]
+    let inboxes: Vec<(usize, Inbox)> =
+        connections.iter().map(|(camera, _)| (*camera, Inbox::default())).collect();
     let mut upkeep = Upkeep::new(&shared, options.keep)?;
     let (stages, segments) = std::thread::scope(|scope| {
         // Gone when this is left, however it is.
@@ -250,6 +330,18 @@ pub fn watch(
         });
         // Told even if a stage panics, since the scope waits for the thread.
         let over = NoMore(&shared.understand);
+        let listened = shared.cameras.iter().filter_map(|camera| camera.listened.as_ref());
+        let unheard: Vec<_> = listened.map(|listened| NoMore(&listened.connections)).collect();
+        #[cfg(feature = "speech")]
+        let hearing = ears.zip(speech.as_ref()).map(|(ears, recipe)| {
+            for ((camera, connections), (_, inbox)) in connections.iter().zip(&inboxes) {
+                scope.spawn(|| inbox::receive(&shared, *camera, connections, inbox));
+            }
+            let (threads, cancel) = (options.listeners.get(), &options.cancel);
+            let how = How { threads, cancel, stats: &heard };
+            let (shared, inboxes) = (&shared, &inboxes);
+            scope.spawn(move || hearing::hear(shared, recipe, ears, inboxes, &how))
+        });
         let stages = Run::execute(QUEUE, &never, |run| {
             let frames = run.sources(watchers)?;
             let clips = run.fold(frames, grid)?;
@@ -257,6 +349,13 @@ pub fn watch(
             let indexed = run.map(encoded, quantize)?;
             run.sink(indexed, &mut recorder, |()| {})
         });
+        drop(unheard);
+        #[cfg(feature = "speech")]
+        let stages = match hearing.map(std::thread::ScopedJoinHandle::join) {
+            Some(Ok(heard)) => heard.and(stages),
+            Some(Err(_)) => stages.and(Err(Error::internal("listening panicked"))),
+            None => stages,
+        };
         recorder.finish();
         drop(over);
         let segments =
@@ -266,6 +365,8 @@ pub fn watch(
     let mut stages = stages?;
     stages.push(understood.report());
     stages.extend(has_captions.then(|| described.report()));
+    #[cfg(feature = "speech")]
+    stages.extend(speech.map(|_| heard.report()));
     let mut library = lock(&shared.library);
     let report = LiveReport {
         streams: shared.cameras.iter().map(|camera| lock(&camera.status).clone()).collect(),
@@ -287,10 +388,7 @@ fn be_current(library: &mut Writer, loaded: &Loaded, take_over: bool) -> Result<
     if let Some(first) = waiting.first()
         && !take_over
     {
-        let others = match waiting.len() - 1 {
-            0 => String::new(),
-            others => format!(" and {others} more"),
-        };
+        let others = and_others(waiting.len() - 1);
         return Err(Error::invalid_input(format!(
             "another pipeline has read {}{others} in this library, and search would find nothing of what \
              this one makes of live streams: name that pipeline, or another library; or let `cinelex \
@@ -302,6 +400,10 @@ fn be_current(library: &mut Writer, loaded: &Loaded, take_over: bool) -> Result<
     loaded.add_recipes(library)?;
     library.take_over_at_once(clips, segments, true)?;
     Ok(())
+}
+
+fn and_others(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" and {count} more") }
 }
 
 /// Finds the source in the library, or adds it.
@@ -355,6 +457,7 @@ fn camera(
         deleted_clips: 0,
         recorded_bytes: 0,
         delay_secs: None,
+        sound: None,
     };
     Ok(Camera {
         id,
@@ -362,6 +465,7 @@ fn camera(
         transport: source.transport,
         ca: source.ca.clone(),
         recordings: source.record.then(|| library.recordings(id)).transpose()?,
+        listened: None,
         stored_until: library.stored_until(id, recipe)?,
         status: Mutex::new(status),
     })

@@ -7,7 +7,7 @@ use super::status::{LiveEvent, StoredClip};
 use super::{Camera, Part, Session, Shared, monotonic_us};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Event, Message, Sink, StreamId};
-use crate::library::{ChunkRecord, SourceId, WallOrigin};
+use crate::library::{ChunkRecord, SourceId, WallOrigin, Writer};
 use crate::media::{Gap, IndexedClip};
 use crate::pipeline::shared::{CHUNK_CLIPS, lock};
 use crate::time::{Micros, Span, Timestamp};
@@ -41,25 +41,21 @@ impl<'a> Recorder<'a> {
         for camera in &shared.cameras {
             if let Some(until) = camera.stored_until {
                 let mut records = Vec::new();
-                let span = recorder.spans().record(&mut records, until - Micros(1)).span;
+                let span = shared.chunks().record(&mut records, until - Micros(1)).span;
                 recorder.chunks.insert(camera.id, span);
             }
         }
         recorder
     }
 
-    fn spans(&self) -> ChunkSpans {
-        ChunkSpans { length: self.shared.clip.length.0.saturating_mul(CHUNK_CLIPS.into()) }
-    }
-
-    /// Hands on the chunks that are over, as far as there is room: nothing here waits for segments.
+    /// Hands on the chunks that are over, those of which all is heard, as far as there is room: nothing here
+    /// waits for segments.
     fn hand_on(&mut self) {
-        while let Some(part) = self.over.pop_front() {
-            if self.shared.understand.try_send(Some(part)).is_err() {
-                self.over.push_front(part);
-                return;
-            }
-        }
+        let shared = self.shared;
+        self.over.retain(|&(source, span)| {
+            let part = Some((source, span));
+            !shared.is_heard(source, span.end) || shared.understand.try_send(part).is_err()
+        });
     }
 
     /// No more comes: the chunks in hand are over, too.
@@ -76,7 +72,7 @@ impl<'a> Recorder<'a> {
     fn store(&mut self, session: Session, clips: Vec<IndexedClip>, gaps: Vec<Gap>) -> Result<()> {
         let shared = self.shared;
         let camera = &shared.cameras[session.camera];
-        let chunk = self.spans();
+        let chunk = shared.chunks();
         let mut records: Vec<ChunkRecord> = Vec::new();
         for gap in gaps {
             chunk.record(&mut records, gap.span.start).gaps.push(gap);
@@ -85,18 +81,7 @@ impl<'a> Recorder<'a> {
             chunk.record(&mut records, clip.head.span.start).clips.push(clip);
         }
         for record in &records {
-            let mut has_told = false;
-            // The library is free for others while this waits.
-            let append = || lock(&shared.library).append(camera.id, &shared.recipe, record);
-            while let Err(error) = append() {
-                if !passes(&error) || shared.cancel.is_cancelled() {
-                    return Err(error);
-                }
-                if !std::mem::replace(&mut has_told, true) {
-                    tracing::warn!("{error}: nothing is stored until that is over");
-                }
-                std::thread::sleep(AGAIN);
-            }
+            shared.store(|library| library.append(camera.id, &shared.recipe, record))?;
             if !record.clips.is_empty()
                 && let Some(before) = self.chunks.insert(camera.id, record.span)
                 && before != record.span
@@ -167,19 +152,49 @@ fn passes(error: &Error) -> bool {
     matches!(error.kind(), Kind::Exhausted | Kind::Unavailable)
 }
 
+impl Shared<'_> {
+    /// Stores something. While the disk is full or the library is in use, this waits, and the library is
+    /// free for others meanwhile.
+    pub fn store<T>(&self, what: impl Fn(&mut Writer) -> Result<T>) -> Result<T> {
+        let mut has_told = false;
+        let attempt = || what(&mut lock(&self.library));
+        loop {
+            let error = match attempt() {
+                Err(error) if passes(&error) && !self.cancel.is_cancelled() => error,
+                done => return done,
+            };
+            if !std::mem::replace(&mut has_told, true) {
+                tracing::warn!("{error}: nothing is stored until that is over");
+            }
+            std::thread::sleep(AGAIN);
+        }
+    }
+
+    /// The spans that sources' records are kept in.
+    pub fn chunks(&self) -> ChunkSpans {
+        ChunkSpans { length: self.clip.length.0.saturating_mul(CHUNK_CLIPS.into()) }
+    }
+}
+
 /// The spans that a source's record is kept in.
-struct ChunkSpans {
-    length: i64,
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChunkSpans {
+    pub length: i64,
 }
 
 impl ChunkSpans {
-    /// The record of the chunk that holds `at`.
-    fn record<'a>(&self, records: &'a mut Vec<ChunkRecord>, at: Timestamp) -> &'a mut ChunkRecord {
+    /// The number and span of the chunk that holds `at`.
+    pub fn holding(self, at: Timestamp) -> (u32, Span) {
         let number = at.0.div_euclid(self.length).max(0);
-        let index = u32::try_from(number).unwrap_or(u32::MAX);
+        let start = Timestamp(number.saturating_mul(self.length));
+        let span = Span::new(start, start + Micros(self.length));
+        (u32::try_from(number).unwrap_or(u32::MAX), span)
+    }
+
+    /// The record of the chunk that holds `at`.
+    fn record(self, records: &mut Vec<ChunkRecord>, at: Timestamp) -> &mut ChunkRecord {
+        let (index, span) = self.holding(at);
         if records.last().is_none_or(|record| record.index != index) {
-            let start = Timestamp(number.saturating_mul(self.length));
-            let span = Span::new(start, start + Micros(self.length));
             records.push(ChunkRecord { index, span, clips: Vec::new(), gaps: Vec::new() });
         }
         let last = records.len() - 1;

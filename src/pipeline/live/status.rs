@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::library::SourceId;
 use crate::source::Received;
-use crate::time::Span;
+use crate::time::{Micros, Span};
 
 /// How a stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -47,6 +47,54 @@ pub struct StreamStatus {
     pub recorded_bytes: u64,
     /// From the capture of the last frame of the newest clip until that was stored.
     pub delay_secs: Option<f64>,
+    /// `None`: nobody listens.
+    pub sound: Option<Sound>,
+}
+
+/// What became of a stream's sound, over all connections. All that was received is in one of the other
+/// lengths.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Sound {
+    #[serde(rename = "received_us")]
+    pub received: Micros,
+    /// Where somebody speaks, or seems to, and what that is was looked for.
+    #[serde(rename = "heard_us")]
+    pub heard: Micros,
+    #[serde(rename = "without_speech_us")]
+    pub without_speech: Micros,
+    /// Left out since listening did not keep up.
+    #[serde(rename = "behind_us")]
+    pub behind: Micros,
+    /// Of a time that had been before.
+    #[serde(rename = "repeated_us")]
+    pub repeated: Micros,
+    /// Where reading failed.
+    #[serde(rename = "unreadable_us")]
+    pub unreadable: Micros,
+    #[serde(rename = "under_way_us")]
+    pub under_way: Micros,
+    /// Packets of which no sound came.
+    pub undecodable: u64,
+    /// Packets that were left out since decoding did not keep up.
+    pub undecoded: u64,
+    /// Stored in the library.
+    pub cues: u64,
+    /// Of the sound.
+    pub gaps: u64,
+    pub gap_secs: f64,
+    /// From the end of the newest cue's last word until it was stored.
+    pub delay_secs: Option<f64>,
+}
+
+impl Sound {
+    /// What is left over is under way.
+    #[cfg(feature = "speech")]
+    pub(super) fn settle(&mut self) {
+        let settled =
+            [self.heard, self.without_speech, self.behind, self.repeated, self.unreadable];
+        self.under_way = self.received;
+        settled.into_iter().for_each(|part| self.under_way -= part);
+    }
 }
 
 /// What became of a stream's frames, over all connections. Each that was received is in one of the
@@ -93,6 +141,22 @@ pub enum LiveEvent<'a> {
     Stream(&'a StreamStatus),
     /// A clip is stored, and found by search from now on.
     Stored(&'a StoredClip),
+    /// So is what was said.
+    Heard(&'a HeardCue),
+}
+
+/// A cue that was heard and stored.
+#[derive(Debug, Clone, Serialize)]
+pub struct HeardCue {
+    pub source: String,
+    pub id: SourceId,
+    #[serde(flatten)]
+    pub span: ClipSpan,
+    pub text: String,
+    /// BCP-47, where known.
+    pub language: Option<String>,
+    /// From the end of its last word until it was stored.
+    pub delay_secs: f64,
 }
 
 /// A clip that was stored.

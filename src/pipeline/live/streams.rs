@@ -118,7 +118,11 @@ fn stream(
         }
     });
     let record = table.optional_bool("record").unwrap_or(false);
-    LiveSource { name: Some(name), location, transport, ca, record }
+    let listen = table.optional_bool("listen").unwrap_or(false);
+    if listen && !cfg!(feature = "speech") {
+        table.mistake("listen", "this build does not listen (feature `speech`)");
+    }
+    LiveSource { name: Some(name), location, transport, ca, record, listen }
 }
 
 /// `rtsp://user:password@camera/path`, in place of whatever credentials the address has.
@@ -157,7 +161,7 @@ mod tests {
         let streams = read(
             "[[stream]]\nname = 'door'\naddress = 'rtsp://cam:8554/1?x'\nuser = 'me'\n\
              password_env = 'DOOR'\ntransport = 'udp'\n\
-             [[stream]]\nname = 'yard'\naddress = 'srt://cam:9000'\n",
+             [[stream]]\nname = 'yard'\naddress = 'srt://cam:9000'\nrecord = true\n",
         )
         .unwrap();
         let door = "rtsp://me:p%40ss%2Fword@cam:8554/1?x";

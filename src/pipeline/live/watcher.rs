@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::pauses::Pauses;
 use super::recording::Recording;
+use super::sound::Connected;
 use super::status::{Frames, StreamState};
 use super::{Camera, Session, Shared, lock, monotonic_us, wall_us, zero_us};
 use crate::error::{Error, Kind, Result};
@@ -114,9 +115,19 @@ impl<'a> Watcher<'a> {
             transport: camera.transport,
             ca: camera.ca.clone(),
             record: self.recording.is_some(),
+            sound_from: camera.listened.as_ref().map(|listened| listened.from(to.session.start)),
         };
         let earlier = self.frames;
-        for event in self.host.live(&camera.input, &request, shared.silence)? {
+        let (pictures, sound) = self.host.live(&camera.input, &request, shared.silence)?;
+        if let (Some(listened), Some(sound), Some(from)) =
+            (&camera.listened, sound, request.sound_from)
+        {
+            let number = shared.begin_sound(to.session, from);
+            let before = self.reasons.join("; ");
+            // Nobody takes it only where listening has failed, which ends the run.
+            let _ = listened.connections.send(Some(Connected { number, sound, from, before }));
+        }
+        for event in pictures {
             let event = match event? {
                 PictureEvent::End(_) => return Ok(Ending::Over),
                 PictureEvent::Received(mut received) => {

@@ -51,8 +51,8 @@ pub fn main() -> ExitCode {
     let Ok(watched) = stream.try_clone() else { return ExitCode::FAILURE };
     std::thread::spawn(move || end_with_parent(&watched));
     ffi::log_errors_only();
-    let mut inbox = Inbox { stream, descriptor: None };
-    let mut outbox = Outbox { stream: outbox, told: Duration::ZERO };
+    let mut inbox = Inbox { stream, descriptors: Vec::new() };
+    let mut outbox = Outbox::new(outbox);
     loop {
         let request = match protocol::receive::<Request>(&mut inbox) {
             Ok((request, _)) => request,
@@ -62,14 +62,16 @@ pub fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
-        let descriptor = inbox.descriptor.take().map(File::from);
-        if let Err(error) = serve(request, descriptor, &mut outbox) {
+        let descriptors = std::mem::take(&mut inbox.descriptors);
+        if let Err(error) = serve(request, descriptors, &mut outbox) {
             outbox.send(&Message::Failed { kind: error.kind(), message: error.reason(), at: None });
         }
     }
 }
 
-fn serve(request: Request, descriptor: Option<File>, outbox: &mut Outbox) -> Result<()> {
+fn serve(request: Request, descriptors: Vec<OwnedFd>, outbox: &mut Outbox) -> Result<()> {
+    let mut descriptors = descriptors.into_iter();
+    let mut file = || descriptors.next().map(File::from);
     let summary = match request {
         Request::Limit { memory_bytes } => {
             limit(Resource::Data, memory_bytes);
@@ -79,27 +81,29 @@ fn serve(request: Request, descriptor: Option<File>, outbox: &mut Outbox) -> Res
         // What was to stop is over.
         Request::Stop => return Ok(()),
         Request::Probe(address) => {
-            let source = demux::Source::open(address, descriptor)?;
+            let source = demux::Source::open(address, file())?;
             outbox.send(&Message::Info(Box::new(source.info().clone())));
             Summary::default()
         }
         Request::Picture(address, request) => {
             request.check()?;
-            picture::serve(demux::Source::open(address, descriptor)?, &request, outbox)?
+            picture::serve(demux::Source::open(address, file())?, &request, outbox)?
         }
         #[cfg(feature = "live")]
         Request::Live(address, request) => {
             request.check()?;
-            live::serve(&address, descriptor, &request, outbox)?
+            let file = matches!(address, protocol::Address::Descriptor { .. }).then(file).flatten();
+            let sound = request.sound_from.and_then(|_| descriptors.next()).map(UnixStream::from);
+            live::serve(&address, file, sound, &request, outbox)?
         }
         #[cfg(not(feature = "live"))]
         Request::Live(..) => {
             return Err(Error::unsupported("this build reads no live streams (feature `live`)"));
         }
         Request::Sound(address, request) => {
-            sound::serve(demux::Source::open(address, descriptor)?, &request, outbox)?
+            sound::serve(demux::Source::open(address, file())?, &request, outbox)?
         }
-        Request::Cues(address, request) => cues::serve(address, descriptor, &request, outbox)?,
+        Request::Cues(address, request) => cues::serve(address, file(), &request, outbox)?,
     };
     let processor_time = outbox.take_processor_time();
     outbox.send(&Message::End(Summary { processor_time, ..summary }));
@@ -131,21 +135,21 @@ fn end_with_parent(stream: &UnixStream) {
     }
 }
 
-/// Requests, with the descriptor that came beside the last one.
+/// Requests, with the descriptors that came beside the last one.
 struct Inbox {
     stream: UnixStream,
-    descriptor: Option<OwnedFd>,
+    descriptors: Vec<OwnedFd>,
 }
 
 impl Read for Inbox {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut buffers = [IoSliceMut::new(buffer)];
         let received = recvmsg(&self.stream, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?;
         for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
-                self.descriptor = descriptors.next();
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptors = descriptors.collect();
             }
         }
         Ok(received.bytes)
@@ -160,6 +164,10 @@ struct Outbox {
 }
 
 impl Outbox {
+    fn new(stream: UnixStream) -> Self {
+        Outbox { stream, told: Duration::ZERO }
+    }
+
     fn send(&mut self, message: &Message) {
         self.send_with(message, &[]);
     }

@@ -18,6 +18,9 @@ const RATE_HZ: i64 = 16_000;
 const BLOCK: usize = 4_000;
 /// Timestamps that differ by less from the count of samples are rounding or drift.
 const TOLERANCE: Micros = Micros(60_000);
+/// A live stream's clock is moved a little now and then, by less than this.
+#[cfg(feature = "live")]
+const LIVE_TOLERANCE: Micros = Micros(200_000);
 /// Decoders with overlapping blocks need some before the wanted start.
 const PREROLL: Micros = Micros(500_000);
 const MAX_CHANNELS: u16 = 64;
@@ -101,8 +104,11 @@ fn open_decoder(source: &Source, track: &Track) -> Result<ffmpeg::decoder::Audio
 }
 
 /// The line of samples that goes out: without holes but for the gaps it reports.
-struct Line<'a> {
-    outbox: &'a mut Outbox,
+pub(super) struct Line<'a> {
+    pub outbox: &'a mut Outbox,
+    tolerance: Micros,
+    /// Sound that came of a time that had been before.
+    pub repeated: Micros,
     start: Timestamp,
     end: Timestamp,
     resampler: Option<Resampler>,
@@ -120,6 +126,8 @@ impl<'a> Line<'a> {
     fn new(start: Timestamp, end: Timestamp, outbox: &'a mut Outbox) -> Self {
         Line {
             outbox,
+            tolerance: TOLERANCE,
+            repeated: Micros::ZERO,
             start,
             end,
             resampler: None,
@@ -132,6 +140,12 @@ impl<'a> Line<'a> {
         }
     }
 
+    /// A line without an end, from an instant up to which there is sound already.
+    #[cfg(feature = "live")]
+    pub fn live(start: Timestamp, outbox: &'a mut Outbox) -> Self {
+        Line { tolerance: LIVE_TOLERANCE, ..Line::new(start, Timestamp::MAX, outbox) }
+    }
+
     /// The instant of the next sample that comes out.
     fn clock(&self) -> Timestamp {
         self.base.map_or(Timestamp(i64::MIN), |base| {
@@ -139,7 +153,7 @@ impl<'a> Line<'a> {
         })
     }
 
-    fn push(&mut self, frame: &mut frame::Audio, at: Option<Timestamp>) -> Result<()> {
+    pub fn push(&mut self, frame: &mut frame::Audio, at: Option<Timestamp>) -> Result<()> {
         let (channels, rate) = (frame.channels(), frame.rate());
         if frame.samples() == 0
             || !(1..=MAX_CHANNELS).contains(&channels)
@@ -156,12 +170,12 @@ impl<'a> Line<'a> {
             (None, at) => {
                 let at = at.unwrap_or(Timestamp::ZERO);
                 let from = self.start.max(Timestamp::ZERO);
-                if at > from + TOLERANCE {
+                if at > from + self.tolerance {
                     self.gap(Span::new(from, at.min(self.end)), "no sound before");
                 }
                 self.restart(at);
             }
-            (Some(expected), Some(at)) if at > expected + TOLERANCE => {
+            (Some(expected), Some(at)) if at > expected + self.tolerance => {
                 self.flush()?;
                 let from = self.clock();
                 self.send_pending();
@@ -171,7 +185,10 @@ impl<'a> Line<'a> {
                 self.restart(at);
             }
             // Sound that was there already.
-            (Some(expected), Some(at)) if at + length <= expected - TOLERANCE => return Ok(()),
+            (Some(expected), Some(at)) if at + length <= expected - self.tolerance => {
+                self.repeated = Micros(self.repeated.0.saturating_add(length.0));
+                return Ok(());
+            }
             _ => {}
         }
         if !self.resampler.as_ref().is_some_and(|resampler| resampler.takes(frame)) {
@@ -201,7 +218,7 @@ impl<'a> Line<'a> {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<()> {
+    pub fn finish(&mut self) -> Result<()> {
         self.flush()?;
         self.send_pending();
         Ok(())
@@ -209,10 +226,12 @@ impl<'a> Line<'a> {
 
     /// Takes samples at the clock; those outside the request are dropped.
     fn send(&mut self, samples: &[f32]) {
+        let mut passed = 0;
         for sample in samples {
             let at = self.clock();
             self.count += 1;
             if at < self.start || at >= self.end {
+                passed += 1;
                 continue;
             }
             if self.pending.is_empty() {
@@ -224,6 +243,7 @@ impl<'a> Line<'a> {
                 self.send_pending();
             }
         }
+        self.repeated = Micros(self.repeated.0.saturating_add(passed * 1_000_000 / RATE_HZ));
     }
 
     fn send_pending(&mut self) {

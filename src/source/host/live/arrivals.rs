@@ -16,7 +16,7 @@ const MOST_BYTES: usize = 32 << 20;
 const LONG_WITHOUT_KEY_US: i64 = 2_000_000;
 /// Servers send what they have kept of the last seconds at once. So long after the first frame it is
 /// known which of them are late.
-const OPENING_US: i64 = 300_000;
+pub const OPENING_US: i64 = 300_000;
 
 /// A coded frame.
 #[derive(Clone)]
@@ -150,6 +150,12 @@ impl<P: Clone> Arrivals<P> {
         let unit = state.units.pop_front()?;
         state.bytes -= unit.bytes;
         Some(unit)
+    }
+
+    /// How far the clock that is believed is ahead of what arrivals say.
+    pub fn ahead(&self) -> i64 {
+        let state = self.lock();
+        if state.opening.is_some() { 0 } else { state.clock.ahead() }
     }
 
     /// What arrived to be recorded, once it has its times, and how much of that was left out.

@@ -10,8 +10,10 @@
 //! hours or years off. Reports come some seconds after the first frames, and senders' clocks are set,
 //! so media time goes from one to the other slowly: it never goes back or leaves a hole for that.
 
-/// How long the least delay is remembered, at least.
+/// How long the least delay is remembered, at least; that of sound, of which there are 50 packets a second,
+/// and whose timestamps stand still in some cameras while nothing comes.
 const WINDOW_US: i64 = 60_000_000;
+const SOUND_WINDOW_US: i64 = 10_000_000;
 /// A frame that arrives so long before its time, or after it, has a timestamp that jumped.
 const MOST_EARLY_US: i64 = 1_000_000;
 const MOST_LATE_US: i64 = 10_000_000;
@@ -29,6 +31,7 @@ const SLEWING: i64 = 10;
 pub struct MediaClock {
     /// Where 1970 is on the monotonic clock.
     zero_us: i64,
+    window_us: i64,
     /// The least of (arrival - timestamp) in this window, and in this and the one before.
     window: Option<Window>,
     last_pts: i64,
@@ -65,6 +68,7 @@ impl MediaClock {
     pub fn new(zero_us: i64) -> Self {
         MediaClock {
             zero_us,
+            window_us: WINDOW_US,
             window: None,
             last_pts: 0,
             last_arrived: 0,
@@ -75,6 +79,11 @@ impl MediaClock {
             rest: 0,
             jumps: 0,
         }
+    }
+
+    /// Follows sound, by its arrivals.
+    pub fn for_sound() -> Self {
+        MediaClock { window_us: SOUND_WINDOW_US, ..MediaClock::new(0) }
     }
 
     /// Takes note of a frame that arrived. `sent`: its capture by the sender's clock, since 1970.
@@ -93,7 +102,7 @@ impl MediaClock {
         if has_jumped {
             *window = Window::new(arrived, offset);
             self.jumps += 1;
-        } else if arrived - window.began > WINDOW_US {
+        } else if arrived - window.began > self.window_us {
             *window = Window { began: arrived, least: offset, least_before: window.least };
         } else {
             window.least = window.least.min(offset);
@@ -139,6 +148,13 @@ impl MediaClock {
         }
     }
 
+    /// How far the clock that is believed is ahead of what arrivals say, for what comes beside the frames.
+    pub fn ahead(&self) -> i64 {
+        self.window.map_or(0, |window| {
+            self.wanted.saturating_add(self.rest).saturating_sub(window.offset())
+        })
+    }
+
     /// How far the sender's clock is ahead of what arrivals say, and whether it is believed.
     pub fn sender(&self) -> Option<(i64, bool)> {
         self.sender_ahead.map(|ahead| (ahead, self.is_senders))
@@ -164,6 +180,28 @@ mod tests {
     fn frames_keep_their_distances_whatever_their_delay() {
         let frames = [(0, 500), (40, 540), (80, 640), (120, 645), (160, 660)];
         assert_eq!(captured(&frames), (vec![500, 540, 580, 620, 660], 0));
+    }
+
+    #[test]
+    fn timestamps_that_stood_still_while_nothing_came_are_followed_soon_for_sound() {
+        let mut clock = MediaClock::for_sound();
+        let mut late = Vec::new();
+        for n in 0..2_000 {
+            // Four seconds after the first ten, of which the timestamps know nothing.
+            let arrived = n * 20_000 + if n < 500 { 0 } else { 4_000_000 };
+            clock.observe(Some(n * 20_000), arrived, None);
+            late.push(arrived - clock.captured(Some(n * 20_000), arrived));
+        }
+        assert_eq!((late[499], late[500]), (0, 4_000_000));
+        assert!(late[500 + 1_000..].iter().all(|late| *late == 0));
+        assert_eq!((clock.jumps, clock.ahead()), (0, 0));
+    }
+
+    #[test]
+    fn what_comes_beside_the_frames_is_told_how_far_the_senders_clock_is_ahead() {
+        let (clock, _) = by_sender(1_000, |n| (n >= 100).then_some(-300_000));
+        assert_eq!(clock.ahead(), -300_000);
+        assert_eq!(by_sender(1_000, |_| None).0.ahead(), 0);
     }
 
     #[test]

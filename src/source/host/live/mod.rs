@@ -9,11 +9,14 @@ mod plugins;
 mod reasons;
 mod reception;
 mod recording;
+mod sound;
 mod trust;
 mod url;
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ffmpeg_next as ffmpeg;
@@ -54,10 +57,29 @@ fn monotonic_us() -> i64 {
 pub(super) fn serve(
     address: &Address,
     file: Option<File>,
+    sound: Option<UnixStream>,
     request: &LiveRequest,
     outbox: &mut Outbox,
 ) -> Result<Summary> {
     let mut reception = Reception::open(address, file.map(Into::into), request)?;
+    let (sounds, arrivals) = (reception.sounds.clone(), Arc::clone(&reception.arrivals));
+    std::thread::scope(|scope| {
+        if let (Some(sounds), Some(to)) = (&sounds, sound) {
+            scope.spawn(|| sound::serve(sounds, &arrivals, request, to));
+        }
+        let summary = serve_picture(&mut reception, request, outbox);
+        if let Some(sounds) = &sounds {
+            sounds.close();
+        }
+        summary
+    })
+}
+
+fn serve_picture(
+    reception: &mut Reception,
+    request: &LiveRequest,
+    outbox: &mut Outbox,
+) -> Result<Summary> {
     let mut recording = request.record.then(|| Recording::new(request.zero_us));
     let mut run = Run::new(request, outbox);
     let mut told = Instant::now();
@@ -73,7 +95,7 @@ pub(super) fn serve(
             None => {}
         }
         if let Some(recording) = &mut recording {
-            run.record(recording, &reception);
+            run.record(recording, reception);
         }
         if run.delivery.outbox.is_asked() {
             break Ok(());
@@ -81,16 +103,16 @@ pub(super) fn serve(
         // A stream that is silent is told by the silence.
         if told.elapsed() >= TELL && reception.arrivals.counts().received > run.told.received {
             told = Instant::now();
-            run.tell(&reception);
+            run.tell(reception);
         }
     };
     if let Some(recording) = &mut recording {
-        run.record(recording, &reception);
+        run.record(recording, reception);
         recording.end_group(run.delivery.outbox);
         run.counts.unrecorded += recording.take_lost();
     }
     run.finish();
-    run.tell(&reception);
+    run.tell(reception);
     let end = run.sampler.held().map(|held| held.pts + held.duration);
     ended.map(|()| Summary {
         packets: run.told.received,

@@ -1,5 +1,6 @@
 //! From packets or a container to coded frames: what of GStreamer is put between a source and the sink.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gstreamer as gst;
@@ -10,12 +11,33 @@ use gst::glib;
 use gst::prelude::*;
 
 use super::plugins::element;
+use super::sound::Sounds;
 use super::url::{CONNECT_SECS, Url};
 use crate::error::{Error, Result};
 use crate::source::protocol::Transport;
 
 /// How long packets that come out of order wait for those before them.
 const REORDER_MILLIS: u32 = 200;
+
+/// What the names of the elements begin with that sound goes through.
+pub const SOUND: &str = "sound-";
+
+/// Where coded frames come out, and coded sound, if it is wanted.
+#[derive(Clone)]
+pub struct Sinks {
+    pub picture: gst_app::AppSink,
+    pub sound: Option<(gst_app::AppSink, Arc<Sounds>)>,
+}
+
+impl Sinks {
+    /// Whether what comes is played at the pace of its own clock.
+    pub fn set_sync(&self, sync: bool) {
+        self.picture.set_sync(sync);
+        if let Some((sink, _)) = &self.sound {
+            sink.set_sync(sync);
+        }
+    }
+}
 
 fn internal(doing: &'static str) -> impl Fn(glib::BoolError) -> Error {
     move |cause| Error::internal(doing).caused_by(cause)
@@ -39,6 +61,38 @@ pub fn codec(caps: &gst::CapsRef) -> Option<Id> {
             Id::MPEG4
         }
         "video/mpeg" => Id::MPEG2VIDEO,
+        _ => return None,
+    })
+}
+
+pub fn sound_codec(caps: &gst::CapsRef) -> Option<Id> {
+    let structure = caps.structure(0)?;
+    Some(match structure.name().as_str() {
+        "audio/mpeg" => match structure.get::<i32>("mpegversion").ok()? {
+            1 if structure.get::<i32>("layer") == Ok(3) => Id::MP3,
+            1 => Id::MP2,
+            _ => Id::AAC,
+        },
+        "audio/x-alaw" => Id::PCM_ALAW,
+        "audio/x-mulaw" => Id::PCM_MULAW,
+        "audio/x-opus" => Id::OPUS,
+        "audio/x-ac3" => Id::AC3,
+        "audio/x-eac3" => Id::EAC3,
+        "audio/G722" => Id::ADPCM_G722,
+        "audio/x-raw" if structure.get::<String>("format").as_deref() == Ok("S16BE") => {
+            Id::PCM_S16BE
+        }
+        "audio/x-raw" => Id::PCM_S16LE,
+        _ => return None,
+    })
+}
+
+/// What brings sound of this kind into whole pieces.
+fn sound_parser(codec: Id) -> Option<&'static str> {
+    Some(match codec {
+        Id::AAC => "aacparse",
+        Id::MP2 | Id::MP3 => "mpegaudioparse",
+        Id::AC3 | Id::EAC3 => "ac3parse",
         _ => return None,
     })
 }
@@ -87,6 +141,44 @@ fn attach(
     Ok(())
 }
 
+/// Leads a pad with sound to its sink, if it is the first: through elements (made by these factories) that
+/// have a queue and a thread of their own, so that what fails in them reaches nothing else.
+fn attach_sound(
+    pipeline: &gst::Pipeline,
+    pad: &gst::Pad,
+    factories: &[&str],
+    (sink, sounds): &(gst_app::AppSink, Arc<Sounds>),
+) -> Result<()> {
+    if sink.parent().is_some() {
+        return Ok(());
+    }
+    let failed = internal("cannot lead sound to its decoder");
+    let mut elements = vec![named("queue")?];
+    for factory in factories {
+        elements.push(named(factory)?);
+    }
+    elements.push(sink.clone().upcast());
+    pipeline.add_many(&elements).map_err(&failed)?;
+    gst::Element::link_many(&elements).map_err(&failed)?;
+    for element in elements.iter().rev() {
+        element.sync_state_with_parent().map_err(&failed)?;
+    }
+    let entry = elements[0].static_pad("sink");
+    let entry = entry.ok_or_else(|| Error::internal("a queue has no entry"))?;
+    let sounds = Arc::clone(sounds);
+    pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST, move |_, _| {
+        if sounds.has_failed() { gst::PadProbeReturn::Drop } else { gst::PadProbeReturn::Ok }
+    });
+    pad.link(&entry).map_err(|cause| Error::unsupported("this kind of sound").caused_by(cause))?;
+    Ok(())
+}
+
+fn named(factory: &str) -> Result<gst::Element> {
+    let element = element(factory)?;
+    element.set_property("name", format!("{SOUND}{factory}"));
+    Ok(element)
+}
+
 /// Says on the bus what failed in a thread of GStreamer.
 fn post(element: &impl IsA<gst::Element>, result: Result<()>) {
     if let Err(error) = result {
@@ -95,11 +187,7 @@ fn post(element: &impl IsA<gst::Element>, result: Result<()>) {
 }
 
 /// `source`, then whatever takes its container apart.
-pub fn demux(
-    pipeline: &gst::Pipeline,
-    source: &gst::Element,
-    sink: &gst_app::AppSink,
-) -> Result<()> {
+pub fn demux(pipeline: &gst::Pipeline, source: &gst::Element, sinks: &Sinks) -> Result<()> {
     let failed = internal("cannot take a stream apart");
     let parts = element("parsebin")?;
     pipeline.add_many([source, &parts]).map_err(&failed)?;
@@ -114,7 +202,7 @@ pub fn demux(
         });
         Some((!is_inside).to_value())
     });
-    let (pipeline, sink) = (pipeline.downgrade(), sink.clone());
+    let (pipeline, sinks) = (pipeline.downgrade(), sinks.clone());
     parts.connect_pad_added(move |parts, pad| {
         let Some(pipeline) = pipeline.upgrade() else { return };
         let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
@@ -122,19 +210,30 @@ pub fn demux(
         if codec(&caps).is_some() {
             let version = structure.get::<i32>("mpegversion").unwrap_or(0);
             let parser = parser(structure.name(), version);
-            post(parts, attach(&pipeline, pad, parser, &sink));
+            post(parts, attach(&pipeline, pad, parser, &sinks.picture));
+        } else if let Some(sound) = &sinks.sound
+            && structure.name().starts_with("audio/")
+        {
+            match sound_codec(&caps) {
+                Some(codec) => {
+                    let parser = sound_parser(codec);
+                    let attached = attach_sound(&pipeline, pad, parser.as_slice(), sound);
+                    attached.unwrap_or_else(|error| sound.1.fail(&error.reason()));
+                }
+                None => sound.1.fail(&format!("{} is not read", structure.name())),
+            }
         }
     });
     Ok(())
 }
 
-/// RTSP: the picture track alone is asked for.
+/// RTSP: the picture track alone is asked for, and one of sound where that is wanted.
 pub fn rtsp(
     pipeline: &gst::Pipeline,
     source: &gst::Element,
     url: &Url,
     transport: Transport,
-    sink: &gst_app::AppSink,
+    sinks: &Sinks,
     jitter_buffers: &Arc<Mutex<Vec<gst::Element>>>,
 ) -> Result<()> {
     source.set_property("location", &url.bare);
@@ -166,33 +265,76 @@ pub fn rtsp(
         });
         None
     });
-    source.connect("select-stream", false, |values| {
+    let sound = sinks.sound.as_ref().map(|(_, sounds)| Arc::clone(sounds));
+    let has_sound = AtomicBool::new(false);
+    source.connect("select-stream", false, move |values| {
         let caps = values.get(2).and_then(|caps| caps.get::<gst::Caps>().ok());
-        let media = caps.and_then(|caps| caps.structure(0)?.get::<String>("media").ok());
-        Some((media.as_deref() == Some("video")).to_value())
+        let media = caps.as_ref().and_then(|caps| caps.structure(0)?.get::<String>("media").ok());
+        let is_wanted = match (media.as_deref(), &sound) {
+            (Some("video"), _) => true,
+            (Some("audio"), Some(sounds)) => {
+                let encoding = encoding(caps.as_ref());
+                if sound_depayloader(&encoding).is_none() {
+                    sounds.fail(&format!("the camera sends it as {encoding:?}, which is not read"));
+                    false
+                } else {
+                    !has_sound.swap(true, Ordering::Relaxed)
+                }
+            }
+            _ => false,
+        };
+        Some(is_wanted.to_value())
     });
     pipeline.add(source).map_err(internal("cannot receive RTSP"))?;
-    let (pipeline, sink) = (pipeline.downgrade(), sink.clone());
+    let (pipeline, sinks) = (pipeline.downgrade(), sinks.clone());
     source.connect_pad_added(move |source, pad| {
-        if let Some(pipeline) = pipeline.upgrade() {
-            post(source, unpack(&pipeline, pad, &sink));
+        let Some(pipeline) = pipeline.upgrade() else { return };
+        let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+        let encoding = encoding(Some(&caps));
+        match (sound_depayloader(&encoding), &sinks.sound) {
+            (Some(parts), Some(sound)) => {
+                let attached = attach_sound(&pipeline, pad, parts, sound);
+                attached.unwrap_or_else(|error| sound.1.fail(&error.reason()));
+            }
+            _ => post(source, unpack(&pipeline, pad, &encoding, &sinks.picture)),
         }
     });
     Ok(())
 }
 
+/// How packets are coded, as their description says.
+fn encoding(caps: Option<&gst::Caps>) -> String {
+    let name = caps.and_then(|caps| caps.structure(0)?.get::<String>("encoding-name").ok());
+    name.unwrap_or_default().to_ascii_uppercase()
+}
+
+/// What takes sound out of RTP packets, and brings it into whole pieces.
+fn sound_depayloader(encoding: &str) -> Option<&'static [&'static str]> {
+    Some(match encoding {
+        "PCMA" => &["rtppcmadepay"],
+        "PCMU" => &["rtppcmudepay"],
+        "L16" => &["rtpL16depay"],
+        "G722" => &["rtpg722depay"],
+        "OPUS" | "X-GST-OPUS-DRAFT-SPITTKA-00" => &["rtpopusdepay"],
+        "MPEG4-GENERIC" => &["rtpmp4gdepay", "aacparse"],
+        "MP4A-LATM" => &["rtpmp4adepay", "aacparse"],
+        "MPA" => &["rtpmpadepay", "mpegaudioparse"],
+        "AC3" => &["rtpac3depay", "ac3parse"],
+        _ => return None,
+    })
+}
+
 /// Takes frames out of RTP packets.
-fn unpack(pipeline: &gst::Pipeline, pad: &gst::Pad, sink: &gst_app::AppSink) -> Result<()> {
+fn unpack(
+    pipeline: &gst::Pipeline,
+    pad: &gst::Pad,
+    encoding: &str,
+    sink: &gst_app::AppSink,
+) -> Result<()> {
     if sink.parent().is_some() {
         return Ok(());
     }
-    let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-    let encoding = caps
-        .structure(0)
-        .and_then(|caps| caps.get::<String>("encoding-name").ok())
-        .unwrap_or_default()
-        .to_ascii_uppercase();
-    let (depayloader, parser) = match encoding.as_str() {
+    let (depayloader, parser) = match encoding {
         "H264" => ("rtph264depay", Some("h264parse")),
         "H265" => ("rtph265depay", Some("h265parse")),
         "VP8" => ("rtpvp8depay", None),

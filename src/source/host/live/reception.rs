@@ -12,9 +12,10 @@ use gst::prelude::*;
 
 use super::arrivals::{Arrivals, Unit};
 use super::monotonic_us;
-use super::parts::{codec, demux, rtsp};
+use super::parts::{SOUND, Sinks, codec, demux, rtsp, sound_codec};
 use super::plugins::{element, load_plugins};
 use super::reasons::{CANNOT_CONNECT, explain};
+use super::sound::{SoundPacket, Sounds};
 use super::trust::{self, Refused};
 use super::url::Url;
 use crate::error::{Error, Result};
@@ -38,6 +39,8 @@ pub struct Reception {
     pipeline: gst::Pipeline,
     bus: gst::Bus,
     pub arrivals: Arc<Arrivals<Coded>>,
+    /// Where the sound comes out, if it is wanted.
+    pub sounds: Option<Arc<Sounds>>,
     /// What puts packets in order, which knows how many did not come.
     jitter_buffers: Arc<Mutex<Vec<gst::Element>>>,
     /// Kept open for the source that reads it.
@@ -57,7 +60,12 @@ impl Reception {
             .ok_or_else(|| Error::internal("GStreamer's pipeline has no messages"))?;
         let arrivals = Arc::new(Arrivals::new(request.zero_us, request.record));
         let jitter_buffers = Arc::default();
-        let sink = sink(&arrivals);
+        let sounds = request.sound_from.map(|_| Arc::new(Sounds::default()));
+        let sound = sounds.as_ref().map(|sounds| (sound_sink(sounds), Arc::clone(sounds)));
+        if let Some(sounds) = &sounds {
+            watch_sound(&bus, sounds);
+        }
+        let sinks = Sinks { picture: sink(&arrivals), sound };
         let (mut server, refused) = (None, Refused::default());
         match address {
             Address::Descriptor { .. } => {
@@ -68,8 +76,8 @@ impl Reception {
                 let source = element("filesrc")?;
                 source.set_property("location", path);
                 // Played at the pace of its own clock, as a camera would bring it.
-                sink.set_sync(true);
-                demux(&pipeline, &source, &sink)?;
+                sinks.set_sync(true);
+                demux(&pipeline, &source, &sinks)?;
             }
             Address::Url(url) => {
                 let url = Url::of(url)?;
@@ -81,12 +89,12 @@ impl Reception {
                             trust::watch(&source, server, request.ca.as_deref(), &refused)?;
                         }
                         let transport = request.transport;
-                        rtsp(&pipeline, &source, &url, transport, &sink, &jitter_buffers)?
+                        rtsp(&pipeline, &source, &url, transport, &sinks, &jitter_buffers)?
                     }
                     _ => {
                         // Segments come many frames at once.
-                        sink.set_sync(matches!(url.scheme.as_str(), "http" | "https"));
-                        demux(&pipeline, &url.source()?, &sink)?;
+                        sinks.set_sync(matches!(url.scheme.as_str(), "http" | "https"));
+                        demux(&pipeline, &url.source()?, &sinks)?;
                     }
                 }
             }
@@ -96,6 +104,7 @@ impl Reception {
             pipeline,
             bus,
             arrivals,
+            sounds,
             jitter_buffers,
             _file: file,
             server,
@@ -148,6 +157,84 @@ impl Drop for Reception {
         // Fails only where it never came to run.
         let _ = self.pipeline.set_state(gst::State::Null);
     }
+}
+
+/// An error of what is on the way to the sound costs the sound, and not the picture.
+fn watch_sound(bus: &gst::Bus, sounds: &Arc<Sounds>) {
+    let sounds = Arc::clone(sounds);
+    bus.set_sync_handler(move |_, message| {
+        let is_of_sound = message.src().is_some_and(|from| from.name().starts_with(SOUND));
+        if is_of_sound && matches!(message.view(), gst::MessageView::Error(_)) {
+            sounds.fail("it can't be read");
+            return gst::BusSyncReply::Drop;
+        }
+        gst::BusSyncReply::Pass
+    });
+}
+
+/// Where coded sound comes out.
+fn sound_sink(sounds: &Arc<Sounds>) -> gst_app::AppSink {
+    let mut wanted = gst::Caps::new_empty();
+    {
+        let wanted = wanted.make_mut();
+        for version in [2, 4] {
+            wanted.append(
+                gst::Caps::builder("audio/mpeg")
+                    .field("mpegversion", version)
+                    .field("stream-format", "adts")
+                    .build(),
+            );
+        }
+        wanted.append(gst::Caps::builder("audio/mpeg").field("mpegversion", 1).build());
+        let raw = gst::List::new(["S16BE", "S16LE"]);
+        wanted.append(gst::Caps::builder("audio/x-raw").field("format", raw).build());
+        for name in [
+            "audio/x-alaw",
+            "audio/x-mulaw",
+            "audio/x-opus",
+            "audio/x-ac3",
+            "audio/x-eac3",
+            "audio/G722",
+        ] {
+            wanted.append(gst::Caps::new_empty_simple(name));
+        }
+    }
+    let sounds = Arc::clone(sounds);
+    let sink = gst_app::AppSink::builder().caps(&wanted).sync(false).build();
+    sink.set_max_buffers(1);
+    sink.set_enable_last_sample(false);
+    // A track that brings nothing holds up no picture.
+    sink.set_property("async", false);
+    sink.set_callbacks(
+        gst_app::AppSinkCallbacks::builder()
+            .new_sample(move |sink| {
+                let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+                if let Some(packet) = sound_packet(&sample) {
+                    sounds.push(packet);
+                }
+                Ok(gst::FlowSuccess::Ok)
+            })
+            .build(),
+    );
+    sink
+}
+
+fn sound_packet(sample: &gst::Sample) -> Option<SoundPacket> {
+    let buffer = sample.buffer()?;
+    let caps = sample.caps()?;
+    let codec = sound_codec(caps)?;
+    let number = |name: &str| caps.structure(0).and_then(|caps| caps.get(name).ok()).unwrap_or(0);
+    let map = buffer.map_readable().ok()?;
+    let pts = buffer.pts().and_then(|time| i64::try_from(time.useconds()).ok());
+    Some(SoundPacket {
+        codec,
+        rate_hz: number("rate"),
+        channels: number("channels"),
+        packet: Packet::copy(&map),
+        pts,
+        arrived: monotonic_us(),
+        captured: 0,
+    })
 }
 
 /// Where coded frames come out: each in one buffer, with all that its decoder needs.

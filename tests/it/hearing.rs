@@ -1,0 +1,290 @@
+//! What is said in live streams: espeak-ng speaks, a real server on this machine sends it. Needs
+//! `cinelex setup`.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::camera::{Camera, Pcm, Setup, SoundCodec, pcm};
+use crate::cinelex::{command, finish, index_with, run, search, show};
+use crate::listening::{SENTENCES, cues, has_words, heard, talk};
+use crate::live::{Watching, check, check_accounts, small};
+use crate::media::ffmpeg;
+
+/// Reading a sentence takes a while where other tests run beside.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Sentences with two seconds between them, as a camera sends them.
+fn spoken(folder: &Path, sentences: &[&str]) -> Pcm {
+    talk(folder, "talk.wav", sentences);
+    pcm(folder, "-i talk.wav")
+}
+
+/// Waits until something with this word in it was heard.
+fn until_heard(watching: &mut Watching, word: &str) -> Value {
+    watching.until_within(PATIENCE, word, |line| {
+        line["kind"] == "heard" && line["text"].as_str().unwrap().to_lowercase().contains(word)
+    })
+}
+
+/// As [`until_heard`], of what was said after an instant.
+fn until_said_after(watching: &mut Watching, at_us: i64, word: &str) -> Value {
+    watching.until_within(PATIENCE, word, |line| {
+        line["kind"] == "heard"
+            && line["start_us"].as_i64().unwrap() > at_us
+            && line["text"].as_str().unwrap().to_lowercase().contains(word)
+    })
+}
+
+fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    since.as_micros() as i64
+}
+
+/// All sound that was received is in one of the other lengths.
+fn check_sound(stream: &Value) -> i64 {
+    let sound = &stream["sound"];
+    let length = |key: &str| sound[key].as_i64().unwrap_or_else(|| panic!("{key} in {stream}"));
+    let parts = ["heard_us", "without_speech_us", "behind_us", "repeated_us", "unreadable_us"];
+    let settled: i64 = parts.map(length).iter().sum();
+    // A sample is no whole number of microseconds.
+    assert!((length("received_us") - settled).abs() < 1_000, "{stream}");
+    assert!(parts.map(length).iter().all(|part| *part >= -1_000), "{stream}");
+    length("received_us")
+}
+
+/// What is told of a source's sound that was not heard.
+fn unheard(library: &Path, source: &str) -> Vec<(i64, i64, String)> {
+    let gaps = show(library, source).exits(0).lines("gap").into_iter();
+    let of_sound = gaps.filter(|gap| gap["track"] == "sound");
+    let span = |gap: Value| {
+        let at = |key: &str| gap[key].as_i64().unwrap();
+        (at("start_us"), at("end_us"), gap["reason"].as_str().unwrap().to_owned())
+    };
+    of_sound.map(span).collect()
+}
+
+/// Cues in order, none of which is there twice.
+fn check_cues(library: &Path, source: &str) -> Vec<Value> {
+    let cues = cues(library, source);
+    for pair in cues.windows(2) {
+        let (end, start) = (pair[0]["end_us"].as_i64(), pair[1]["start_us"].as_i64());
+        assert!(end <= start, "{pair:?}");
+    }
+    cues
+}
+
+#[test]
+fn what_is_said_before_a_camera_is_found_while_it_runs() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let sound = spoken(folder.path(), &SENTENCES);
+    let units = small(folder.path());
+    let camera = Camera::start(&units, &Setup { sound: Some(&sound), ..Setup::default() });
+    // One that has no sound, and one that nobody listens to, beside it.
+    let silent = Camera::start(&units, &Setup::default());
+    let private = Camera::start(&units, &Setup { sound: Some(&sound), ..Setup::default() });
+    let list = folder.path().join("cameras.toml");
+    let text: String =
+        [("talk", &camera, true), ("mute", &silent, true), ("private", &private, false)]
+            .iter()
+            .map(|(name, camera, listen)| {
+                let address = camera.address();
+                format!("[[stream]]\nname = '{name}'\naddress = '{address}'\nlisten = {listen}\n")
+            })
+            .collect();
+    std::fs::write(&list, text).unwrap();
+    let mut watching = Watching::start(&library, &["--streams", list.to_str().unwrap()]);
+    let told = until_heard(&mut watching, "garden");
+    // How long that takes is for a bench to say: other tests run beside.
+    assert!(told["delay_secs"].as_f64().unwrap() > 0.0 && told["source"] == "talk", "{told}");
+    for when in [&[][..], &["--last", "5m"], &["--from", "yesterday 10:00"]] {
+        let query = [&["children in a garden", "--channel", "speech"], when].concat();
+        let hits = search(&library, &query).exits(0).lines("hit");
+        assert_eq!(hits[0]["name"], "talk", "{when:?}");
+        assert!(!hits[0]["said"].as_array().unwrap().is_empty(), "{hits:?}");
+    }
+    // On the wall clock: the third sentence of those that come again and again.
+    let period = sound.len() as i64 / 2 * 125;
+    let began = camera.conduct.sound_began_us.load(Ordering::SeqCst);
+    let at = (told["start_us"].as_i64().unwrap() - began).rem_euclid(period);
+    talk(folder.path(), "before.wav", &SENTENCES[..2]);
+    let before = pcm(folder.path(), "-i before.wav").len() as i64 / 2 * 125;
+    assert!((at - before).abs() < 1_000_000, "{at} and not {before}: {told}");
+    until_heard(&mut watching, "market");
+    let end = watching.stop();
+    for stream in end["streams"].as_array().unwrap() {
+        check_accounts(stream);
+        let name = stream["source"].as_str().unwrap();
+        assert!(stream["clips"].as_u64() > Some(5), "{stream}");
+        check_grid_of_picture(&library, name);
+        match name {
+            "talk" => {
+                assert!(check_sound(stream) > 15_000_000, "{stream}");
+                assert!(stream["sound"]["heard_us"].as_i64() > Some(4_000_000), "{stream}");
+                assert!(stream["sound"]["cues"].as_u64() >= Some(3), "{stream}");
+                assert!(stream["sound"]["delay_secs"].is_number(), "{stream}");
+                assert_eq!(stream["sound"]["behind_us"], 0, "{stream}");
+            }
+            "mute" => assert_eq!(check_sound(stream), 0, "{stream}"),
+            _ => assert!(stream["sound"].is_null(), "{stream}"),
+        }
+    }
+    let text = heard(&library, "talk");
+    assert!(has_words(&text, &["house", "river", "many", "years", "children", "garden"]), "{text}");
+    let cues = check_cues(&library, "talk");
+    assert!(cues.iter().all(|cue| cue["track"] == "speech:live" && cue["language"] == "en"));
+    assert!(cues.iter().all(|cue| !cue["words"].as_array().unwrap().is_empty()));
+    for name in ["mute", "private"] {
+        assert_eq!(heard(&library, name), "");
+    }
+    // Segments have the words.
+    let segments = show(&library, "talk").lines("segment");
+    let has_garden =
+        |segment: &&Value| segment["words"].as_str().unwrap().to_lowercase().contains("garden");
+    assert!(segments.iter().any(|segment| has_garden(&segment)), "{segments:?}");
+    let shown = run(["library", "show", library.to_str().unwrap(), "talk"]).exits(0).out;
+    assert!(shown.contains("of sound received"), "{shown}");
+    check(&library).exits(0);
+}
+
+/// The clips and gaps of picture fill the grid, of a source that has gaps of sound, too.
+fn check_grid_of_picture(library: &Path, source: &str) {
+    let shown = show(library, source).exits(0);
+    let clips = shown.lines("clip").into_iter();
+    let gaps = shown.lines("gap").into_iter().filter(|gap| gap["track"] == "picture");
+    let at = |line: &Value, key: &str| line[key].as_i64().unwrap();
+    let mut spans: Vec<(i64, i64)> =
+        clips.chain(gaps).map(|line| (at(&line, "start_us"), at(&line, "end_us"))).collect();
+    spans.sort();
+    for pair in spans.windows(2) {
+        assert_eq!(pair[0].1, pair[1].0, "{spans:?}");
+    }
+}
+
+#[test]
+fn sound_that_vanishes_comes_again_or_is_coded_otherwise_is_heard_at_its_time() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let sound = spoken(folder.path(), &SENTENCES[..2]);
+    let units = small(folder.path());
+    let setup = Setup { sound: Some(&sound), ..Setup::default() };
+    let camera = Camera::start(&units, &setup);
+    let (address, port) = (camera.address(), camera.port);
+    let mut watching =
+        Watching::start(&library, &["--listen", "always", "--silence", "3", &address]);
+    until_heard(&mut watching, "river");
+    camera.conduct.is_mute.store(true, Ordering::SeqCst);
+    std::thread::sleep(Duration::from_secs(4));
+    camera.conduct.is_mute.store(false, Ordering::SeqCst);
+    let again_us = now_us();
+    until_said_after(&mut watching, again_us, "years");
+    let clips = watching.stored(&address);
+    drop(camera);
+    watching.until_state("waiting");
+    let setup = Setup { port: Some(port), sound_codec: SoundCodec::Opus, ..setup };
+    let camera = Camera::start(&units, &setup);
+    watching.until_state("live");
+    let began = camera.conduct.sound_began_us.load(Ordering::SeqCst);
+    let again = until_said_after(&mut watching, began, "river");
+    let period = sound.len() as i64 / 2 * 125;
+    let at = (again["start_us"].as_i64().unwrap() - began).rem_euclid(period);
+    assert!(at < 1_500_000 || at > period - 500_000, "{at} of {period}: {again}");
+    let end = watching.stop();
+    let stream = &end["streams"][0];
+    check_accounts(stream);
+    check_sound(stream);
+    assert_eq!(stream["sessions"], 2, "{stream}");
+    assert!(clips > 5, "the picture went on: {stream}");
+    let unheard = unheard(&library, &address);
+    let is_mute = |(start, end, reason): &(i64, i64, String)| {
+        reason == "no sound" && (3_000_000..6_000_000).contains(&(end - start))
+    };
+    assert!(unheard.iter().any(is_mute), "{unheard:?}");
+    assert!(unheard.iter().any(|(.., why)| why.contains("stream lost")), "{unheard:?}");
+    assert_eq!(stream["sound"]["gaps"], unheard.len(), "{unheard:?}");
+    // Said once where neither was there, and by itself where only the sound was missing.
+    let lines = search(&library, &["river", "--last", "1h"]).exits(0).lines("unseen");
+    let of_sound: Vec<_> = lines.iter().filter(|line| line["track"] == "sound").collect();
+    assert!(of_sound.iter().any(|line| line["reason"] == "no sound"), "{lines:?}");
+    assert!(of_sound.iter().all(|line| line["reason"] != "stream lost"), "{lines:?}");
+    check_cues(&library, &address);
+    check_grid_of_picture(&library, &address);
+    check(&library).exits(0);
+}
+
+#[test]
+fn a_killed_run_keeps_what_was_heard_and_the_next_one_hears_nothing_twice() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let sound = spoken(folder.path(), &SENTENCES[..2]);
+    let setup = Setup { sound: Some(&sound), ..Setup::default() };
+    let camera = Camera::start(&small(folder.path()), &setup);
+    let address = camera.address();
+    let mut watching = Watching::start(&library, &["--listen", "always", &address]);
+    until_heard(&mut watching, "river");
+    watching.child.kill().unwrap();
+    watching.child.wait().unwrap();
+    check(&library).exits(0);
+    let before = check_cues(&library, &address);
+    assert!(!before.is_empty());
+    std::thread::sleep(Duration::from_secs(2));
+    let mut watching = Watching::start(&library, &["--listen", "always", &address]);
+    until_heard(&mut watching, "river");
+    let end = watching.stop();
+    check_sound(&end["streams"][0]);
+    let after = check_cues(&library, &address);
+    assert!(after.len() > before.len());
+    assert_eq!(after[..before.len()], before);
+    let unheard = unheard(&library, &address);
+    assert!(unheard.iter().any(|(.., why)| why == "not watched"), "{unheard:?}");
+    check_grid_of_picture(&library, &address);
+    check(&library).exits(0);
+    // Another model would leave what this one has heard behind.
+    let other = ["--listen", "always", "--speech-model", "whisper-base"];
+    let refused = index_with(&library, &[Path::new(&address)], &other).exits(2);
+    assert!(refused.err.contains("another speech model has listened"), "{}", refused.err);
+}
+
+#[test]
+fn sound_that_changes_in_the_middle_of_a_stream_is_heard_to_its_end() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    let library = at.join("films.library");
+    let part = |name: &str, sentences: &[&str], how: &str| {
+        let wav = format!("{name}.wav");
+        talk(at, &wav, sentences);
+        ffmpeg(
+            at,
+            &format!(
+                "-f lavfi -i testsrc2=s=160x90:r=10 -i {wav} -shortest -c:v libx264 -g 10 -bf 0 \
+                 -pix_fmt yuv420p {how} {name}"
+            ),
+        );
+    };
+    part("a.ts", &SENTENCES[..1], "-c:a mp2 -ar 48000 -ac 2 -f mpegts");
+    part("b.ts", &SENTENCES[2..3], "-c:a mp2 -ar 32000 -ac 1 -f mpegts -output_ts_offset 6");
+    let mut both = std::fs::read(at.join("a.ts")).unwrap();
+    both.extend(std::fs::read(at.join("b.ts")).unwrap());
+    std::fs::write(at.join("both.ts"), both).unwrap();
+    part("talk.mp4", &SENTENCES[..1], "-c:a aac");
+    for (name, words) in [
+        ("both.ts", &["house", "river", "children", "garden"][..]),
+        ("talk.mp4", &["house", "river"]),
+    ] {
+        let mut command =
+            command(["index", "--json", "--as-live", "--listen", "always", "--library"]);
+        let ran = finish(command.arg(&library).arg(at.join(name))).exits(0);
+        let stream = &ran.line("live_run")["streams"][0];
+        check_accounts(stream);
+        check_sound(stream);
+        let source = stream["source"].as_str().unwrap();
+        let text = heard(&library, source);
+        assert!(has_words(&text, words), "{name}: {text}: {stream}");
+        assert!(stream["clips"].as_u64() > Some(1), "{stream}");
+    }
+    check(&library).exits(0);
+}
