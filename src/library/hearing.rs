@@ -155,8 +155,7 @@ impl Writer {
             let (start_us, end_us) = (chunk.span.start.0, chunk.span.end.0);
             let end_us = there.end_us.map_or(end_us, |before| before.max(end_us));
             let gaps = there.gaps + chunk.gaps.len();
-            let row =
-                params![source, recipe.key, chunk.index, start_us, end_us, 0, gaps, 0, false];
+            let row = params![source, recipe.key, chunk.index, start_us, end_us, 0, gaps, 0, false];
             sql.prepare_cached(&CHUNKS.replace())?.execute(row)?;
             if !chunk.cues.is_empty() {
                 insert::few_cues(sql, source, recipe.key, &chunk.cues)?;

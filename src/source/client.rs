@@ -14,8 +14,7 @@ use super::child::{Limits, Patience, Process, with_log};
 use super::input::Input;
 use super::protocol::{
     self, CueRequest, LiveRequest, MAX_ASPECT_RATIO, MediaInfo, Message, PictureRequest, Received,
-    ReceivedSound,
-    Rendition, Request, SoundRequest, Summary, Targets,
+    ReceivedSound, Rendition, Request, SoundRequest, Summary, Targets,
 };
 use crate::error::{Error, Result};
 use crate::media::{Change, Cue, Frame, Gap, TrackKind};

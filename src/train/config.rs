@@ -306,7 +306,7 @@ pub(super) mod tests {
             .replace("vocabulary = 4000", "vocabulary = 256")
             .replace("photos = 16", "photos = 2")
             .replace("warm_up = 200", "warm_up = 2")
-            .replace("share = 0.4", "share = 0");
+            .replace("share = 0.3", "share = 0");
         Config::read("small.toml", &text).unwrap()
     }
 
