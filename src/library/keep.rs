@@ -111,46 +111,65 @@ impl Writer {
         Ok(is_more)
     }
 
-    /// Deletes features whose clips have gone, of what is no longer kept: the features of a chunk go after
-    /// its clips, and an interruption may have come between.
+    /// Deletes what an interruption has left of live sources without their clips: features that are no longer
+    /// kept, since those of a chunk go after its clips; and those after the last clip, since a clip's come
+    /// before it and nobody makes it again.
     pub(super) fn finish_keeping(&mut self) -> Result<()> {
-        let find = "SELECT source, from_us FROM kept";
-        let kept: Vec<(i64, i64)> = self
+        let find = "SELECT key, from_us FROM sources LEFT JOIN kept ON kept.source = sources.key \
+             WHERE origin = 'live'";
+        let live: Vec<(i64, Option<i64>)> = self
             .record
             .read(|sql| rows::all(sql, find, [], |row| Ok((row.get(0)?, row.get(1)?))))?;
-        for (source, from_us) in kept {
-            self.delete_features_before(source, Timestamp(from_us))?;
+        for (source, from_us) in live {
+            if let Some(from_us) = from_us {
+                self.delete_features_before(source, Timestamp(from_us))?;
+            }
+            for (recipe, last_us) in self.of_clips(source, "max(start_us)")? {
+                let of = [source, recipe, last_us.unwrap_or(i64::MIN)];
+                self.delete_features("start_us > ?3", of)?;
+            }
         }
         Ok(())
     }
 
     fn delete_features_before(&mut self, source: i64, from: Timestamp) -> Result<()> {
         // Chunks of several recipes need not end together.
-        let firsts: Vec<(i64, i64)> = self.record.read(|sql| {
-            let find = "SELECT key, (SELECT min(start_us) FROM clips WHERE source = ?1 \
-                 AND recipe = recipes.key) FROM recipes WHERE kind = 'clip'";
-            rows::all(sql, find, [source], |row| {
-                Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?.unwrap_or(i64::MAX)))
-            })
-        })?;
-        let these = |table: &str| {
-            format!("FROM {table} WHERE source = ?1 AND recipe = ?2 AND start_us < ?3")
-        };
-        for (recipe, first_us) in firsts {
-            let of = [source, recipe, first_us.min(from.0)];
-            // There is no thumbnail without features.
-            let any = format!("SELECT EXISTS (SELECT 1 {})", these("features"));
-            if self.features.read(|sql| rows::one(sql, &any, of))? {
-                self.features.write(|sql| {
-                    for table in OF_CLIPS {
-                        sql.execute(&format!("DELETE {}", these(table)), of)?;
-                    }
-                    Ok(())
-                })?;
+        for (recipe, first_us) in self.of_clips(source, "min(start_us)")? {
+            let of = [source, recipe, first_us.unwrap_or(i64::MAX).min(from.0)];
+            if self.delete_features("start_us < ?3", of)? {
                 commit_point::reached("keep-features-deleted");
             }
         }
         Ok(())
+    }
+
+    /// What SQL says of a source's clips by each recipe; `None` where it has none by that.
+    fn of_clips(&self, source: i64, what: &str) -> Result<Vec<(i64, Option<i64>)>> {
+        let find = format!(
+            "SELECT key, (SELECT {what} FROM clips WHERE source = ?1 AND recipe = recipes.key) \
+             FROM recipes WHERE kind = 'clip'"
+        );
+        self.record
+            .read(|sql| rows::all(sql, &find, [source], |row| Ok((row.get(0)?, row.get(1)?))))
+    }
+
+    /// Deletes features and thumbnails of a source (`?1`) by a recipe (`?2`), where `which` is so. False where
+    /// there are none.
+    fn delete_features(&mut self, which: &str, of: [i64; 3]) -> Result<bool> {
+        let these =
+            |table: &str| format!("FROM {table} WHERE source = ?1 AND recipe = ?2 AND {which}");
+        // There is no thumbnail without features.
+        let any = format!("SELECT EXISTS (SELECT 1 {})", these("features"));
+        if !self.features.read(|sql| rows::one(sql, &any, of))? {
+            return Ok(false);
+        }
+        self.features.write(|sql| {
+            for table in OF_CLIPS {
+                sql.execute(&format!("DELETE {}", these(table)), of)?;
+            }
+            Ok(())
+        })?;
+        Ok(true)
     }
 }
 

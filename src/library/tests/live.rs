@@ -434,3 +434,28 @@ fn a_speech_model_is_searched_before_it_has_heard_anything_live() {
         open(folder.path()).cues(id).unwrap().into_iter().map(|cue| cue.text).collect();
     assert_eq!(texts, ["a bare harbour"]);
 }
+
+#[test]
+fn features_whose_clip_a_killed_run_did_not_come_to_go() {
+    let (folder, mut writer) = new_library();
+    let id = camera(&mut writer, "door");
+    watch(&mut writer, id, 0, 0..4);
+    drop(writer);
+    let path = folder.path().join("lib");
+    // Of the clip that comes next: its features are stored first.
+    let features = rusqlite::Connection::open(path.join("features.sqlite")).unwrap();
+    for table in ["features", "thumbnails"] {
+        let next = format!(
+            "CREATE TEMP TABLE next AS SELECT * FROM {table} ORDER BY start_us DESC LIMIT 1; \
+             UPDATE next SET start_us = start_us + 1500000; \
+             INSERT INTO {table} SELECT * FROM next; DROP TABLE next"
+        );
+        features.execute_batch(&next).unwrap();
+    }
+    drop(features);
+    assert_ne!(faults(&path), [""; 0]);
+    drop(Writer::open(&path).unwrap());
+    assert_eq!(faults(&path), [""; 0]);
+    let [stored, _, features, thumbnails] = starts(&folder, &mut open(folder.path()));
+    assert_eq!((stored.len(), &features, &thumbnails), (4, &stored, &stored));
+}
