@@ -142,6 +142,11 @@ impl<'a> There<'a> {
         })
     }
 
+    /// The table of chunks, as this library has it.
+    fn chunks(&self) -> &'static Table {
+        if self.has_thumbnails { &CHUNKS } else { &CHUNKS_BEFORE_6 }
+    }
+
     /// A chunk as it was committed.
     ///
     /// Errors: `Corrupt` where it is not what was committed.
@@ -149,11 +154,9 @@ impl<'a> There<'a> {
         let at = (source, recipe, number);
         let (mut chunk, digests, [clips, gaps, thumbnails]) = self.reader.record.read(|sql| {
             let of = "WHERE source = ?1 AND recipe = ?2 AND number = ?3";
-            let (table, columns) = match self.has_thumbnails {
-                true => (&CHUNKS, "start_us, end_us, clips, gaps, thumbnails"),
-                false => (&CHUNKS_BEFORE_6, "start_us, end_us, clips, gaps, 0"),
-            };
-            let found = self.whole(sql, table, columns, of, at, |row| {
+            let thumbnails = if self.has_thumbnails { "thumbnails" } else { "0" };
+            let columns = format!("start_us, end_us, clips, gaps, {thumbnails}");
+            let found = self.whole(sql, self.chunks(), &columns, of, at, |row| {
                 let counts: [usize; 3] = [row.get(2)?, row.get(3)?, row.get(4)?];
                 Ok((rows::span(row, 0)?, counts))
             })?;
@@ -260,7 +263,8 @@ impl<'a> There<'a> {
         let at = (source, recipe, number);
         self.reader.record.read(|sql| {
             let of = "WHERE source = ?1 AND recipe = ?2 AND number = ?3 AND NOT partial";
-            let found = self.whole(sql, &CHUNKS, "start_us, end_us, gaps", of, at, |row| {
+            let columns = "start_us, end_us, gaps";
+            let found = self.whole(sql, self.chunks(), columns, of, at, |row| {
                 Ok((rows::span(row, 0)?, row.get::<_, usize>(2)?))
             })?;
             let Some((span, gaps_there)) = found.into_iter().next() else { return Ok(None) };
