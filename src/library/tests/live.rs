@@ -444,10 +444,10 @@ fn features_whose_clip_a_killed_run_did_not_come_to_go() {
     let path = folder.path().join("lib");
     // Of the clip that comes next: its features are stored first.
     let features = rusqlite::Connection::open(path.join("features.sqlite")).unwrap();
-    for table in ["features", "thumbnails"] {
+    for (table, key) in [("features", ""), ("thumbnails", ", key = NULL")] {
         let next = format!(
             "CREATE TEMP TABLE next AS SELECT * FROM {table} ORDER BY start_us DESC LIMIT 1; \
-             UPDATE next SET start_us = start_us + 1500000; \
+             UPDATE next SET start_us = start_us + 1500000{key}; \
              INSERT INTO {table} SELECT * FROM next; DROP TABLE next"
         );
         features.execute_batch(&next).unwrap();
