@@ -10,7 +10,7 @@ use super::when::{Lately, WallTime, wall_span};
 use super::{
     CommandResult, Failure, Outcome, caption_line, note, one_line, print_json, print_line,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::library::{ClipId, Hit, Origin, Query, Reader, RecipeKind, Space, Unseen};
 use crate::media::{Channel, TrackKind};
 use crate::model::{Device, Models};
@@ -171,7 +171,15 @@ struct ShownHit<'a> {
 /// file whatever was searched for; `None` where there is none.
 fn write_thumbnail(reader: &Reader, hit: &Hit, folder: &Path) -> Result<Option<String>> {
     let Some(clip) = hit.clip else { return Ok(None) };
-    let Some(thumbnail) = reader.thumbnail(clip)? else { return Ok(None) };
+    let thumbnail = match reader.thumbnail(clip) {
+        // The hit is whole without it.
+        Err(error) if error.kind() == Kind::Corrupt => {
+            note(&error.to_string());
+            return Ok(None);
+        }
+        thumbnail => thumbnail?,
+    };
+    let Some(thumbnail) = thumbnail else { return Ok(None) };
     std::fs::create_dir_all(folder).map_err(|cause| Error::io(folder, "make the folder", cause))?;
     let file = folder.join(format!("{clip}.jpg"));
     std::fs::write(&file, thumbnail.as_bytes())
