@@ -215,7 +215,8 @@ impl Material {
         field(&format!("{:?}", self.codebook.as_ref().map(Codebook::id)));
         for (name, tensor) in self.from.iter().flat_map(|from| &from.tensors) {
             field(name);
-            field(&format!("{:?}", tensor.values));
+            let bytes: Vec<u8> = tensor.values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            field(&blake3::hash(&bytes).to_hex());
         }
         // What a clip looks like follows from where it is and how it was made.
         self.libraries.iter().for_each(|learnt| field(&learnt.clips.id.to_string()));

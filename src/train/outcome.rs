@@ -132,11 +132,15 @@ impl Left<'_> {
         let text = format!(
             "schema = 1\nid = {}\nversion = \"1\"\ntask = \"{task}\"\nabout = {}\n\
              # Whoever passes it on says here what the data's terms allow: true, false or \"unknown\".\n\
-             licence = \"that of the data\"\ncommercial = \"unknown\"\n\n\
+             licence = {}\ncommercial = \"unknown\"\n\n\
              [[files]]\nname = \"{file}\"\npath = \"{file}\"\nsha256 = \"{sha256}\"\nbytes = {}\n\n\
              {how}\n[made]\ncommand = {}\ndata = {}\nscores = {}\n",
             quoted(&format!("{task}-{}", self.name)),
             quoted(&format!("{about}, learnt from {data}")),
+            quoted(&match &self.material.sources.from {
+                Some(from) => format!("that of the data, and of {from}"),
+                None => "that of the data".to_owned(),
+            }),
             bytes.len(),
             quoted(&format!("{} (seed {})", self.material.sources.command, self.config.seed)),
             quoted(&data),
