@@ -240,7 +240,16 @@ impl Open {
                 return;
             }
             Happened::Advanced(by) => return told.push(Told::Advanced(by)),
-            Happened::Gap(gap) => return self.gaps.push(gap),
+            Happened::Gap(gap) => {
+                // What is left out piece by piece is one gap.
+                match self.gaps.last_mut() {
+                    Some(last) if last.span.end == gap.span.start && last.reason == gap.reason => {
+                        last.span.end = gap.span.end;
+                    }
+                    _ => self.gaps.push(gap),
+                }
+                return;
+            }
             Happened::Understood { number, fresh, what } => {
                 self.understood += 1;
                 match what {

@@ -12,7 +12,7 @@ use crate::graph::{Cancel, StageStats};
 use crate::library::{Reader, RecipeId, SegmentReading, SegmentRecord, SourceId, State, Writer};
 use crate::media::{ClipHead, Cue};
 use crate::text::{TextTower, reads};
-use crate::time::{Span, Timestamp};
+use crate::time::{Micros, Span, Timestamp};
 use crate::transcript::{
     SegmentPlan, SegmentRules, SentenceRules, chosen_track, segments, sentences,
 };
@@ -36,6 +36,8 @@ pub(super) struct Understand<'a> {
 
 /// Texts in one run of the sentence encoder.
 const TEXTS_A_RUN: usize = 32;
+/// No sentence begins longer than this before its end.
+const LONGEST_CUE: Micros = Micros::from_millis(120_000);
 
 impl Understand<'_> {
     /// Understands what earlier runs have left, then every source that `stored` names, until it
@@ -100,7 +102,11 @@ impl Understand<'_> {
         span: Span,
         clips: &[ClipHead],
     ) -> Result<(Vec<SegmentPlan>, Vec<Vec<f16>>)> {
-        let cues = self.reader.cues_in(source, span)?;
+        // A sentence that began in the chunk before is over some of these clips, too.
+        let start = Timestamp(span.start.0.saturating_sub(LONGEST_CUE.0));
+        let before = Span::new(start, span.end);
+        let mut cues = self.reader.cues_in(source, before)?;
+        cues.retain(|cue| cue.span.overlaps(span));
         // Of several languages, one that the sentence encoder reads.
         let languages: Vec<&str> = self.tower.languages().iter().map(String::as_str).collect();
         let track = chosen_track(&cues, &languages).map(str::to_owned);

@@ -106,6 +106,10 @@ impl Listener<'_> {
                     self.reader.pass(reading, Gap { span, track: TrackKind::Sound, reason })
                 }
                 (Some(Came::Samples { pts, samples }), Some(reading)) => {
+                    // What comes late, after it was not waited for any longer, is to be stored still.
+                    if let Some(sounding) = lock(&self.shared.sounding).get_mut(&number) {
+                        sounding.reached = sounding.reached.min(pts);
+                    }
                     self.reader.hear(reading, pts, &samples)
                 }
                 (Some(Came::Gap(gap)), Some(reading)) => self.reader.pass(reading, gap),

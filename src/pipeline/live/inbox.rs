@@ -53,6 +53,8 @@ struct State {
     held: Micros,
     /// What is being lost.
     lost: Option<Span>,
+    /// Whether all is lost until little enough is held.
+    is_behind: bool,
     is_over: bool,
 }
 
@@ -70,12 +72,13 @@ impl Inbox {
     pub fn samples(&self, pts: Timestamp, samples: Vec<f32>) -> Micros {
         let length = length(&samples);
         let mut state = self.lock();
-        let most = if state.lost.is_some() { AGAIN } else { MOST };
+        let most = if state.is_behind { AGAIN } else { MOST };
         if state.held.0 + length.0 > most.0 || state.waiting.len() >= MOST_ITEMS {
             state.lose(Span::new(pts, pts + length));
             return length;
         }
         state.held = Micros(state.held.0 + length.0);
+        state.is_behind = false;
         drop(state);
         self.push(Came::Samples { pts, samples });
         Micros::ZERO
@@ -134,6 +137,7 @@ impl Inbox {
 
 impl State {
     fn lose(&mut self, span: Span) {
+        self.is_behind = true;
         let start = self.lost.map_or(span.start, |lost| lost.start);
         self.lost = Some(Span::new(start, span.end));
     }

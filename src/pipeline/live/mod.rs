@@ -243,9 +243,11 @@ pub fn watch(
     #[cfg(feature = "speech")]
     let (speech, ears) = match &options.hearing {
         Some(hearing) => {
-            hearing::be_current(&mut library, hearing, options.take_over)?;
             let count = sources.iter().filter(|source| source.listen).count();
-            (Some(hearing.recipe.id.clone()), Some(hearing.load_live(count)?))
+            // What another model has heard is not given up for one that cannot be loaded.
+            let ears = hearing.load_live(count)?;
+            hearing::be_current(&mut library, hearing, options.take_over)?;
+            (Some(hearing.recipe.id.clone()), Some(ears))
         }
         None => (None, None),
     };

@@ -42,6 +42,11 @@ impl<'a> Recorder<'a> {
             if let Some(until) = camera.stored_until {
                 let mut records = Vec::new();
                 let span = shared.chunks().record(&mut records, until - Micros(1)).span;
+                if camera.listened.is_some() {
+                    // The chunk before may have been waiting for its words.
+                    let (_, before) = shared.chunks().holding(span.start - Micros(1));
+                    recorder.over.push_back((camera.id, before));
+                }
                 recorder.chunks.insert(camera.id, span);
             }
         }

@@ -21,6 +21,8 @@ const REORDER_MILLIS: u32 = 200;
 
 /// What the names of the elements begin with that sound goes through.
 pub const SOUND: &str = "sound-";
+/// Sound that waits in front of its parser, at most.
+const SOUND_BYTES: u32 = 8 << 20;
 
 /// Where coded frames come out, and coded sound, if it is wanted.
 #[derive(Clone)]
@@ -153,13 +155,33 @@ fn attach_sound(
         return Ok(());
     }
     let failed = internal("cannot lead sound to its decoder");
-    let mut elements = vec![named("queue")?];
+    let queue = named("queue")?;
+    // By bytes alone: what a container has of sound before its first picture must not hold that up.
+    queue.set_property("max-size-time", 0u64);
+    queue.set_property("max-size-buffers", 0u32);
+    queue.set_property("max-size-bytes", SOUND_BYTES);
+    let mut elements = vec![queue];
     for factory in factories {
         elements.push(named(factory)?);
     }
     elements.push(sink.clone().upcast());
     pipeline.add_many(&elements).map_err(&failed)?;
-    gst::Element::link_many(&elements).map_err(&failed)?;
+    let attached = lead(pad, &elements, sounds);
+    if attached.is_err() {
+        // A sink that nothing comes to would keep the pipeline from its end.
+        for element in &elements {
+            // It is taken out, whatever state it is in.
+            let _ = element.set_state(gst::State::Null);
+        }
+        pipeline.remove_many(&elements).map_err(&failed)?;
+    }
+    attached
+}
+
+/// Links a pad to elements that are in its pipeline, the first to the last.
+fn lead(pad: &gst::Pad, elements: &[gst::Element], sounds: &Arc<Sounds>) -> Result<()> {
+    let failed = internal("cannot lead sound to its decoder");
+    gst::Element::link_many(elements).map_err(&failed)?;
     for element in elements.iter().rev() {
         element.sync_state_with_parent().map_err(&failed)?;
     }
