@@ -319,7 +319,7 @@ pub(super) fn started<'a>(host: &'a mut Option<Host>, cancel: &Cancel) -> Result
 }
 
 /// How long these samples last.
-fn length(samples: &[f32]) -> Micros {
+pub(super) fn length(samples: &[f32]) -> Micros {
     Micros(samples.len() as i64 * 1_000 / 16)
 }
 

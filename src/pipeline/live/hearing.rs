@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use super::inbox::{Came, Inbox, length};
+use super::inbox::{Came, Inbox};
 use super::recorder::ChunkSpans;
 use super::status::{HeardCue, LiveEvent};
 use super::{Shared, lock, monotonic_us};
@@ -12,7 +12,7 @@ use crate::library::{HeardChunk, RecipeId, Writer};
 use crate::media::{Cue, Gap, TrackKind};
 use crate::pipeline::ears::{Hearing, LiveEars};
 use crate::pipeline::listening::{How, Reads, Told, listen_to};
-use crate::pipeline::reading::{Reader, Reading};
+use crate::pipeline::reading::{Reader, Reading, length};
 use crate::time::{Micros, Span, Timestamp};
 
 /// How long nothing comes before it is said that nobody speaks.

@@ -10,6 +10,7 @@ use crossbeam_channel::Receiver;
 use super::Shared;
 use super::sound::Connected;
 use crate::media::{Gap, TrackKind};
+use crate::pipeline::reading::length;
 use crate::source::{ReceivedSound, SoundEvent};
 use crate::time::{Micros, Span, Timestamp};
 
@@ -196,11 +197,6 @@ pub(super) fn receive(
         inbox.end();
     }
     inbox.close();
-}
-
-/// How long these samples last.
-pub(super) fn length(samples: &[f32]) -> Micros {
-    Micros(samples.len() as i64 * 1_000 / 16)
 }
 
 #[cfg(test)]

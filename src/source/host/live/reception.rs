@@ -200,22 +200,13 @@ fn sound_sink(sounds: &Arc<Sounds>) -> gst_app::AppSink {
         }
     }
     let sounds = Arc::clone(sounds);
-    let sink = gst_app::AppSink::builder().caps(&wanted).sync(false).build();
-    sink.set_max_buffers(1);
-    sink.set_enable_last_sample(false);
+    let sink = sink_of(&wanted, move |sample| {
+        if let Some(packet) = sound_packet(sample) {
+            sounds.push(packet);
+        }
+    });
     // A track that brings nothing holds up no picture.
     sink.set_property("async", false);
-    sink.set_callbacks(
-        gst_app::AppSinkCallbacks::builder()
-            .new_sample(move |sink| {
-                let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-                if let Some(packet) = sound_packet(&sample) {
-                    sounds.push(packet);
-                }
-                Ok(gst::FlowSuccess::Ok)
-            })
-            .build(),
-    );
     sink
 }
 
@@ -261,7 +252,16 @@ fn sink(arrivals: &Arc<Arrivals<Coded>>) -> gst_app::AppSink {
         }
     }
     let arrivals = Arc::clone(arrivals);
-    let sink = gst_app::AppSink::builder().caps(&wanted).sync(false).build();
+    sink_of(&wanted, move |sample| {
+        if let Some(unit) = unit(sample) {
+            arrivals.push(unit);
+        }
+    })
+}
+
+/// A sink for what is wanted, which hands on each sample at once.
+fn sink_of(wanted: &gst::Caps, take: impl Fn(&gst::Sample) + Send + 'static) -> gst_app::AppSink {
+    let sink = gst_app::AppSink::builder().caps(wanted).sync(false).build();
     // Nothing waits in the sink: what is taken from it is counted.
     sink.set_max_buffers(1);
     sink.set_enable_last_sample(false);
@@ -269,9 +269,7 @@ fn sink(arrivals: &Arc<Arrivals<Coded>>) -> gst_app::AppSink {
         gst_app::AppSinkCallbacks::builder()
             .new_sample(move |sink| {
                 let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-                if let Some(unit) = unit(&sample) {
-                    arrivals.push(unit);
-                }
+                take(&sample);
                 Ok(gst::FlowSuccess::Ok)
             })
             .build(),
