@@ -140,7 +140,8 @@ impl Process {
         // Room for a rendition of 224 px, so that a frame comes in one or two reads.
         let stream = BufReader::with_capacity(256 << 10, watched);
         let mut process = Process { child, stream, log, log_reader };
-        process.send(&Request::Limit { memory_bytes: limits.memory_bytes }, &[])?;
+        // One that has died by now takes no request either, and is replaced then: no reason to end a run.
+        let _ = process.send(&Request::Limit { memory_bytes: limits.memory_bytes }, &[]);
         Ok(process)
     }
 

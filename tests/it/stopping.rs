@@ -286,7 +286,7 @@ fn strike_hosts(signal: Signal, strikes: u32) {
     }
     let ran = Ran::new(&child.wait_with_output().unwrap());
     assert!(ran.code == 0 || ran.code == 1, "{ran:?}");
-    assert_eq!(ran.lines("source_report").len(), sources.len());
+    assert_eq!(ran.lines("source_report").len(), sources.len(), "{ran:?}");
     for report in ran.lines("source_report") {
         assert_ne!(report["error"]["kind"], "internal", "{report}");
     }
