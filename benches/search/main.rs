@@ -140,7 +140,8 @@ fn main() -> Outcome<()> {
     let mut random = ChaCha8Rng::seed_from_u64(7);
     let models = Models::open()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut tower = TextTower::load(&models, &models.manifest("minilm")?, threads)?;
+    // As `cinelex search` does: the words are looked up beside it.
+    let mut tower = TextTower::load(&models, &models.manifest("minilm")?, 1)?;
     let mut material = match std::env::var_os("CINELEX_DATA") {
         Some(data) => Material::real(Path::new(&data), &mut tower, options.patience)?,
         None => Material::random(&tower, &mut random),
@@ -213,14 +214,12 @@ fn measure(
     })?
     .tell("words to hits by words");
     let all = Times::of(&material.queries, |text| {
-        let vector = tower.embed(&[text])?.row(0).to_vec();
-        let query = Query {
-            vectors: vec![(Channel::Picture, vector.clone()), (Channel::Speech, vector)],
-            words: Some(text.clone()),
-            top: 10,
-            ..Query::default()
+        let query = Query { words: Some(text.clone()), top: 10, ..Query::default() };
+        let embed = || {
+            let vector = tower.embed(&[text])?.row(0).to_vec();
+            Ok(vec![(Channel::Picture, vector.clone()), (Channel::Speech, vector)])
         };
-        Ok(reader.search(&query).map(|_| ())?)
+        Ok(reader.search_embedding(&query, embed).map(|_| ())?)
     })?;
     all.tell("words to hits, all channels, encoder included");
     let read = clips as f64 * (material.dimension as f64 / 8.0 + 4.0);

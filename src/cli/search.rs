@@ -16,7 +16,7 @@ use crate::media::{Channel, TrackKind};
 use crate::model::{Device, Models};
 use crate::pipeline::{Loaded, Pipeline};
 use crate::source::{Host, Input, Limits, Location};
-use crate::text::TextTower;
+use crate::text::{TextTower, space_id};
 use crate::time::Span;
 
 #[derive(clap::Args, Debug)]
@@ -93,6 +93,7 @@ pub fn run(args: Args) -> CommandResult {
             None => args.from.map(|at| at.0.as_microsecond()),
         },
         to_us: args.to.map(|at| at.0.as_microsecond()),
+        words: args.words.clone(),
         tags: args.tag.clone(),
         channels: args.channel.clone(),
         top: usize::from(args.top),
@@ -108,17 +109,14 @@ pub fn run(args: Args) -> CommandResult {
         query
             .vectors
             .push((Channel::Picture, reader.picture_embedding(clip).map_err(Failure::usage)?));
-    } else if let Some(words) = &args.words {
-        query.words = Some(words.clone());
-        if let Some(vector) = text_vector(&reader, words, args.text.as_deref())? {
-            query.vectors.push((Channel::Picture, vector.clone()));
-            query.vectors.push((Channel::Speech, vector));
-        }
     }
     if let Some(file) = &args.export {
         export::check(file).map_err(Failure::usage)?;
     }
-    let hits = reader.search(&query)?;
+    let hits = match &query.words {
+        Some(words) => search_words(&mut reader, &query, words, args.text.as_deref())?,
+        None => reader.search(&query)?,
+    };
     for hit in &hits {
         let thumbnail =
             args.thumbnails.as_deref().map(|folder| write_thumbnail(&reader, hit, folder));
@@ -187,13 +185,14 @@ fn write_thumbnail(reader: &Reader, hit: &Hit, folder: &Path) -> Result<Option<S
     Ok(Some(file.display().to_string()))
 }
 
-/// The query's vector, `None` where the library has no embeddings yet.
-fn text_vector(
-    reader: &Reader,
+/// Hits by words, and by their meaning where the library has embeddings.
+fn search_words(
+    reader: &mut Reader,
+    query: &Query,
     words: &str,
     manifest: Option<&str>,
-) -> Result<Option<Vec<f32>>, Failure> {
-    let Some(space) = space(reader)? else { return Ok(None) };
+) -> Result<Vec<Hit>, Failure> {
+    let Some(space) = space(reader)? else { return Ok(reader.search(query)?) };
     let models = Models::open().map_err(Failure::cannot_open)?;
     let tower = manifest.unwrap_or(&space.tower);
     let manifest = models.manifest(tower).map_err(|error| {
@@ -205,11 +204,20 @@ fn text_vector(
             .caused_by(error),
         )
     })?;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut tower = TextTower::load(&models, &manifest, threads).map_err(Failure::cannot_open)?;
-    same_space(&space, tower.space())?;
-    let rows = tower.embed(&[words])?;
-    Ok(Some(rows.row(0).to_vec()))
+    same_space(&space, &space_id(&manifest))?;
+    let mut is_open = false;
+    let embed = || {
+        // The words are looked up beside it, and a second thread gains nothing on so short a text.
+        let mut tower = TextTower::load(&models, &manifest, 1)?;
+        is_open = true;
+        let vector = tower.embed(&[words])?.row(0).to_vec();
+        Ok(vec![(Channel::Picture, vector.clone()), (Channel::Speech, vector)])
+    };
+    let searched = reader.search_embedding(query, embed);
+    searched.map_err(|error| match is_open {
+        true => error.into(),
+        false => Failure::cannot_open(error),
+    })
 }
 
 fn space(reader: &Reader) -> Result<Option<Space>> {

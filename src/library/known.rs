@@ -42,8 +42,6 @@ pub(super) struct TextRow {
 /// same rows again, takes most of a search.
 #[derive(Debug, Default)]
 pub(super) struct KnownTexts {
-    /// SQLite's count of what others have changed; all is as of this one.
-    version: i64,
     postings: HashMap<(&'static str, String), Arc<Posting>>,
     /// Of all terms.
     keys: usize,
@@ -52,15 +50,6 @@ pub(super) struct KnownTexts {
 }
 
 impl KnownTexts {
-    /// Forgets everything if the record was changed since.
-    pub fn refresh(&mut self, sql: &Connection) -> Result<()> {
-        let version = rows::one(sql, "PRAGMA data_version", [])?;
-        if self.version != version {
-            *self = KnownTexts { version, ..KnownTexts::default() };
-        }
-        Ok(())
-    }
-
     pub fn posting(
         &mut self,
         sql: &Connection,

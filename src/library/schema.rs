@@ -223,6 +223,8 @@ impl Database {
             sql.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE_BYTES)?;
             sql.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
             sql.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+            // A statement is planned once, not anew for each bound it is given: a search asks for ten hits.
+            sql.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
             sql.pragma_update(None, "cell_size_check", true)?;
             // Sorting must leave nothing of a forgotten source in a temporary file.
             sql.pragma_update(None, "temp_store", "MEMORY")?;

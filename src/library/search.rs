@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
+use std::thread::ScopedJoinHandle;
 
 use rusqlite::{Connection, params};
 
 use super::hits::{By, Hit, List, Ranked, Unit, UnitSpan, clip_at, fuse, hit};
 use super::ids::SourceId;
-use super::index::{Embedded, Index};
+use super::index::{Embedded, Index, Stamp};
 use super::keep::KeptFrom;
 use super::known::{KnownTexts, TextRow};
 use super::reader::Reader;
@@ -46,11 +47,13 @@ fn floor(channel: Channel, by: By) -> f32 {
 /// Texts that are looked at together for those that pass the filters.
 const TEXTS: usize = 400;
 
+/// A unit vector for each channel to be searched by meaning, in the current recipe's space.
+pub type Vectors = Vec<(Channel, Vec<f32>)>;
+
 /// What is searched for, and where.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
-    /// A unit vector for each channel to be searched by meaning, in the current recipe's space.
-    pub vectors: Vec<(Channel, Vec<f32>)>,
+    pub vectors: Vectors,
     /// What a user typed: words, and phrases in quotation marks. Any of them matches.
     pub words: Option<String>,
     /// Empty for all.
@@ -75,6 +78,8 @@ pub struct Query {
 #[derive(Debug)]
 pub(super) struct Memory {
     index: Index,
+    /// What all the rest is as of: SQLite's count of what others have changed, and the index.
+    state: Option<(i64, Stamp)>,
     clips: VectorSet,
     segments: VectorSet,
     readings: VectorSet,
@@ -88,6 +93,7 @@ impl Memory {
     pub fn of(library: &Path) -> Self {
         Memory {
             index: Index::of(library),
+            state: None,
             clips: VectorSet::new(Embedded::Clips),
             segments: VectorSet::new(Embedded::Segments),
             readings: VectorSet::new(Embedded::Readings),
@@ -105,31 +111,53 @@ impl Reader {
     /// Errors: `InvalidInput` for a vector that is not of the library's space or a query of
     /// nothing; `NotFound` for a source that the library doesn't have.
     pub fn search(&mut self, query: &Query) -> Result<Vec<Hit>> {
+        self.search_for(query, Meaning::of(query))
+    }
+
+    /// As [`Reader::search`], with further vectors, which `embed` makes on a thread of its own while the
+    /// library is opened and its words are looked up.
+    ///
+    /// Errors: those of `embed`, too.
+    pub fn search_embedding(
+        &mut self,
+        query: &Query,
+        embed: impl FnOnce() -> Result<Vectors> + Send,
+    ) -> Result<Vec<Hit>> {
+        std::thread::scope(|scope| {
+            let under_way = Some(scope.spawn(embed));
+            self.search_for(query, Meaning { under_way, ..Meaning::of(query) })
+        })
+    }
+
+    fn search_for(&mut self, query: &Query, mut meaning: Meaning<'_>) -> Result<Vec<Hit>> {
         if query.vectors.is_empty() && query.words.is_none() {
             return Err(Error::invalid_input("a search needs words, a picture or a clip"));
         }
-        match self.search_once(query) {
+        match self.search_once(query, &mut meaning) {
             Err(error)
                 if matches!(error.kind(), Kind::Corrupt | Kind::Unavailable)
+                    && !meaning.has_failed
                     && self.memory.index.distrust() =>
             {
                 tracing::warn!("{error}: searching without the index");
-                self.search_once(query)
+                self.search_once(query, &mut meaning)
             }
             searched => searched,
         }
     }
 
-    fn search_once(&mut self, query: &Query) -> Result<Vec<Hit>> {
+    fn search_once(&mut self, query: &Query, meaning: &mut Meaning<'_>) -> Result<Vec<Hit>> {
         let memory = &mut self.memory;
         self.record.read(|sql| {
             memory.refresh(sql)?;
             let filter = Filter::of(sql, query)?;
             let mut texts = std::mem::take(&mut memory.texts);
-            let lists = memory.lists(sql, query, &filter, &mut texts);
+            let by_words = memory.all_by_words(sql, query, &filter, &mut texts);
             memory.texts = texts;
-            let lists = lists?;
-            let clip_recipe = rows::current_recipe(sql, RecipeKind::Clip)?.map(|row| row.key);
+            let mut lists = by_words?;
+            lists.extend(memory.all_by_meaning(query, meaning.vectors()?, &filter)?);
+            leave_out_guesses(&mut lists, query.min_score);
+            let clip_recipe = memory.clips.recipe();
             fuse(&lists, query.top.max(1))
                 .into_iter()
                 .enumerate()
@@ -142,8 +170,66 @@ impl Reader {
     }
 }
 
+/// The vectors of a query, of which some may still be under way.
+struct Meaning<'scope> {
+    vectors: Vectors,
+    under_way: Option<ScopedJoinHandle<'scope, Result<Vectors>>>,
+    has_failed: bool,
+}
+
+impl Meaning<'_> {
+    fn of(query: &Query) -> Self {
+        Meaning { vectors: query.vectors.clone(), under_way: None, has_failed: false }
+    }
+
+    /// All of them; waits for those that are under way.
+    fn vectors(&mut self) -> Result<&Vectors> {
+        if let Some(embedding) = self.under_way.take() {
+            let embedded = embedding.join();
+            let embedded =
+                embedded.unwrap_or_else(|_| Err(Error::internal("embedding the words panicked")));
+            self.has_failed = embedded.is_err();
+            self.vectors.extend(embedded?);
+        }
+        Ok(&self.vectors)
+    }
+}
+
+/// Leaves out what scores less than was asked for, and lists that only guess beside one that found something.
+fn leave_out_guesses(lists: &mut [List], min_score: Option<f32>) {
+    if let Some(least) = min_score {
+        for (_, _, list) in &mut *lists {
+            list.retain(|ranked| ranked.score >= least);
+        }
+    }
+    let is_found = |(channel, by, list): &List| {
+        list.first().is_some_and(|best| best.score >= floor(*channel, *by))
+    };
+    // Where every list guesses, a guess with its low score is still better than nothing.
+    let several = lists.iter().filter(|(_, _, list)| !list.is_empty()).count() > 1;
+    if several && lists.iter().any(is_found) {
+        for (channel, by, list) in lists {
+            list.retain(|ranked| ranked.score >= floor(*channel, *by));
+        }
+    }
+}
+
+/// The length of a list that is fused.
+fn length(query: &Query) -> usize {
+    LIST.max(query.top.saturating_mul(LIST_TIMES_TOP))
+}
+
+fn asks_for(query: &Query, channel: Channel) -> bool {
+    query.channels.is_empty() || query.channels.contains(&channel)
+}
+
 impl Memory {
     fn refresh(&mut self, sql: &Connection) -> Result<()> {
+        let state = (rows::one(sql, "PRAGMA data_version", [])?, self.index.stamp());
+        if self.state == Some(state) {
+            return Ok(());
+        }
+        self.state = None;
         let segment_recipe = rows::current_recipe(sql, RecipeKind::Segment)?;
         let clip_recipe = rows::current_recipe(sql, RecipeKind::Clip)?;
         let mut is_new = self.clips.refresh(sql, clip_recipe.as_ref(), &self.index)?;
@@ -153,85 +239,66 @@ impl Memory {
         if is_new && !self.readings.is_empty() {
             self.find_unread();
         }
-        self.texts.refresh(sql)
+        self.texts = KnownTexts::default();
+        self.state = Some(state);
+        Ok(())
     }
 
-    fn lists(
+    /// The lists of all channels that are found by words.
+    fn all_by_words(
         &self,
         sql: &Connection,
         query: &Query,
         filter: &Filter,
         texts: &mut KnownTexts,
     ) -> Result<Vec<List>> {
-        let length = LIST.max(query.top.saturating_mul(LIST_TIMES_TOP));
-        let asked =
-            |channel: &Channel| query.channels.is_empty() || query.channels.contains(channel);
-        let by_meaning = || {
-            let mut lists = Vec::new();
-            for (channel, vector) in query.vectors.iter().filter(|(channel, _)| asked(channel)) {
-                let mut add = |vectors, takes: &(dyn Fn(&Row) -> bool + Sync)| -> Result<()> {
-                    let list = self.by_meaning(vectors, vector, filter, takes, length)?;
-                    lists.push((*channel, By::Meaning, list));
-                    Ok(())
-                };
-                let all = |_: &Row| true;
-                match channel {
-                    Channel::Picture if self.readings.is_empty() => add(&self.clips, &all)?,
-                    Channel::Picture => {
-                        // What was trained on pictures and captions knows better than class names.
-                        add(&self.readings, &all)?;
-                        let is_unread = |row: &Row| {
-                            self.unread.contains(&row.source)
-                                && self.spans.holding(row.source, row.span.midpoint()).is_none()
-                        };
-                        if !self.unread.is_empty() {
-                            add(&self.clips, &is_unread)?;
-                        }
-                    }
-                    Channel::Speech => add(&self.segments, &all)?,
-                    // Found by their words.
-                    Channel::Screen | Channel::Caption => {}
-                }
-            }
-            Ok(lists)
-        };
-        let mut by_words = || -> Result<Vec<List>> {
-            let Some(words) = &query.words else { return Ok(Vec::new()) };
-            let most = if filter.is_any() { usize::MAX } else { COMMON };
-            let mut lists = Vec::new();
-            for (index, channels) in [
-                (WordIndex::CUES, &[Channel::Speech, Channel::Screen][..]),
-                (WordIndex::CAPTIONS, &[Channel::Caption][..]),
-            ] {
-                let matches = Matches::find(sql, index, words, most, texts)?;
-                for channel in channels.iter().copied().filter(asked) {
-                    let list = self.by_words(sql, texts, &matches, channel, filter, length)?;
-                    lists.push((channel, By::Words, list));
-                }
-            }
-            Ok(lists)
-        };
-        // The connection stays on its thread; embeddings need none.
-        let mut meant: Result<Vec<List>> = Ok(Vec::new());
-        let worded = rayon::in_place_scope(|scope| {
-            scope.spawn(|_| meant = by_meaning());
-            by_words()
-        });
-        let mut lists = meant?;
-        lists.extend(worded?);
-        if let Some(least) = query.min_score {
-            for (_, _, list) in &mut lists {
-                list.retain(|ranked| ranked.score >= least);
+        let Some(words) = &query.words else { return Ok(Vec::new()) };
+        let most = if filter.is_any() { usize::MAX } else { COMMON };
+        let mut lists = Vec::new();
+        for (index, channels) in [
+            (WordIndex::CUES, &[Channel::Speech, Channel::Screen][..]),
+            (WordIndex::CAPTIONS, &[Channel::Caption][..]),
+        ] {
+            let matches = Matches::find(sql, index, words, most, texts)?;
+            for &channel in channels.iter().filter(|&&channel| asks_for(query, channel)) {
+                let list = self.by_words(sql, texts, &matches, channel, filter, length(query))?;
+                lists.push((channel, By::Words, list));
             }
         }
-        let is_found = |(channel, by, list): &List| {
-            list.first().is_some_and(|best| best.score >= floor(*channel, *by))
-        };
-        // Where every list guesses, a guess with its low score is still better than nothing.
-        let several = lists.iter().filter(|(_, _, list)| !list.is_empty()).count() > 1;
-        if several && lists.iter().any(is_found) {
-            for (channel, by, list) in &mut lists {
-                list.retain(|ranked| ranked.score >= floor(*channel, *by));
+        Ok(lists)
+    }
+
+    /// The lists of all channels that are found by vectors.
+    fn all_by_meaning(
+        &self,
+        query: &Query,
+        vectors: &Vectors,
+        filter: &Filter,
+    ) -> Result<Vec<List>> {
+        let mut lists = Vec::new();
+        for (channel, vector) in vectors.iter().filter(|(channel, _)| asks_for(query, *channel)) {
+            let mut add = |vectors, takes: &(dyn Fn(&Row) -> bool + Sync)| -> Result<()> {
+                let list = self.by_meaning(vectors, vector, filter, takes, length(query))?;
+                lists.push((*channel, By::Meaning, list));
+                Ok(())
+            };
+            let all = |_: &Row| true;
+            match channel {
+                Channel::Picture if self.readings.is_empty() => add(&self.clips, &all)?,
+                Channel::Picture => {
+                    // What was trained on pictures and captions knows better than class names.
+                    add(&self.readings, &all)?;
+                    let is_unread = |row: &Row| {
+                        self.unread.contains(&row.source)
+                            && self.spans.holding(row.source, row.span.midpoint()).is_none()
+                    };
+                    if !self.unread.is_empty() {
+                        add(&self.clips, &is_unread)?;
+                    }
+                }
+                Channel::Speech => add(&self.segments, &all)?,
+                // Found by their words.
+                Channel::Screen | Channel::Caption => {}
             }
         }
         Ok(lists)

@@ -134,10 +134,11 @@ impl Matches {
                 _ => matches.texts.push(Match { key, terms: bit }),
             }
         }
-        let weights = &matches.weights;
-        matches.texts.sort_by(|a, b| {
-            score(weights, b.terms).total_cmp(&score(weights, a.terms)).then(a.key.cmp(&b.key))
-        });
+        let scored = matches.texts.iter().map(|found| (matches.score(found.terms), *found));
+        let mut scored: Vec<(f32, Match)> = scored.collect();
+        scored
+            .sort_unstable_by(|(a, one), (b, other)| b.total_cmp(a).then(one.key.cmp(&other.key)));
+        matches.texts = scored.into_iter().map(|(_, found)| found).collect();
         Ok(matches)
     }
 

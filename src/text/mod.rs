@@ -180,7 +180,7 @@ impl TextTower {
 }
 
 /// The id of the space that a tower's embeddings lie in.
-fn space_id(tower: &Manifest) -> String {
+pub fn space_id(tower: &Manifest) -> String {
     format!("{} {}", tower.id, tower.version)
 }
 
