@@ -1,6 +1,6 @@
 //! The parent's side: requests to a decoder host and its answers, none of which is believed.
 
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::ops::AddAssign;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -566,14 +566,23 @@ impl Iterator for LiveSound {
         if self.is_over {
             return None;
         }
-        // A host that is gone has closed it.
-        let (message, body) = protocol::receive(&mut self.stream).ok()?;
+        let (message, body) = match protocol::receive(&mut self.stream) {
+            Ok(received) => received,
+            Err(cause) => {
+                self.is_over = true;
+                // A host that is gone has closed it; why, is told with the picture.
+                let is_foreign = cause.kind() == io::ErrorKind::InvalidData;
+                return is_foreign.then(|| Err(foreign().caused_by(cause)));
+            }
+        };
         let event = self.order.event(message, &body);
         self.is_over = matches!(event, None | Some(SoundEvent::End(_)));
-        Some(event.ok_or_else(|| {
-            Error::corrupt("the decoder host sent other things than sound where that goes")
-        }))
+        Some(event.ok_or_else(foreign))
     }
+}
+
+fn foreign() -> Error {
+    Error::corrupt("the decoder host sent other things than sound where that goes")
 }
 
 /// What comes of a cue request.

@@ -15,7 +15,7 @@ use crate::evaluate::setup::Progress;
 use crate::library::Reader;
 use crate::model::{Device, Models};
 use crate::onnx::transformer::{Tensors, Weights};
-use crate::text::TextTower;
+use crate::text::{TextTower, space_id};
 use crate::transformer::{Fitting, Numbers, Trained, read_tensors, write_tensors};
 
 /// Captions that are embedded between two reports of progress.
@@ -104,6 +104,10 @@ impl Material {
             false => None,
         };
         // All that is named is looked at before anything is encoded.
+        if let Some(from) = &from {
+            from.fitting.check(&encoder.identity(), codebook.as_ref().map(Codebook::id))?;
+            from.fitting.check_space(&space_id(&tower))?;
+        }
         let seen = codebook.as_ref().filter(|_| config.inputs.tokens);
         let (mut data, mut libraries) = (Vec::new(), Vec::new());
         for folder in &sources.data {
@@ -179,10 +183,6 @@ impl Material {
             codebook: seen.map(|codebook| codebook.id().to_hex().to_string()),
             space,
         };
-        if let Some(from) = &from {
-            from.fitting.check(&fitting.encoder, codebook.as_ref().map(Codebook::id))?;
-            from.fitting.check_space(&fitting.space)?;
-        }
         Ok(Material {
             sources,
             train,

@@ -216,8 +216,9 @@ impl Writer {
                     each()?;
                     match from.heard(theirs.key, row.key, number) {
                         Ok(Some(chunk)) => {
-                            self.append_heard(id, recipe, &chunk)?;
-                            merged.cues += chunk.cues.len() as u64;
+                            if self.append_heard(id, recipe, &chunk)? {
+                                merged.cues += chunk.cues.len() as u64;
+                            }
                         }
                         Ok(None) => {}
                         Err(error) => damaged(format!("what was heard, chunk {number}"), error)?,
