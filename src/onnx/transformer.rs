@@ -44,6 +44,10 @@ pub struct Network {
     pub centroids: usize,
     /// Length of an embedding in the joint space.
     pub space: usize,
+    /// Length of the inner vector of the small network that makes an embedding of the features of the whole
+    /// pictures; 0: it is projected from `[CLS]`, as the paper has it, which learns little pictures by heart.
+    #[serde(default)]
+    pub embedder: usize,
     /// Length of the centroids that hidden visual words are guessed by; 0 where they were not. It is
     /// for training, and no graph has it.
     pub guessed: usize,
@@ -86,6 +90,7 @@ impl Network {
             ("features", self.features, 0, 1 << 14),
             ("centroids", self.centroids, 0, 1 << 14),
             ("space", self.space, 1, 1 << 14),
+            ("embedder", self.embedder, 0, 1 << 14),
             ("guessed", self.guessed, 0, 1 << 14),
         ];
         for (name, size, least, most) in limits {
@@ -115,6 +120,11 @@ impl Network {
             .collect()
     }
 
+    /// What an embedding is made from where `[CLS]` is not: the name and the length of it.
+    pub fn embedder_input(&self) -> Option<(&'static str, usize)> {
+        self.visual_inputs().first().copied().filter(|_| self.embedder > 0)
+    }
+
     /// Length of a head's queries, keys and values.
     pub fn head(&self) -> usize {
         self.dim / self.heads
@@ -131,7 +141,6 @@ impl Network {
             ("visual.clip.position".to_owned(), vec![self.clips, dim]),
             ("visual.cell.position".to_owned(), vec![1 + self.cells, dim]),
             ("written.bias".to_owned(), vec![self.vocabulary]),
-            ("space.weight".to_owned(), vec![dim, self.space]),
             ("alignment.weight".to_owned(), vec![1]),
             ("alignment.bias".to_owned(), vec![1]),
         ];
@@ -139,6 +148,15 @@ impl Network {
             tensors.push(("visual.guess.weight".to_owned(), vec![dim, self.guessed]));
         }
         let mut norms = vec![("embedding.norm".to_owned(), dim), ("norm".to_owned(), dim)];
+        match self.embedder_input() {
+            None => tensors.push(("space.weight".to_owned(), vec![dim, self.space])),
+            Some((_, length)) => {
+                norms.push(("space.norm".to_owned(), length));
+                tensors.push(("space.up.weight".to_owned(), vec![length, self.embedder]));
+                tensors.push(("space.up.bias".to_owned(), vec![self.embedder]));
+                tensors.push(("space.down.weight".to_owned(), vec![self.embedder, self.space]));
+            }
+        }
         for (name, length) in self.visual_inputs() {
             norms.push((format!("visual.{name}.norm"), length));
             tensors.push((format!("visual.{name}.weight"), vec![length, dim]));
@@ -242,9 +260,14 @@ pub fn reading_graph(
     writer.graph.output_f32("keys", kept());
     writer.graph.output_f32("values", kept());
 
-    let first = writer.graph.i64("first", &[], &[0]);
-    let first = writer.graph.node("Gather", "cls", &[&tokens, &first], &[("axis", int(1))]);
-    let embedding = writer.product("space", &first);
+    let embedding = match network.embedder_input() {
+        None => {
+            let first = writer.graph.i64("first", &[], &[0]);
+            let first = writer.graph.node("Gather", "cls", &[&tokens, &first], &[("axis", int(1))]);
+            writer.product("space", &first)
+        }
+        Some((input, length)) => writer.embedder(input, length),
+    };
     let last = writer.graph.i64("axis_1", &[1], &[1]);
     let length = writer.graph.node("ReduceL2", "space.length", &[&embedding, &last], &[]);
     let tiny = writer.graph.f32("tiny", &[], &[1e-9]);
@@ -513,11 +536,46 @@ impl<'a> Writer<'a> {
     fn inner(&mut self, layer: usize, tokens: &str) -> String {
         let name = |part: &str| format!("layers.{layer}.inner.{part}");
         let input = self.normalized(&name("norm"), tokens, self.network.dim);
-        let up = self.linear(&name("up"), &input);
-        let up = self.graph.node("Relu", &name("relu"), &[&up], &[]);
-        let up = self.graph.node("Mul", &name("squared"), &[&up, &up], &[]);
+        let up = self.squared(&name("up"), &input);
         let down = self.linear(&name("down"), &up);
         self.graph.node("Add", &name("sum"), &[tokens, &down], &[])
+    }
+
+    /// A linear layer, of which what is positive is squared.
+    fn squared(&mut self, name: &str, input: &str) -> String {
+        let up = self.linear(name, input);
+        let up = self.graph.node("Relu", &format!("{name}.relu"), &[&up], &[]);
+        self.graph.node("Mul", &format!("{name}.squared"), &[&up, &up], &[])
+    }
+
+    /// The embedding, before it is scaled: made of the mean of `input` over the whole pictures.
+    fn embedder(&mut self, input: &str, length: usize) -> String {
+        let name = |part: &str| format!("space.{part}");
+        let graph = &mut self.graph;
+        let words = graph.node("Shape", &name("words"), &["words"], &[("start", int(1))]);
+        let (end, last) =
+            (graph.i64(&name("end"), &[1], &[i64::MAX]), graph.i64(&name("last"), &[1], &[3]));
+        let visual = graph.node("Slice", &name("bias"), &["bias", &words, &end, &last], &[]);
+        // The bias is 0 for what is there: 1, and 0 for padding.
+        let there = graph.node("Exp", &name("there"), &[&visual], &[]);
+        let zero = graph.i64(&name("zero"), &[], &[0]);
+        let whole = graph.node("Equal", &name("is_whole"), &["cells", &zero], &[]);
+        let to_f32 = [("to", int(data_type::FLOAT.into()))];
+        let whole = graph.node("Cast", &name("whole"), &[&whole], &to_f32);
+        let axes = graph.i64(&name("axes"), &[2], &[1, 2]);
+        let whole = graph.node("Unsqueeze", &name("whole.row"), &[&whole, &axes], &[]);
+        let counted = graph.node("Mul", &name("counted"), &[&there, &whole], &[]);
+        let count = graph.node("ReduceSum", &name("count"), &[&counted, &last], &[]);
+        let least = graph.f32(&name("least"), &[], &[1e-9]);
+        let count = graph.node("Max", &name("count_above_0"), &[&count, &least], &[]);
+        let shares = graph.node("Div", &name("shares"), &[&counted, &count], &[]);
+        let axis = graph.i64(&name("axis"), &[1], &[1]);
+        let shares = graph.node("Squeeze", &name("shares.row"), &[&shares, &axis], &[]);
+        let input = self.normalized("space.norm", input, length);
+        let mean = self.graph.node("MatMul", &name("mean.row"), &[&shares, &input], &[]);
+        let mean = self.graph.node("Squeeze", &name("mean"), &[&mean, &axis], &[]);
+        let up = self.squared("space.up", &mean);
+        self.product("space.down", &up)
     }
 
     fn stack(&mut self, name: &str, layers: &[String]) {
@@ -624,6 +682,7 @@ mod tests {
             features: 6,
             centroids: 4,
             space: 5,
+            embedder: 7,
             guessed: 2,
         }
     }

@@ -131,6 +131,7 @@ mod tests {
             features: 0,
             centroids: 1,
             space: 4,
+            embedder: 0,
             guessed: 0,
         };
         let rows = [

@@ -86,6 +86,8 @@ pub struct Sizes {
     /// Places for words, and for clips.
     pub words: usize,
     pub clips: usize,
+    /// See [`Network::embedder`].
+    pub embedder: usize,
 }
 
 /// Optimization: AdamW (Loshchilov and Hutter, 2019), with an average of the weights.
@@ -107,6 +109,8 @@ pub struct Steps {
     pub clip: f64,
     pub label_smoothing: f64,
     pub dropout: f64,
+    /// Of what the embedder sees and of its inner vector.
+    pub embedder_dropout: f64,
     /// What a step leaves of the average of the weights.
     pub average: f64,
 }
@@ -172,7 +176,7 @@ impl Config {
         space: usize,
     ) -> Network {
         let used = |is_used: bool, length: usize| if is_used { length } else { 0 };
-        let Sizes { dim, layers, heads, inner, words, clips, .. } = self.network;
+        let Sizes { dim, layers, heads, inner, words, clips, embedder, .. } = self.network;
         let Inputs { tokens, features: continuous, cells } = self.inputs;
         Network {
             vocabulary,
@@ -186,6 +190,7 @@ impl Config {
             features: used(continuous, features),
             centroids: used(tokens, centroids),
             space,
+            embedder,
             guessed: used(self.losses.visual_words > 0.0, centroids),
         }
     }
@@ -245,6 +250,7 @@ fn sizes(table: &Table<'_>) -> Sizes {
         inner: size(table, "inner", 1, 1 << 14),
         words: size(table, "words", 8, 1_024),
         clips: size(table, "clips", 1, 256),
+        embedder: size(table, "embedder", 0, 1 << 14),
     };
     if !sizes.dim.is_multiple_of(sizes.heads) {
         table.mistake("dim", format!("`dim` must be a multiple of heads = {}", sizes.heads));
@@ -275,6 +281,7 @@ fn steps(table: &Table<'_>) -> Steps {
         clip: float("clip", 1e-6..=1e6),
         label_smoothing: float("label_smoothing", 0.0..=0.9),
         dropout: float("dropout", 0.0..=0.9),
+        embedder_dropout: float("embedder_dropout", 0.0..=0.9),
         average: float("average", 0.0..=0.999_999),
     }
 }
@@ -303,6 +310,7 @@ pub(super) mod tests {
             .replace("minutes = 30", "count = 20")
             .replace("dim = 256", "dim = 16")
             .replace("inner = 1024", "inner = 32")
+            .replace("embedder = 1024", "embedder = 24")
             .replace("vocabulary = 4000", "vocabulary = 256")
             .replace("photos = 16", "photos = 2")
             .replace("warm_up = 200", "warm_up = 2")

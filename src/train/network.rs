@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::batch::Batch;
+use super::config::Steps;
 use super::ops::{Scales, layer_norm, residual, softmax, squared_relu};
 use super::optimizer::Gradients;
 use crate::error::{Error, Result};
@@ -22,28 +23,33 @@ pub(super) struct Model {
 pub(super) struct States {
     /// `[rows * tokens, dim]`, normalized.
     pub(super) tokens: Tensor<2>,
-    /// `[rows, dim]`: of [CLS].
-    pub(super) first: Tensor<2>,
+    /// `[rows, space]`: the pictures' embeddings, of any length.
+    embedded: Tensor<2>,
 }
 
 /// Zeroes of random places; the rest grows so that sums stay the same on average.
 pub(super) struct Dropout {
-    share: f64,
+    of_tokens: f64,
+    of_embedder: f64,
     random: ChaCha8Rng,
 }
 
 impl Dropout {
-    pub(super) fn new(share: f64, seed: [u8; 32]) -> Self {
-        Dropout { share, random: ChaCha8Rng::from_seed(seed) }
+    pub(super) fn new(steps: &Steps, seed: [u8; 32]) -> Self {
+        Dropout {
+            of_tokens: steps.dropout,
+            of_embedder: steps.embedder_dropout,
+            random: ChaCha8Rng::from_seed(seed),
+        }
     }
 
-    /// What so many numbers are multiplied with.
-    fn scales(&mut self, count: usize) -> Scales {
-        if self.share <= 0.0 {
+    /// What so many numbers are multiplied with, of which a share is dropped.
+    fn scales(&mut self, share: f64, count: usize) -> Scales {
+        if share <= 0.0 {
             return Scales::new();
         }
         // A byte decides: shares are exact to 1/256, and what is kept grows by what they are.
-        let least = (self.share * 256.0).round().min(255.0) as u8;
+        let least = (share * 256.0).round().min(255.0) as u8;
         let kept = 256.0 / (256.0 - f32::from(least));
         let mut bytes = vec![0_u8; count];
         self.random.fill(&mut bytes[..]);
@@ -93,15 +99,11 @@ impl Model {
         let sequence = Tensor::cat(sequence, 1).reshape([rows * tokens, dim]);
         debug_assert_eq!(tokens, read + batch.written);
         let mut scales = || match dropout {
-            Some(dropout) => dropout.scales(rows * tokens * dim),
+            Some(dropout) => dropout.scales(dropout.of_tokens, rows * tokens * dim),
             None => Scales::new(),
         };
-        let mut state = self.normalized("embedding.norm", sequence);
-        let dropped = scales();
-        if !dropped.is_empty() {
-            let dropped = TensorData::new(dropped, [rows * tokens, dim]);
-            state = state * Tensor::from_data(dropped, &self.device);
-        }
+        let state = self.normalized("embedding.norm", sequence);
+        let mut state = self.dropped(state, scales());
         let bias = TensorData::new(batch.bias.clone(), [rows, 1, tokens, tokens]);
         let bias = Tensor::<4>::from_data(bias, &self.device);
         for layer in 0..layers {
@@ -129,8 +131,59 @@ impl Model {
             state = added(state, "inner.down", inner, scales());
         }
         let states = self.normalized("norm", state);
-        let first = (0..rows).map(|row| (row * tokens) as i64).collect();
-        States { first: states.clone().select(0, self.indices(first)), tokens: states }
+        let embedded = match self.network.embedder_input() {
+            None => {
+                let first = (0..rows).map(|row| (row * tokens) as i64).collect();
+                states.clone().select(0, self.indices(first)).matmul(self.matrix("space.weight"))
+            }
+            Some((name, length)) => self.embedder(batch, name, length, dropout),
+        };
+        States { tokens: states, embedded }
+    }
+
+    /// Embeddings, of any length, of the mean of what is seen of the whole pictures: `[rows, space]`.
+    fn embedder(
+        &self,
+        batch: &Batch,
+        name: &str,
+        length: usize,
+        dropout: &mut Option<Dropout>,
+    ) -> Tensor<2> {
+        let packed = &batch.packed;
+        let (rows, visual) = (packed.rows, packed.visual);
+        let mut shares = vec![0.0_f32; rows * visual];
+        for (row, shares) in shares.chunks_exact_mut(visual).enumerate() {
+            let there = &packed.is_token[row * packed.tokens() + packed.words..];
+            let cells = &packed.cells[row * visual..];
+            let whole = |place: &usize| there[*place] && cells[*place] == 0;
+            let places: Vec<usize> = (0..visual).filter(whole).collect();
+            for place in &places {
+                shares[*place] = 1.0 / places.len() as f32;
+            }
+        }
+        let shares = TensorData::new(shares, [rows, 1, visual]);
+        let shares = Tensor::<3>::from_data(shares, &self.device);
+        let values = if name == "features" { &packed.features } else { &packed.centroids };
+        let data = TensorData::new(values.clone(), [rows * visual, length]);
+        let input = self.normalized("space.norm", Tensor::from_data(data, &self.device));
+        let mean = shares.matmul(input.reshape([rows, visual, length])).reshape([rows, length]);
+        let mut scales = |length: usize| match dropout {
+            Some(dropout) => dropout.scales(dropout.of_embedder, rows * length),
+            None => Scales::new(),
+        };
+        let mean = self.dropped(mean, scales(length));
+        let up = mean.matmul(self.matrix("space.up.weight"));
+        let up = squared_relu(up, self.vector("space.up.bias"));
+        let up = self.dropped(up, scales(self.network.embedder));
+        up.matmul(self.matrix("space.down.weight"))
+    }
+
+    fn dropped(&self, state: Tensor<2>, scales: Scales) -> Tensor<2> {
+        if scales.is_empty() {
+            return state;
+        }
+        let scales = TensorData::new(scales, state.dims());
+        state * Tensor::from_data(scales, &self.device)
     }
 
     /// The states of some tokens.
@@ -168,7 +221,7 @@ impl Model {
     ) -> (Tensor<1>, Tensor<1>) {
         let space = self.network.space;
         let rows = of.iter().map(|(row, _)| *row as i64).collect();
-        let embedded = self.embeddings(states.first.clone().select(0, self.indices(rows)));
+        let embedded = self.embeddings(states).select(0, self.indices(rows));
         let count = embeddings.len() / space;
         let others = TensorData::new(embeddings.to_vec(), [count, space]);
         let others = Tensor::<2>::from_data(others, &self.device);
@@ -213,8 +266,8 @@ impl Model {
     }
 
     /// `[rows, space]`, of length 1.
-    pub(super) fn embeddings(&self, first: Tensor<2>) -> Tensor<2> {
-        let embedded = first.matmul(self.matrix("space.weight"));
+    pub(super) fn embeddings(&self, states: &States) -> Tensor<2> {
+        let embedded = states.embedded.clone();
         let length = embedded.clone().square().sum_dim(1).sqrt().clamp_min(1e-9);
         embedded / length
     }

@@ -175,7 +175,7 @@ impl<'a> Trainer<'a> {
         let tokens = rows.len() * batch.tokens();
         let model = Model::new(self.network, &self.optimizer.weights, &self.device);
         let of_step = blake3::keyed_hash(&self.seed, &step.to_le_bytes());
-        let mut dropout = Some(Dropout::new(self.config.steps.dropout, *of_step.as_bytes()));
+        let mut dropout = Some(Dropout::new(&self.config.steps, *of_step.as_bytes()));
         let states = model.run(&batch, &mut dropout);
         let weighing = Weighing {
             // What is rewarded is not what is right.
@@ -251,11 +251,15 @@ fn begun(network: &Network, visuals: &[Visuals<'_>], seed: &[u8; 32]) -> Tensors
         };
         tensors.insert(name, Weights { shape, values });
     }
-    for (name, length) in network.visual_inputs() {
-        let (weight, bias) = scale_of(visuals, name == "features", length);
+    let inputs = network.visual_inputs().into_iter();
+    let inputs = inputs.map(|(name, length)| (format!("visual.{name}"), name, length, false));
+    let embedder = network.embedder_input();
+    let embedder = embedder.map(|(name, length)| ("space".to_owned(), name, length, true));
+    for (layer, name, length, of_whole) in inputs.chain(embedder) {
+        let (weight, bias) = scale_of(visuals, name == "features", of_whole, length);
         for (part, values) in [("weight", weight), ("bias", bias)] {
             let shape = vec![length];
-            tensors.insert(format!("visual.{name}.norm.{part}"), Weights { shape, values });
+            tensors.insert(format!("{layer}.norm.{part}"), Weights { shape, values });
         }
     }
     tensors
@@ -268,13 +272,19 @@ fn normal(random: &mut impl Rng) -> f32 {
 }
 
 /// What a normalized visual input is multiplied with, and what is then added, for each of its numbers
-/// to have mean 0 and spread 1 over a sample of the photos.
-fn scale_of(visuals: &[Visuals<'_>], is_features: bool, length: usize) -> (Vec<f32>, Vec<f32>) {
+/// to have mean 0 and spread 1 over a sample of the photos, and of their parts unless `of_whole`.
+fn scale_of(
+    visuals: &[Visuals<'_>],
+    is_features: bool,
+    of_whole: bool,
+    length: usize,
+) -> (Vec<f32>, Vec<f32>) {
     let (mut sum, mut squares, mut count) = (vec![0.0_f64; length], vec![0.0_f64; length], 0.0);
     for visuals in visuals {
         let photos = visuals.pictures().len();
         for photo in (0..photos).step_by(photos.div_ceil(SAMPLED).max(1)) {
-            for token in visuals.seen(photo).tokens(0) {
+            let seen = visuals.seen(photo);
+            for token in seen.tokens(0).iter().filter(|token| !of_whole || token.cell == 0) {
                 let values = if is_features { token.features } else { token.centroid };
                 let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / length as f64;
                 let variance = values.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>();

@@ -146,6 +146,7 @@ pub(super) mod tests {
             features: 3,
             centroids: 2,
             space: 4,
+            embedder: 0,
             guessed: 0,
         }
     }

@@ -89,6 +89,7 @@ fn configuration(folder: &Path, length: &str) -> PathBuf {
         .replace("minutes = 30", length)
         .replace("dim = 256", "dim = 16")
         .replace("inner = 1024", "inner = 32")
+        .replace("embedder = 1024", "embedder = 24")
         .replace("vocabulary = 4000", "vocabulary = 256")
         .replace("inputs = \"features+cells\"", "inputs = \"both+cells\"");
     let path = folder.join("small.toml");
