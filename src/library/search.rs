@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use std::thread::ScopedJoinHandle;
 
 use rusqlite::{Connection, params};
 
@@ -26,11 +25,11 @@ use crate::media::Channel;
 use crate::time::Span;
 
 /// Segments in a list that is fused: at least so many, and so many times those asked for.
-const LIST: usize = 100;
+const LIST: usize = 50;
 const LIST_TIMES_TOP: usize = 5;
 
 /// Of a segment, the clips that are among the best, to begin with: where they are more, more are looked at.
-const CLIPS_OF_A_SEGMENT: usize = 4;
+const CLIPS_OF_A_SEGMENT: usize = 8;
 
 /// Scores below which a list only guesses. Every vector is somewhere near every other, and without
 /// a floor a list that found nothing would outvote one that did, since ranks are all that is fused.
@@ -114,8 +113,8 @@ impl Reader {
         self.search_for(query, Meaning::of(query))
     }
 
-    /// As [`Reader::search`], with further vectors, which `embed` makes on a thread of its own while the
-    /// library is opened and its words are looked up.
+    /// As [`Reader::search`], with further vectors, which `embed` makes while the library is opened and its
+    /// words are looked up.
     ///
     /// Errors: those of `embed`, too.
     pub fn search_embedding(
@@ -123,10 +122,7 @@ impl Reader {
         query: &Query,
         embed: impl FnOnce() -> Result<Vectors> + Send,
     ) -> Result<Vec<Hit>> {
-        std::thread::scope(|scope| {
-            let under_way = Some(scope.spawn(embed));
-            self.search_for(query, Meaning { under_way, ..Meaning::of(query) })
-        })
+        self.search_for(query, Meaning { embed: Some(Box::new(embed)), ..Meaning::of(query) })
     }
 
     fn search_for(&mut self, query: &Query, mut meaning: Meaning<'_>) -> Result<Vec<Hit>> {
@@ -149,12 +145,15 @@ impl Reader {
     fn search_once(&mut self, query: &Query, meaning: &mut Meaning<'_>) -> Result<Vec<Hit>> {
         let memory = &mut self.memory;
         self.record.read(|sql| {
-            memory.refresh(sql)?;
-            let filter = Filter::of(sql, query)?;
-            let mut texts = std::mem::take(&mut memory.texts);
-            let by_words = memory.all_by_words(sql, query, &filter, &mut texts);
-            memory.texts = texts;
-            let mut lists = by_words?;
+            // The connection stays on its thread; embeddings need none.
+            let (filter, mut lists) = meaning.meanwhile(|| {
+                memory.refresh(sql)?;
+                let filter = Filter::of(sql, query)?;
+                let mut texts = std::mem::take(&mut memory.texts);
+                let lists = memory.all_by_words(sql, query, &filter, &mut texts);
+                memory.texts = texts;
+                Ok((filter, lists?))
+            })?;
             lists.extend(memory.all_by_meaning(query, meaning.vectors()?, &filter)?);
             leave_out_guesses(&mut lists, query.min_score);
             let clip_recipe = memory.clips.recipe();
@@ -170,27 +169,34 @@ impl Reader {
     }
 }
 
-/// The vectors of a query, of which some may still be under way.
-struct Meaning<'scope> {
+/// The vectors of a query, some of which may still have to be made.
+struct Meaning<'a> {
     vectors: Vectors,
-    under_way: Option<ScopedJoinHandle<'scope, Result<Vectors>>>,
+    embed: Option<Box<dyn FnOnce() -> Result<Vectors> + Send + 'a>>,
+    embedded: Result<Vectors>,
     has_failed: bool,
 }
 
 impl Meaning<'_> {
     fn of(query: &Query) -> Self {
-        Meaning { vectors: query.vectors.clone(), under_way: None, has_failed: false }
+        let (embedded, has_failed) = (Ok(Vectors::new()), false);
+        Meaning { vectors: query.vectors.clone(), embed: None, embedded, has_failed }
     }
 
-    /// All of them; waits for those that are under way.
+    /// Does `work` while what has to be made is.
+    fn meanwhile<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(embed) = self.embed.take() else { return work() };
+        rayon::in_place_scope(|scope| {
+            scope.spawn(|_| self.embedded = embed());
+            work()
+        })
+    }
+
+    /// All of them.
     fn vectors(&mut self) -> Result<&Vectors> {
-        if let Some(embedding) = self.under_way.take() {
-            let embedded = embedding.join();
-            let embedded =
-                embedded.unwrap_or_else(|_| Err(Error::internal("embedding the words panicked")));
-            self.has_failed = embedded.is_err();
-            self.vectors.extend(embedded?);
-        }
+        let embedded = std::mem::replace(&mut self.embedded, Ok(Vectors::new()));
+        self.has_failed |= embedded.is_err();
+        self.vectors.extend(embedded?);
         Ok(&self.vectors)
     }
 }
@@ -270,6 +276,16 @@ impl Memory {
 
     /// The lists of all channels that are found by vectors.
     fn all_by_meaning(
+        &self,
+        query: &Query,
+        vectors: &Vectors,
+        filter: &Filter,
+    ) -> Result<Vec<List>> {
+        // On one of the threads that share the work, or each share would wait for them to wake.
+        rayon::scope(|_| self.each_by_meaning(query, vectors, filter))
+    }
+
+    fn each_by_meaning(
         &self,
         query: &Query,
         vectors: &Vectors,

@@ -81,14 +81,14 @@ impl TextTower {
     /// The texts' embeddings, `[texts, dim]`, each row of length 1. Longer texts than the tower
     /// reads are cut.
     pub fn embed(&mut self, texts: &[&str]) -> Result<Array2<f32>> {
-        let cut: Vec<&str> = texts.iter().map(|text| beginning(text)).collect();
-        let encodings = self.tokenizer.encode_batch(cut, true).map_err(|cause| {
+        let failed = |cause| {
             Error::internal(format!("model {}: the tokenizer failed", self.model)).caused_by(cause)
-        })?;
-        let tokens: Vec<Vec<i64>> = encodings
-            .iter()
-            .map(|encoding| encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
-            .collect();
+        };
+        let tokens = |text: &&str| -> Result<Vec<i64>> {
+            let encoding = self.tokenizer.encode_fast(beginning(text), true).map_err(failed)?;
+            Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
+        };
+        let tokens: Vec<Vec<i64>> = texts.iter().map(tokens).collect::<Result<_>>()?;
         let mut embeddings = Array2::zeros((texts.len(), self.spec.dim));
         // Texts of like length together: little padding.
         let mut order: Vec<usize> = (0..texts.len()).collect();
