@@ -52,6 +52,7 @@ fn network_of(seed: u64, dim: usize, layers: usize) -> Trained {
         features: 1_280,
         centroids: codebook.dims(),
         space: 384,
+        embedder: 5,
         guessed: 0,
     };
     let mut state = seed;
