@@ -140,13 +140,15 @@ fn main() -> Outcome<()> {
     let mut random = ChaCha8Rng::seed_from_u64(7);
     let models = Models::open()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    // As `cinelex search` does: the words are looked up beside it.
-    let mut tower = TextTower::load(&models, &models.manifest("minilm")?, 1)?;
+    let manifest = models.manifest("minilm")?;
+    let mut tower = TextTower::load(&models, &manifest, threads)?;
     let mut material = match std::env::var_os("CINELEX_DATA") {
         Some(data) => Material::real(Path::new(&data), &mut tower, options.patience)?,
         None => Material::random(&tower, &mut random),
     };
     material.queries.truncate(options.queries);
+    // As `cinelex search` does: the words are looked up beside it.
+    let mut tower = TextTower::load(&models, &manifest, 1)?;
     println!("{}; {}", jiff::Timestamp::now().strftime("%F %T UTC"), machine(threads));
     println!("embeddings: {}", material.told);
     let bandwidth = bandwidth();

@@ -11,7 +11,7 @@ use super::{
     CommandResult, Failure, Outcome, caption_line, note, one_line, print_json, print_line,
 };
 use crate::error::{Error, Kind, Result};
-use crate::library::{ClipId, Hit, Origin, Query, Reader, RecipeKind, Space, Unseen};
+use crate::library::{ClipId, Hit, Origin, Query, Reader, RecipeKind, Space, Unseen, Vectors};
 use crate::media::{Channel, TrackKind};
 use crate::model::{Device, Models};
 use crate::pipeline::{Loaded, Pipeline};
@@ -113,8 +113,8 @@ pub fn run(args: Args) -> CommandResult {
     if let Some(file) = &args.export {
         export::check(file).map_err(Failure::usage)?;
     }
-    let hits = match &query.words {
-        Some(words) => search_words(&mut reader, &query, words, args.text.as_deref())?,
+    let hits = match query.words.clone() {
+        Some(words) => search_words(&mut reader, &mut query, &words, args.text.as_deref())?,
         None => reader.search(&query)?,
     };
     for hit in &hits {
@@ -188,7 +188,7 @@ fn write_thumbnail(reader: &Reader, hit: &Hit, folder: &Path) -> Result<Option<S
 /// Hits by words, and by their meaning where the library has embeddings.
 fn search_words(
     reader: &mut Reader,
-    query: &Query,
+    query: &mut Query,
     words: &str,
     manifest: Option<&str>,
 ) -> Result<Vec<Hit>, Failure> {
@@ -205,18 +205,20 @@ fn search_words(
         )
     })?;
     same_space(&space, &space_id(&manifest))?;
-    let mut is_open = false;
+    let (mut is_unusable, mut vectors) = (false, Vectors::new());
     let embed = || {
         // The words are looked up beside it, and a second thread gains nothing on so short a text.
-        let mut tower = TextTower::load(&models, &manifest, 1)?;
-        is_open = true;
-        let vector = tower.embed(&[words])?.row(0).to_vec();
-        Ok(vec![(Channel::Picture, vector.clone()), (Channel::Speech, vector)])
+        let tower = TextTower::load(&models, &manifest, 1);
+        let vector = tower.inspect_err(|_| is_unusable = true)?.embed(&[words])?.row(0).to_vec();
+        vectors = vec![(Channel::Picture, vector.clone()), (Channel::Speech, vector)];
+        Ok(vectors.clone())
     };
     let searched = reader.search_embedding(query, embed);
-    searched.map_err(|error| match is_open {
-        true => error.into(),
-        false => Failure::cannot_open(error),
+    // For those who ask on.
+    query.vectors = vectors;
+    searched.map_err(|error| match is_unusable {
+        true => Failure::cannot_open(error),
+        false => error.into(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! What of the texts was read for searches, in memory until the record changes.
+//! What of the texts was read for searches, in memory until another connection changes the record.
 
 use std::collections::HashMap;
 use std::sync::Arc;

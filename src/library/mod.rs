@@ -65,7 +65,7 @@ pub use rebuild::{Rebuilt, ToRead, rebuild};
 pub use recipes::Waiting;
 pub use recordings::{Recording, RecordingFile, Recordings};
 pub use schema::SCHEMA_VERSION;
-pub use search::Query;
+pub use search::{Query, Vectors};
 pub use types::{
     ChunkRecord, HeardChunk, Location, NewSource, Origin, Place, Recipe, RecipeKind,
     SegmentReading, SegmentRecord, Source, Space, State, Tree, WallClock, WallOrigin,

@@ -113,8 +113,8 @@ impl Reader {
         self.search_for(query, Meaning::of(query))
     }
 
-    /// As [`Reader::search`], with further vectors, which `embed` makes while the library is opened and its
-    /// words are looked up.
+    /// As [`Reader::search`], with further vectors, which `embed` makes while what has changed is read into
+    /// memory and the words are looked up.
     ///
     /// Errors: those of `embed`, too.
     pub fn search_embedding(
@@ -132,17 +132,21 @@ impl Reader {
         match self.search_once(query, &mut meaning) {
             Err(error)
                 if matches!(error.kind(), Kind::Corrupt | Kind::Unavailable)
-                    && !meaning.has_failed
                     && self.memory.index.distrust() =>
             {
                 tracing::warn!("{error}: searching without the index");
-                self.search_once(query, &mut meaning)
+                self.search_once(query, &mut meaning)?
             }
-            searched => searched,
+            searched => searched?,
         }
     }
 
-    fn search_once(&mut self, query: &Query, meaning: &mut Meaning<'_>) -> Result<Vec<Hit>> {
+    /// The inner error is that of the embedding, with which the record has nothing to do.
+    fn search_once(
+        &mut self,
+        query: &Query,
+        meaning: &mut Meaning<'_>,
+    ) -> Result<Result<Vec<Hit>>> {
         let memory = &mut self.memory;
         self.record.read(|sql| {
             // The connection stays on its thread; embeddings need none.
@@ -154,17 +158,23 @@ impl Reader {
                 memory.texts = texts;
                 Ok((filter, lists?))
             })?;
-            lists.extend(memory.all_by_meaning(query, meaning.vectors()?, &filter)?);
+            if let Err(error) = meaning.take() {
+                return Ok(Err(error));
+            }
+            // On one of the threads that share the work, or each share would wait for them to wake.
+            let meant = rayon::scope(|_| memory.all_by_meaning(query, &meaning.vectors, &filter));
+            lists.extend(meant?);
             leave_out_guesses(&mut lists, query.min_score);
             let clip_recipe = memory.clips.recipe();
-            fuse(&lists, query.top.max(1))
+            let hits: Result<Vec<Hit>> = fuse(&lists, query.top.max(1))
                 .into_iter()
                 .enumerate()
                 .map(|(place, fused)| {
                     let words = query.words.as_deref().unwrap_or_default();
                     hit(sql, place + 1, fused, clip_recipe, words)
                 })
-                .collect()
+                .collect();
+            hits.map(Ok)
         })
     }
 }
@@ -173,31 +183,29 @@ impl Reader {
 struct Meaning<'a> {
     vectors: Vectors,
     embed: Option<Box<dyn FnOnce() -> Result<Vectors> + Send + 'a>>,
-    embedded: Result<Vectors>,
-    has_failed: bool,
+    embedded: Option<Result<Vectors>>,
 }
 
 impl Meaning<'_> {
     fn of(query: &Query) -> Self {
-        let (embedded, has_failed) = (Ok(Vectors::new()), false);
-        Meaning { vectors: query.vectors.clone(), embed: None, embedded, has_failed }
+        Meaning { vectors: query.vectors.clone(), embed: None, embedded: None }
     }
 
     /// Does `work` while what has to be made is.
     fn meanwhile<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let Some(embed) = self.embed.take() else { return work() };
         rayon::in_place_scope(|scope| {
-            scope.spawn(|_| self.embedded = embed());
+            scope.spawn(|_| self.embedded = Some(embed()));
             work()
         })
     }
 
-    /// All of them.
-    fn vectors(&mut self) -> Result<&Vectors> {
-        let embedded = std::mem::replace(&mut self.embedded, Ok(Vectors::new()));
-        self.has_failed |= embedded.is_err();
-        self.vectors.extend(embedded?);
-        Ok(&self.vectors)
+    /// Takes what was made.
+    fn take(&mut self) -> Result<()> {
+        if let Some(embedded) = self.embedded.take() {
+            self.vectors.extend(embedded?);
+        }
+        Ok(())
     }
 }
 
@@ -235,17 +243,21 @@ impl Memory {
         if self.state == Some(state) {
             return Ok(());
         }
-        self.state = None;
+        let before = self.state.take();
         let segment_recipe = rows::current_recipe(sql, RecipeKind::Segment)?;
         let clip_recipe = rows::current_recipe(sql, RecipeKind::Clip)?;
-        let mut is_new = self.clips.refresh(sql, clip_recipe.as_ref(), &self.index)?;
+        // The last time may have ended by an error.
+        let mut is_new = before.is_none();
+        is_new |= self.clips.refresh(sql, clip_recipe.as_ref(), &self.index)?;
         self.segments.refresh(sql, segment_recipe.as_ref(), &self.index)?;
         is_new |= self.readings.refresh(sql, segment_recipe.as_ref(), &self.index)?;
         is_new |= self.spans.refresh(sql, segment_recipe.as_ref())?;
         if is_new && !self.readings.is_empty() {
             self.find_unread();
         }
-        self.texts = KnownTexts::default();
+        if before.is_none_or(|(version, _)| version != state.0) {
+            self.texts = KnownTexts::default();
+        }
         self.state = Some(state);
         Ok(())
     }
@@ -276,16 +288,6 @@ impl Memory {
 
     /// The lists of all channels that are found by vectors.
     fn all_by_meaning(
-        &self,
-        query: &Query,
-        vectors: &Vectors,
-        filter: &Filter,
-    ) -> Result<Vec<List>> {
-        // On one of the threads that share the work, or each share would wait for them to wake.
-        rayon::scope(|_| self.each_by_meaning(query, vectors, filter))
-    }
-
-    fn each_by_meaning(
         &self,
         query: &Query,
         vectors: &Vectors,

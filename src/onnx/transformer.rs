@@ -45,7 +45,7 @@ pub struct Network {
     /// Length of an embedding in the joint space.
     pub space: usize,
     /// Length of the inner vector of the small network that makes an embedding of the features of the whole
-    /// pictures; 0: it is projected from `[CLS]`, as the paper has it, which learns little pictures by heart.
+    /// pictures; 0: it is projected from `[CLS]`, as the paper has it, which learns few pictures by heart.
     #[serde(default)]
     pub embedder: usize,
     /// Length of the centroids that hidden visual words are guessed by; 0 where they were not. It is

@@ -112,12 +112,16 @@ impl<'a> Examples<'a> {
             .collect::<Result<_>>()?;
 
         let codebook = material.codebook.as_ref();
-        let network = config.network(
+        let mut network = config.network(
             pieces.count(),
             material.train.first().map_or(0, |pictures| pictures.dim()),
             codebook.map_or(0, Codebook::dims),
             material.embeddings.ncols(),
         );
+        if let Some(from) = &material.from {
+            // One that was trained before has none of its own, and is gone on with as it is.
+            network.embedder = from.network.embedder;
+        }
         network.check()?;
         if let Some(from) = material.from.as_ref().filter(|from| from.network != network) {
             return Err(Error::invalid_input(format!(

@@ -105,8 +105,10 @@ impl Material {
         };
         // All that is named is looked at before anything is encoded.
         if let Some(from) = &from {
-            from.fitting.check(&encoder.identity(), codebook.as_ref().map(Codebook::id))?;
             from.fitting.check_space(&space_id(&tower))?;
+            if !config.fits_codebook() {
+                from.fitting.check(&encoder.identity(), codebook.as_ref().map(Codebook::id))?;
+            }
         }
         let seen = codebook.as_ref().filter(|_| config.inputs.tokens);
         let (mut data, mut libraries) = (Vec::new(), Vec::new());
@@ -183,6 +185,9 @@ impl Material {
             codebook: seen.map(|codebook| codebook.id().to_hex().to_string()),
             space,
         };
+        if let Some(from) = &from {
+            from.fitting.check(&fitting.encoder, codebook.as_ref().map(Codebook::id))?;
+        }
         Ok(Material {
             sources,
             train,

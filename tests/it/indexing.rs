@@ -9,7 +9,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cinelex::{Ran, command, index, index_with, info, run, search, show};
+use crate::cinelex::{Ran, command, finish, index, index_with, info, run, search, show};
 use crate::media::ffmpeg;
 use crate::stopping::{clips_of, hosts_of};
 
@@ -223,6 +223,14 @@ fn a_search_without_hits_says_what_emptied_it() {
     assert!(shelf.contains("there are hits without --tag shelf=13.\n"), "{shelf}");
     let both = said(&["--tag", "shelf=13", "--within", "20:00-"]);
     assert!(both.contains("leaving out any one of the filters"), "{both}");
+    // Words that occur nowhere are found by their meaning.
+    let nowhere = search(&library, &["qwxzv plugh", "--tag", "shelf=13"]).exits(0).err;
+    assert!(nowhere.contains("there are hits without --tag shelf=13.\n"), "{nowhere}");
+    // A model that is missing is no fault of the library.
+    let mut unset = command(["search"]);
+    unset.arg(&library).arg("a dog").env("CINELEX_CACHE", folder.path().join("cache"));
+    let unset = finish(&mut unset).exits(3);
+    assert!(unset.err.contains("cinelex setup") && !unset.err.contains(".sqlite"), "{unset:?}");
     let refused = search(&library, &["a", "--export", path(&folder.path().join("a.xyz"))]).exits(2);
     assert!(refused.err.contains(".mp4, .mkv"), "{refused:?}");
 }

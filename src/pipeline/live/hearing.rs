@@ -20,8 +20,6 @@ const IDLE: Micros = Micros(2_000_000);
 const TICK: Duration = Duration::from_millis(500);
 /// How long the rest is listened to when the run is to end.
 const STOPPING: Duration = Duration::from_secs(10);
-/// How much of a stream without sound is told at a time, as long as it is connected.
-const MUTE: Micros = Micros(120_000_000);
 /// How often it is noted how far a source was heard in which nobody speaks.
 const NOTE: Micros = Micros(15_000_000);
 
@@ -83,8 +81,6 @@ impl Listener<'_> {
         let mut idle_since = Instant::now();
         let mut stopping = None;
         let mut passed = Micros::ZERO;
-        // Where a connection begins that has brought no sound yet.
-        let mut mute_since: Option<Timestamp> = None;
         loop {
             let came = inbox.pop(TICK);
             if came.is_none() && inbox.is_over() {
@@ -99,11 +95,10 @@ impl Listener<'_> {
             }
             let done = match (came, &mut reading) {
                 (Some(Came::Begun { number: begun, from }), _) => {
-                    (number, passed, mute_since) = (begun, Micros::ZERO, Some(from));
+                    (number, passed) = (begun, Micros::ZERO);
                     self.reader.begin_live(begun, from).map(|begun| reading = Some(begun))
                 }
                 (Some(Came::Samples { pts, samples }), Some(reading)) if is_late => {
-                    mute_since = None;
                     let length = length(&samples);
                     self.shared.count_sound(self.camera, |sound| sound.behind += length);
                     let reason = "the run was stopped".to_owned();
@@ -111,7 +106,6 @@ impl Listener<'_> {
                     self.reader.pass(reading, Gap { span, track: TrackKind::Sound, reason })
                 }
                 (Some(Came::Samples { pts, samples }), Some(reading)) => {
-                    mute_since = None;
                     // What comes late, after it was not waited for any longer, is to be stored still.
                     if let Some(sounding) = lock(&self.shared.sounding).get_mut(&number) {
                         sounding.reached = sounding.reached.min(pts);
@@ -120,9 +114,7 @@ impl Listener<'_> {
                 }
                 (Some(Came::Gap(gap)), Some(reading)) => self.reader.pass(reading, gap),
                 (Some(Came::Over), Some(open)) => {
-                    let now = self.now(number);
-                    let mute = mute_since.take().map_or(Ok(()), |from| self.mute(open, from, now));
-                    let finished = mute.and_then(|()| self.reader.finish(open));
+                    let finished = self.reader.finish(open);
                     self.count(open, &mut passed);
                     reading.take().map_or(Ok(()), |mut ended| {
                         ended.fail(finished.err());
@@ -131,13 +123,7 @@ impl Listener<'_> {
                 }
                 (None, Some(reading)) if is_long(idle_since) => {
                     let until = self.now(number) - IDLE;
-                    match mute_since {
-                        Some(from) if until - from >= MUTE => {
-                            mute_since = Some(until);
-                            self.mute(reading, from, until)
-                        }
-                        _ => self.reader.wait(reading, until),
-                    }
+                    self.reader.wait(reading, until)
                 }
                 _ => Ok(()),
             };
@@ -152,13 +138,6 @@ impl Listener<'_> {
                 }
             }
         }
-    }
-
-    /// Nothing could be heard: the connection brings no sound.
-    fn mute(&mut self, reading: &mut Reading, from: Timestamp, until: Timestamp) -> Result<()> {
-        let span = Span::new(from, until.max(from + Micros(1)));
-        let gap = Gap { span, track: TrackKind::Sound, reason: "no sound came".to_owned() };
-        self.reader.pass(reading, gap)
     }
 
     /// What the clock of media says now.
