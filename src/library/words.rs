@@ -216,7 +216,8 @@ fn terms(query: &str) -> Vec<String> {
         let words = if phrase { vec![part] } else { part.split_whitespace().collect() };
         for word in words {
             // FTS5's unicode61 tokens are letters, digits and marks; a term without is no term.
-            let word = folded(&word.replace('\0', " ")).to_lowercase();
+            // Folding makes quotation marks of their wider kin.
+            let word = folded(&word.replace('\0', " ")).to_lowercase().replace('"', " ");
             let word = format!("\"{}\"", word.trim());
             if word.contains(char::is_alphanumeric) && !terms.contains(&word) {
                 terms.push(word);
@@ -270,6 +271,7 @@ mod tests {
         assert_eq!(terms(r#"a "red car" a"#), [r#""a""#, r#""red car""#]);
         assert_eq!(terms("NEAR(x* -y) OR ^"), [r#""near(x*""#, r#""-y)""#, r#""or""#]);
         assert_eq!(terms(r#"" "" - !"#), Vec::<String>::new());
+        assert_eq!(terms("A＂"), [r#""a""#]);
         assert_eq!(terms("東京 ＯＫ"), [r#""東 京""#, r#""ok""#]);
     }
 
