@@ -268,7 +268,8 @@ impl Model {
     /// `[rows, space]`, of length 1.
     pub(super) fn embeddings(&self, states: &States) -> Tensor<2> {
         let embedded = states.embedded.clone();
-        let length = embedded.clone().square().sum_dim(1).sqrt().clamp_min(1e-9);
+        // A root has no gradient at 0, where dropout may leave nothing.
+        let length = (embedded.clone().square().sum_dim(1) + 1e-12).sqrt();
         embedded / length
     }
 
