@@ -11,6 +11,7 @@ use super::ops::{Scales, layer_norm, residual, softmax, squared_relu};
 use super::optimizer::Gradients;
 use crate::error::{Error, Result};
 use crate::onnx::transformer::{Network, SHARPNESS, Tensors, TokenKind};
+use crate::transformer::Packed;
 
 /// A network's weights as tensors that gradients are wanted of.
 pub(super) struct Model {
@@ -163,9 +164,7 @@ impl Model {
         }
         let shares = TensorData::new(shares, [rows, 1, visual]);
         let shares = Tensor::<3>::from_data(shares, &self.device);
-        let values = if name == "features" { &packed.features } else { &packed.centroids };
-        let data = TensorData::new(values.clone(), [rows * visual, length]);
-        let input = self.normalized("space.norm", Tensor::from_data(data, &self.device));
+        let input = self.normalized("space.norm", self.visual_input(packed, name, length));
         let mean = shares.matmul(input.reshape([rows, visual, length])).reshape([rows, length]);
         let mut scales = |length: usize| match dropout {
             Some(dropout) => dropout.scales(dropout.of_embedder, rows * length),
@@ -288,13 +287,18 @@ impl Model {
         let mut sum = self.rows_of("visual.clip.position", &packed.clips)
             + self.rows_of("visual.cell.position", &packed.cells);
         for (name, length) in self.network.visual_inputs() {
-            let values = if name == "features" { &packed.features } else { &packed.centroids };
-            let data = TensorData::new(values.clone(), [packed.rows * packed.visual, length]);
-            let input = Tensor::<2>::from_data(data, &self.device);
+            let input = self.visual_input(packed, name, length);
             let input = self.normalized(&format!("visual.{name}.norm"), input);
             sum = sum + input.matmul(self.matrix(&format!("visual.{name}.weight")));
         }
         self.of_kind(sum, TokenKind::Visual, packed.rows)
+    }
+
+    /// One of [`Network::visual_inputs`]: `[rows * visual, length]`.
+    fn visual_input(&self, packed: &Packed, name: &str, length: usize) -> Tensor<2> {
+        let values = if name == "features" { &packed.features } else { &packed.centroids };
+        let data = TensorData::new(values.clone(), [packed.rows * packed.visual, length]);
+        Tensor::from_data(data, &self.device)
     }
 
     fn of_kind(&self, tokens: Tensor<2>, kind: TokenKind, rows: usize) -> Tensor<3> {
