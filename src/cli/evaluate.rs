@@ -111,9 +111,6 @@ struct CaptionsArgs {
     /// Captions that are shown
     #[arg(long, default_value = "10", value_name = "N")]
     shown: usize,
-    /// Leave out the baseline, the consensus of the nearest training photos' captions
-    #[arg(long)]
-    no_baseline: bool,
     /// Write a page with the figures, the coverage and samples with their pictures
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
@@ -173,8 +170,7 @@ fn run_captions(args: &CaptionsArgs) -> CommandResult {
     let moments = moments.transpose().map_err(Failure::cannot_open)?.unwrap_or_default();
     let report = task.run(|bench, progress| {
         let setup = &bench.setup;
-        let report =
-            captions::captions(setup, bench.examinee()?, how, !args.no_baseline, progress)?;
+        let report = captions::captions(setup, bench.examinee()?, how, progress)?;
         if let Some(path) = &args.report {
             page::write(path, &report, setup.collection, &moments)?;
         }

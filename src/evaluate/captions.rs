@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::agreement::{Agreement, Judged, Scored, score};
-use super::consensus::Consensus;
 use super::pictures::{Pictures, Visuals};
 use super::reading;
 use super::setup::{Examinee, Example, Material, Progress, Setup};
@@ -67,11 +66,11 @@ pub struct Report {
     /// Photos, or videos.
     pub examples: usize,
     pub found: Agreement,
-    /// The consensus of the nearest training pictures' captions.
+    /// That of the nearest training captions which agrees best with the others, where the network has them
+    /// beside it: without any writing.
     pub baseline: Option<Agreement>,
-    /// What was found, but of each example's captions the one that agrees best with those of the nearest
-    /// training pictures.
-    pub chosen: Option<Agreement>,
+    /// Of what was written, each example's likeliest caption, whatever agrees with people's.
+    pub likeliest: Agreement,
     /// Where each photo has several captions.
     pub people: Option<People>,
     /// From the surest captions to all.
@@ -119,8 +118,7 @@ pub struct Described {
     pub others: Vec<String>,
 }
 
-/// Writes a caption of each example and holds it against those that people wrote. `baseline`: whether
-/// to make the consensus of training captions, too.
+/// Writes a caption of each example and holds it against those that people wrote.
 ///
 /// # Errors
 /// `InvalidInput` where the network was trained with another encoder or codebook; `NotFound` where
@@ -129,7 +127,6 @@ pub fn captions(
     setup: &Setup<'_>,
     examinee: &Examinee<'_>,
     how: Writing,
-    baseline: bool,
     progress: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<Report> {
     let material = setup.judged(progress)?;
@@ -140,19 +137,16 @@ pub fn captions(
     let best: Vec<&str> =
         written.iter().map(|found| found.first().map_or("", |best| &best.text)).collect();
     let scored = judge(best.iter().copied(), pictures, examples)?;
-    let (mut consensus, mut chosen) = (None, None);
-    if baseline {
-        let known = setup.trained_on(progress)?;
-        let of_nearest = Consensus::new(&known, &material, progress)?;
-        let texts = of_nearest.captions();
-        consensus = Some(judge(texts.iter().map(String::as_str), pictures, examples)?.all);
-        let texts = written.iter().enumerate().map(|(example, found)| {
-            let candidates: Vec<&str> = found.iter().map(|caption| &caption.text[..]).collect();
-            of_nearest.choose(example, &candidates).map_or("", |best| candidates[best])
-        });
-        chosen = Some(judge(texts, pictures, examples)?.all);
-    }
+    let likeliest = written.iter().map(|found| {
+        let likeliest = found.iter().max_by(|a, b| a.confidence.total_cmp(&b.confidence));
+        likeliest.map_or("", |caption| &caption.text)
+    });
+    let likeliest = judge(likeliest, pictures, examples)?.all;
     let seen = reading::embeddings(&mut captioner, &visuals, examples, progress)?;
+    let baseline = match captioner.agreed(seen.view()) {
+        Some(texts) => Some(judge(texts.iter().map(String::as_str), pictures, examples)?.all),
+        None => None,
+    };
     let said = reading::sentences(&mut setup.tower()?, &best, progress)?;
     let pairs = seen.rows().into_iter().zip(said.rows());
     let alignments = pairs.map(|(seen, said)| captioner.alignment(seen, said));
@@ -175,8 +169,8 @@ pub fn captions(
         sequence: setup.sequence,
         examples: examples.len(),
         found: scored.all,
-        baseline: consensus,
-        chosen,
+        baseline,
+        likeliest,
         people: if setup.sequence { None } else { people(&described) },
         coverage: coverage(&described)?,
         failed: pictures.failed.clone(),

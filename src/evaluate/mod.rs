@@ -4,7 +4,6 @@ pub mod agreement;
 pub mod alignment;
 pub mod captions;
 mod conse;
-pub mod consensus;
 pub mod films;
 pub mod metrics;
 pub mod page;

@@ -118,11 +118,8 @@ fn figures(page: &mut String, report: &Report) {
     let people = report.people.as_ref();
     for (name, found) in [
         ("Written here", Some(&report.found)),
-        (
-            "Written here, but chosen by what the nearest training pictures' captions agree with",
-            report.chosen.as_ref(),
-        ),
-        ("Consensus of the nearest training pictures' captions", report.baseline.as_ref()),
+        ("Likeliest of what was written", Some(&report.likeliest)),
+        ("Consensus of the nearest training captions", report.baseline.as_ref()),
         ("Written here, against all but each picture's last caption", people.map(|of| &of.found)),
         ("That last caption, by a person, against the others", people.map(|of| &of.people)),
     ] {
@@ -271,7 +268,7 @@ mod tests {
             examples: 50,
             found: figures,
             baseline: None,
-            chosen: None,
+            likeliest: figures,
             people: None,
             coverage: vec![Covered { share: 1.0, confidence: 0.0, cider: 0.3, bleu_4: 0.5 }],
             failed: Vec::new(),

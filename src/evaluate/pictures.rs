@@ -344,8 +344,8 @@ fn encode(
     Ok(pictures)
 }
 
-/// The file for these photos and this encoder. Sizes and times of the photos' files are part of its
-/// name: others are encoded again.
+/// The file for these photos and this encoder. What the photos' files hold is part of its name, their times
+/// are not: a copy of the folder is known again.
 fn cached_path(collection: &Collection, photos: &[&Photo], eye: Eye<'_>) -> Result<PathBuf> {
     let mut hash = blake3::Hasher::new();
     let mut field = |bytes: &[u8]| {
@@ -357,11 +357,8 @@ fn cached_path(collection: &Collection, photos: &[&Photo], eye: Eye<'_>) -> Resu
     field(format!("{:?}", eye.view).as_bytes());
     for photo in photos {
         field(photo.image.as_bytes());
-        let found = std::fs::metadata(collection.path(photo)).ok();
-        let modified = found.as_ref().and_then(|found| found.modified().ok());
-        let modified = modified.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-        field(&found.map_or(0, |found| found.len()).to_le_bytes());
-        field(&modified.map_or(0, |at| at.as_nanos()).to_le_bytes());
+        // One that cannot be read is told of when it is to be encoded.
+        field(&std::fs::read(collection.path(photo)).unwrap_or_default());
     }
     let name = format!("photos-{}.safetensors", &hash.finalize().to_hex()[..32]);
     Ok(eye.models.cache_folder().join("derived").join(name))

@@ -72,22 +72,8 @@ impl Setup<'_> {
     /// As [`Pictures::of_split`].
     pub fn judged(&self, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Material> {
         let pictures = Pictures::of_split(self.collection, self.split, self.eye(), progress)?;
-        Ok(self.material(pictures))
-    }
-
-    /// The photos that may be trained on: what baselines know.
-    ///
-    /// # Errors
-    /// As [`Pictures::of_split`].
-    pub fn trained_on(&self, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Material> {
-        let held_out = self.collection.held_out();
-        let pictures = Pictures::of_split(self.collection, "train", self.eye(), progress)?;
-        Ok(self.material(pictures.retained(|photo| !held_out.contains(video(photo)))))
-    }
-
-    fn material(&self, pictures: Pictures) -> Material {
         let examples = examples(&pictures.photos, self.sequence);
-        Material { pictures, examples }
+        Ok(Material { pictures, examples })
     }
 
     fn eye(&self) -> Eye<'_> {

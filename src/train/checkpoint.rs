@@ -28,8 +28,10 @@ pub(super) struct Progress {
     pub(super) step: u64,
     /// Of processor time in steps, over all threads and runs.
     pub(super) cpu_secs: f64,
-    /// Batches that were taken of video alone, of text alone and of both.
-    pub(super) taken: [u64; 3],
+    /// Batches that were taken of each [`StepKind`].
+    ///
+    /// [`StepKind`]: super::draw::StepKind
+    pub(super) taken: [u64; 4],
     /// The hash of all that must be the same when the training goes on: configuration and data.
     pub(super) training: String,
     pub(super) network: Network,
@@ -37,7 +39,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(training: String, network: Network) -> Self {
-        Progress { format: FORMAT, step: 0, cpu_secs: 0.0, taken: [0; 3], training, network }
+        Progress { format: FORMAT, step: 0, cpu_secs: 0.0, taken: [0; 4], training, network }
     }
 }
 

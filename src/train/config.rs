@@ -44,13 +44,15 @@ pub enum Length {
 /// What one step does; a step is of one kind, drawn by these weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mix {
-    /// Video alone: captions are written of pictures, and pictures find their captions.
+    /// Video alone: captions are written of pictures, and, where [CLS] embeds them, pictures find their captions.
     pub captions: f64,
     /// Text alone: captions are written, or their hidden words guessed.
     pub text: f64,
     /// Both: beside a picture, hidden words and visual words are guessed, and a caption is written, also
     /// where the words are of another picture.
     pub masked: f64,
+    /// Pictures alone, where they are embedded by a network of their own: they find their captions.
+    pub pictures: f64,
 }
 
 /// What stands for a codebook that is fitted on what is trained on.
@@ -96,6 +98,8 @@ pub struct Steps {
     pub length: Length,
     /// Photos of a step, each with all its captions.
     pub photos: usize,
+    /// Photos of a step that has pictures alone, each with one of its captions.
+    pub pictures: usize,
     /// How a photo is seen: so many of [`View::ALL`], one of them at a time.
     ///
     /// [`View::ALL`]: crate::evaluate::photos::View::ALL
@@ -243,7 +247,7 @@ fn size(table: &Table<'_>, key: &'static str, least: i64, most: i64) -> usize {
 
 fn sizes(table: &Table<'_>) -> Sizes {
     let sizes = Sizes {
-        vocabulary: size(table, "vocabulary", 256, 100_000),
+        vocabulary: size(table, "vocabulary", 256, 65_536),
         dim: size(table, "dim", 1, 4_096),
         layers: size(table, "layers", 1, 64),
         heads: size(table, "heads", 1, 64),
@@ -273,6 +277,7 @@ fn steps(table: &Table<'_>) -> Steps {
     Steps {
         length,
         photos: size(table, "photos", 1, 4_096),
+        pictures: size(table, "pictures", 1, 4_096),
         views: size(table, "views", 1, View::ALL.len() as i64),
         rate: float("rate", 1e-9..=1.0),
         warm_up: size(table, "warm_up", 0, 1_000_000) as u64,
@@ -288,7 +293,12 @@ fn steps(table: &Table<'_>) -> Steps {
 
 fn losses(table: &Table<'_>) -> Losses {
     let weight = |key| table.required_float(key, 0.0..=1e3);
-    let mix = Mix { captions: weight("captions"), text: weight("text"), masked: weight("masked") };
+    let mix = Mix {
+        captions: weight("captions"),
+        text: weight("text"),
+        masked: weight("masked"),
+        pictures: weight("pictures"),
+    };
     if mix.captions <= 0.0 {
         table.mistake("captions", "`captions` must be more than 0");
     }
@@ -307,14 +317,14 @@ pub(super) mod tests {
     /// A small, short training.
     pub(in crate::train) fn small() -> Config {
         let text = include_str!("../../training/default.toml")
-            .replace("minutes = 30", "count = 20")
+            .replace("count = 9000", "count = 20")
             .replace("dim = 256", "dim = 16")
             .replace("inner = 1024", "inner = 32")
             .replace("embedder = 1024", "embedder = 24")
             .replace("vocabulary = 4000", "vocabulary = 256")
             .replace("photos = 16", "photos = 2")
-            .replace("warm_up = 200", "warm_up = 2")
-            .replace("share = 0.3", "share = 0");
+            .replace("pictures = 256", "pictures = 4")
+            .replace("warm_up = 200", "warm_up = 2");
         Config::read("small.toml", &text).unwrap()
     }
 
@@ -340,7 +350,7 @@ pub(super) mod tests {
         for part in ["`seed` must be", "the key `network` is missing", "`steps` must be a table"] {
             assert!(message.contains(part), "{message}");
         }
-        let both = include_str!("../../training/default.toml").replace("minutes = 30", "heads = 3");
+        let both = include_str!("../../training/default.toml").replace("count = 9000", "heads = 3");
         let message = Config::read("x.toml", &both).unwrap_err().to_string();
         assert!(message.contains("unknown key `heads`"), "{message}");
         assert!(message.contains("how long to train"), "{message}");

@@ -23,6 +23,7 @@ pub(super) enum StepKind {
     Captions = 0,
     Text = 1,
     Masked = 2,
+    Pictures = 3,
 }
 
 /// A row of a batch, drawn.
@@ -69,13 +70,13 @@ impl Drawn<'_> {
 
 impl Examples<'_> {
     /// A step on some examples (or, for `Text`, texts). `clips`: places of the network for them;
-    /// `negatives`: captions that each picture is told from.
+    /// `negatives`: captions that each picture is told from, where pictures are embedded.
     pub(super) fn draw(
         &self,
         kind: StepKind,
         chosen: &[usize],
         clips: usize,
-        negatives: usize,
+        negatives: Option<usize>,
         random: &mut impl Rng,
     ) -> Step<'_> {
         // All of a step or none, since rows are padded to the longest.
@@ -89,20 +90,25 @@ impl Examples<'_> {
                 let hides = random.random_bool(0.5);
                 step.rows = chosen.iter().map(|text| self.text(*text, hides, random)).collect();
             }
-            StepKind::Captions => {
+            StepKind::Captions | StepKind::Pictures => {
+                // An embedder takes the mean, and sees nothing else in clips that are alike.
+                let held = if kind == StepKind::Captions { held } else { 1 };
                 for (place, example) in chosen.iter().enumerate() {
                     let joined = self.joined(*example, clips, random);
-                    step.embedded
-                        .push(joined.captions[random.random_range(0..joined.captions.len())]);
-                    let captions =
-                        joined.captions.iter().map(|caption| &self.captions[*caption][..]);
-                    step.rows.push(Drawn {
-                        captions: captions.collect(),
-                        embedding: Some(place),
-                        ..self.shown(&joined, held)
-                    });
+                    let mut row = self.shown(&joined, held);
+                    if kind == StepKind::Captions {
+                        let captions = joined.captions.iter();
+                        row.captions =
+                            captions.map(|caption| &self.captions[*caption][..]).collect();
+                    }
+                    if negatives.is_some() {
+                        let drawn = random.random_range(0..joined.captions.len());
+                        step.embedded.push(joined.captions[drawn]);
+                        row.embedding = Some(place);
+                    }
+                    step.rows.push(row);
                 }
-                let others = self.negatives(&step.embedded, negatives, random);
+                let others = self.negatives(&step.embedded, negatives.unwrap_or(0), random);
                 step.embedded.extend(others);
             }
             StepKind::Masked => {

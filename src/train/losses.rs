@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use pulp::Arch;
 
 use super::batch::Batch;
-use super::network::{Model, States, values};
+use super::network::{Dropout, Model, values};
 use super::optimizer::Gradients;
 use super::vector::{exp, most, sum};
 use crate::error::Result;
@@ -42,18 +42,20 @@ pub(super) struct Beside<'a> {
     pub(super) leaves: &'a [f32],
 }
 
-/// The losses of a batch and the gradients of their sum.
+/// The losses of a batch and the gradients of their sum. Of the network, what they need is run.
 pub(super) fn losses(
     model: &Model,
     batch: &Batch,
-    states: &States,
+    dropout: &mut Option<Dropout>,
     beside: Beside<'_>,
     weighing: Weighing,
 ) -> Result<(Losses, Gradients)> {
     let mut losses = Losses::default();
     let mut terms: Vec<Tensor<1>> = Vec::new();
     let mut words = None;
-    if !batch.targets.is_empty() {
+    let guesses = !batch.targets.is_empty() || !batch.visual_targets.is_empty();
+    let states = (guesses || model.embeds_states()).then(|| model.run(batch, dropout));
+    if let Some(states) = states.as_ref().filter(|_| !batch.targets.is_empty()) {
         let tokens = batch.targets.iter().map(|(token, _)| *token).collect();
         let guessed = words_loss(model, model.states_of(states, tokens), batch, weighing)?;
         losses.total += guessed.smoothed;
@@ -61,8 +63,13 @@ pub(super) fn losses(
         terms.push(guessed.term);
         words = Some((guessed.table, guessed.bias));
     }
-    if !batch.embeddings.is_empty() && weighing.contrast > 0.0 {
-        let (contrast, alignment) = model.contrast(states, &batch.embeddings, beside.embeddings);
+    let is_told = !batch.embeddings.is_empty() && weighing.contrast > 0.0;
+    let embedded = match is_told {
+        true => model.embeddings(batch, states.as_ref(), dropout),
+        false => None,
+    };
+    if let Some(embedded) = embedded {
+        let (contrast, alignment) = model.contrast(embedded, &batch.embeddings, beside.embeddings);
         for (term, loss) in [(contrast, &mut losses.contrast), (alignment, &mut losses.alignment)] {
             let nats = f64::from(values(term.clone())?[0]);
             losses.total += weighing.contrast * nats;
@@ -70,7 +77,8 @@ pub(super) fn losses(
             terms.push(term * weighing.contrast as f32);
         }
     }
-    if !batch.visual_targets.is_empty() && weighing.visual_words > 0.0 {
+    let seen = states.as_ref().filter(|_| !batch.visual_targets.is_empty());
+    if let Some(states) = seen.filter(|_| weighing.visual_words > 0.0) {
         let term = model.visual_words(states, &batch.visual_targets, beside.leaves);
         let loss = f64::from(values(term.clone())?[0]);
         losses.total += weighing.visual_words * loss;

@@ -11,21 +11,12 @@ use super::ops::{Scales, layer_norm, residual, softmax, squared_relu};
 use super::optimizer::Gradients;
 use crate::error::{Error, Result};
 use crate::onnx::transformer::{Network, SHARPNESS, Tensors, TokenKind};
-use crate::transformer::Packed;
 
 /// A network's weights as tensors that gradients are wanted of.
 pub(super) struct Model {
     network: Network,
     device: Device,
     weights: std::collections::BTreeMap<String, (Vec<usize>, Tensor<1>)>,
-}
-
-/// What a forward pass gives.
-pub(super) struct States {
-    /// `[rows * tokens, dim]`, normalized.
-    pub(super) tokens: Tensor<2>,
-    /// `[rows, space]`: the pictures' embeddings, of any length.
-    embedded: Tensor<2>,
 }
 
 /// Zeroes of random places; the rest grows so that sums stay the same on average.
@@ -85,8 +76,9 @@ impl Model {
         Ok(gradients)
     }
 
-    /// Runs a batch; without `dropout`, as when the network is used.
-    pub(super) fn run(&self, batch: &Batch, dropout: &mut Option<Dropout>) -> States {
+    /// The states of a batch's tokens, normalized: `[rows * tokens, dim]`. Without `dropout`, as when the
+    /// network is used.
+    pub(super) fn run(&self, batch: &Batch, dropout: &mut Option<Dropout>) -> Tensor<2> {
         let Network { dim, layers, heads, .. } = self.network;
         let (rows, read, tokens) = (batch.packed.rows, batch.packed.tokens(), batch.tokens());
         let mut sequence = vec![
@@ -131,15 +123,32 @@ impl Model {
             let inner = squared_relu(product, self.vector(&name("inner.up.bias")));
             state = added(state, "inner.down", inner, scales());
         }
-        let states = self.normalized("norm", state);
+        self.normalized("norm", state)
+    }
+
+    /// Whether embeddings are made of states.
+    pub(super) fn embeds_states(&self) -> bool {
+        self.network.embedder_input().is_none()
+    }
+
+    /// Embeddings of pictures, of length 1: `[rows, space]`; of [CLS]'s states, where they are made of those.
+    pub(super) fn embeddings(
+        &self,
+        batch: &Batch,
+        states: Option<&Tensor<2>>,
+        dropout: &mut Option<Dropout>,
+    ) -> Option<Tensor<2>> {
         let embedded = match self.network.embedder_input() {
             None => {
-                let first = (0..rows).map(|row| (row * tokens) as i64).collect();
-                states.clone().select(0, self.indices(first)).matmul(self.matrix("space.weight"))
+                let tokens = batch.tokens();
+                let first = (0..batch.packed.rows).map(|row| (row * tokens) as i64).collect();
+                states?.clone().select(0, self.indices(first)).matmul(self.matrix("space.weight"))
             }
             Some((name, length)) => self.embedder(batch, name, length, dropout),
         };
-        States { tokens: states, embedded }
+        // A root has no gradient at 0, where dropout may leave nothing.
+        let length = (embedded.clone().square().sum_dim(1) + 1e-12).sqrt();
+        Some(embedded / length)
     }
 
     /// Embeddings, of any length, of the mean of what is seen of the whole pictures: `[rows, space]`.
@@ -152,20 +161,27 @@ impl Model {
     ) -> Tensor<2> {
         let packed = &batch.packed;
         let (rows, visual) = (packed.rows, packed.visual);
-        let mut shares = vec![0.0_f32; rows * visual];
-        for (row, shares) in shares.chunks_exact_mut(visual).enumerate() {
+        let values = packed.values(name);
+        // Whole pictures alone, and of each its share of the row's mean.
+        let (mut whole, mut places) = (Vec::new(), Vec::new());
+        for row in 0..rows {
             let there = &packed.is_token[row * packed.tokens() + packed.words..];
             let cells = &packed.cells[row * visual..];
-            let whole = |place: &usize| there[*place] && cells[*place] == 0;
-            let places: Vec<usize> = (0..visual).filter(whole).collect();
-            for place in &places {
-                shares[*place] = 1.0 / places.len() as f32;
+            for place in (0..visual).filter(|place| there[*place] && cells[*place] == 0) {
+                let at = (row * visual + place) * length;
+                whole.extend_from_slice(&values[at..at + length]);
+                places.push(row);
             }
         }
-        let shares = TensorData::new(shares, [rows, 1, visual]);
-        let shares = Tensor::<3>::from_data(shares, &self.device);
-        let input = self.normalized("space.norm", self.visual_input(packed, name, length));
-        let mean = shares.matmul(input.reshape([rows, visual, length])).reshape([rows, length]);
+        let count = places.len();
+        let mut shares = vec![0.0_f32; rows * count];
+        for (at, row) in places.iter().enumerate() {
+            let of_row = places.iter().filter(|other| *other == row).count();
+            shares[row * count + at] = 1.0 / of_row as f32;
+        }
+        let whole = Tensor::<2>::from_data(TensorData::new(whole, [count, length]), &self.device);
+        let shares = Tensor::<2>::from_data(TensorData::new(shares, [rows, count]), &self.device);
+        let mean = shares.matmul(self.normalized("space.norm", whole));
         let mut scales = |length: usize| match dropout {
             Some(dropout) => dropout.scales(dropout.of_embedder, rows * length),
             None => Scales::new(),
@@ -186,14 +202,14 @@ impl Model {
     }
 
     /// The states of some tokens.
-    pub(super) fn states_of(&self, states: &States, tokens: Vec<usize>) -> Tensor<2> {
+    pub(super) fn states_of(&self, states: &Tensor<2>, tokens: Vec<usize>) -> Tensor<2> {
         let tokens = tokens.into_iter().map(|token| token as i64).collect();
-        states.tokens.clone().select(0, self.indices(tokens))
+        states.clone().select(0, self.indices(tokens))
     }
 
     /// Log-probabilities of each word piece at some tokens: `[tokens, vocabulary]`.
     #[cfg(test)]
-    pub(super) fn log_probabilities(&self, states: &States, tokens: Vec<usize>) -> Tensor<2> {
+    pub(super) fn log_probabilities(&self, states: &Tensor<2>, tokens: Vec<usize>) -> Tensor<2> {
         log_softmax(self.logits(self.states_of(states, tokens)), 1)
     }
 
@@ -209,18 +225,18 @@ impl Model {
     }
 
     /// The contrastive loss (van den Oord and others, 2018): the embedding of each of these rows'
-    /// pictures tells its own caption's, the `of`th of `embeddings` (rows of length 1, one after the
-    /// other), from all others. And the loss of telling its own from one other, which makes a
-    /// probability of their cosine.
+    /// pictures, of `embedded`, tells its own caption's, the `of`th of `embeddings` (rows of length 1, one
+    /// after the other), from all others, and its caption's tells it from the other pictures. And the loss of
+    /// telling its own from one other, which makes a probability of their cosine.
     pub(super) fn contrast(
         &self,
-        states: &States,
+        embedded: Tensor<2>,
         of: &[(usize, usize)],
         embeddings: &[f32],
     ) -> (Tensor<1>, Tensor<1>) {
         let space = self.network.space;
         let rows = of.iter().map(|(row, _)| *row as i64).collect();
-        let embedded = self.embeddings(states).select(0, self.indices(rows));
+        let embedded = embedded.select(0, self.indices(rows));
         let count = embeddings.len() / space;
         let others = TensorData::new(embeddings.to_vec(), [count, space]);
         let others = Tensor::<2>::from_data(others, &self.device);
@@ -237,14 +253,18 @@ impl Model {
         // -log sigmoid(x) for its own, -log sigmoid(-x) for the other.
         let signs = Tensor::<2>::from_data([[1.0_f32, -1.0]], &self.device);
         let alignment = log_sigmoid(logits * signs).mean().neg();
-        (self.told(cosines * SHARPNESS, own.collect()), alignment)
+        let own: Vec<i64> = own.collect();
+        let pictures = cosines.clone().select(1, self.indices(own.clone())).transpose();
+        let told = self.told(cosines * SHARPNESS, own)
+            + self.told(pictures * SHARPNESS, (0..of.len() as i64).collect());
+        (told * 0.5, alignment)
     }
 
     /// The loss of guessing hidden visual words: `of` has tokens and the class of each, `leaves` the
     /// classes' centroids, one after the other.
     pub(super) fn visual_words(
         &self,
-        states: &States,
+        states: &Tensor<2>,
         of: &[(usize, usize)],
         leaves: &[f32],
     ) -> Tensor<1> {
@@ -264,14 +284,6 @@ impl Model {
         log_softmax(scores, 1).gather(1, own).mean().neg()
     }
 
-    /// `[rows, space]`, of length 1.
-    pub(super) fn embeddings(&self, states: &States) -> Tensor<2> {
-        let embedded = states.embedded.clone();
-        // A root has no gradient at 0, where dropout may leave nothing.
-        let length = (embedded.clone().square().sum_dim(1) + 1e-12).sqrt();
-        embedded / length
-    }
-
     fn places(&self, batch: &Batch) -> Vec<i64> {
         (0..batch.packed.rows).flat_map(|_| 0..batch.packed.words as i64).collect()
     }
@@ -287,18 +299,13 @@ impl Model {
         let mut sum = self.rows_of("visual.clip.position", &packed.clips)
             + self.rows_of("visual.cell.position", &packed.cells);
         for (name, length) in self.network.visual_inputs() {
-            let input = self.visual_input(packed, name, length);
+            let shape = [packed.rows * packed.visual, length];
+            let input = TensorData::new(packed.values(name).to_vec(), shape);
+            let input = Tensor::<2>::from_data(input, &self.device);
             let input = self.normalized(&format!("visual.{name}.norm"), input);
             sum = sum + input.matmul(self.matrix(&format!("visual.{name}.weight")));
         }
         self.of_kind(sum, TokenKind::Visual, packed.rows)
-    }
-
-    /// One of [`Network::visual_inputs`]: `[rows * visual, length]`.
-    fn visual_input(&self, packed: &Packed, name: &str, length: usize) -> Tensor<2> {
-        let values = if name == "features" { &packed.features } else { &packed.centroids };
-        let data = TensorData::new(values.clone(), [packed.rows * packed.visual, length]);
-        Tensor::from_data(data, &self.device)
     }
 
     fn of_kind(&self, tokens: Tensor<2>, kind: TokenKind, rows: usize) -> Tensor<3> {

@@ -6,7 +6,7 @@ use ndarray::Array2;
 
 use super::batch::{Batch, Row};
 use super::checkpoint;
-use super::config::{self, Config, Inputs, Length, Reward};
+use super::config::{self, Config, Inputs, Length, Mix, Reward};
 use super::examples::Examples;
 use super::material::{Material, Sources};
 use super::network::Model;
@@ -108,7 +108,7 @@ fn the_loss_falls() {
     let mut config = small();
     config.steps.length = Length::Steps(150);
     config.steps.rate = 1e-2;
-    (config.losses.mix.text, config.losses.mix.masked) = (0.0, 0.0);
+    config.losses.mix = Mix { captions: 1.0, text: 0.0, masked: 0.0, pictures: 0.0 };
     let material = material(8);
     let mut trainer = Trainer::new(&models, &config, &material).unwrap();
     let mut nats = Vec::new();
@@ -127,13 +127,13 @@ fn a_training_begins_with_what_another_has_learnt() {
     for _ in 0..5 {
         first.step().unwrap();
     }
-    let (learnt, training) = (first.trained(), first.progress.training);
+    let (learnt, training) = (first.trained().unwrap(), first.progress.training);
     // Pieces are those that its weights are of, whatever is read.
     material.train[0].photos[0].captions[0] = "zebras zigzag".into();
     material.from = Some(learnt.clone());
     let second = Trainer::new(&models, &config, &material).unwrap();
-    assert_eq!(second.trained().tensors, learnt.tensors);
-    assert_eq!(second.trained().pieces.to_lines(), learnt.pieces.to_lines());
+    assert_eq!(second.trained().unwrap().tensors, learnt.tensors);
+    assert_eq!(second.trained().unwrap().pieces.to_lines(), learnt.pieces.to_lines());
     assert_ne!(second.progress.training, training);
 
     let mut config = config;
@@ -149,7 +149,7 @@ fn what_is_written_agrees_the_better_the_longer_it_is_rewarded() {
     config.steps.length = Length::Steps(160);
     config.steps.rate = 1e-2;
     config.reward = Reward { share: 0.625, rate: 2e-3, beams: 4 };
-    (config.losses.mix.text, config.losses.mix.masked) = (0.0, 0.0);
+    config.losses.mix = Mix { captions: 1.0, text: 0.0, masked: 0.0, pictures: 0.0 };
     let (models, material) = (Models::open().unwrap(), material(8));
     let mut trainer = Trainer::new(&models, &config, &material).unwrap();
     let mut rewards = Vec::new();
@@ -182,7 +182,7 @@ fn gradients_are_those_of_the_loss() {
     (config.steps.dropout, config.steps.label_smoothing) = (0.0, 0.1);
     config.steps.embedder_dropout = 0.0;
     (config.steps.weight_decay, config.steps.clip) = (0.0, 1e9);
-    (config.losses.mix.text, config.losses.mix.masked) = (0.0, 0.0);
+    config.losses.mix = Mix { captions: 1.0, text: 0.0, masked: 0.0, pictures: 0.0 };
     // A small step against the gradient lowers the loss by its length squared times the step. AdamW's
     // first step is the rate times the gradient's sign, so the fall is the sum of its magnitudes.
     config.steps.warm_up = 1;
@@ -200,7 +200,7 @@ fn gradients_are_those_of_the_loss() {
     // The same batch again, with the weights after the step.
     let stepped = trainer.optimizer.weights.clone();
     trainer.optimizer = Optimizer { weights: stepped, ..before };
-    (trainer.progress.step, trainer.progress.taken) = (0, [0; 3]);
+    (trainer.progress.step, trainer.progress.taken) = (0, [0; 4]);
     let second = trainer.step().unwrap();
     let (fall, expected) = (first.losses.total - second.losses.total, 1e-5 * magnitudes);
     assert!((fall / expected - 1.0).abs() < 0.05, "{fall}, not {expected}");
@@ -257,7 +257,7 @@ fn hidden_visual_words_are_learnt_whether_others_are_seen_or_not() {
         config.steps.rate = 1e-2;
         (config.losses.mix.text, config.losses.mix.masked) = (0.0, 1e3);
         let mut trainer = Trainer::new(&models, &config, &material).unwrap();
-        assert_eq!(trainer.trained().network.centroids, if seen { 4 } else { 0 });
+        assert_eq!(trainer.trained().unwrap().network.centroids, if seen { 4 } else { 0 });
         let nats = (0..150).filter_map(|_| trainer.step().unwrap().losses.visual_words);
         let nats: Vec<f64> = nats.collect();
         let mean = |nats: &[f64]| nats.iter().sum::<f64>() / nats.len() as f64;
@@ -366,7 +366,7 @@ fn the_same_probabilities(config: &Config, material: &Material, steps: usize) {
     for _ in 0..steps {
         trainer.step().unwrap();
     }
-    let trained = trainer.trained();
+    let trained = trainer.trained().unwrap();
     let codebook = material.codebook.as_ref();
     let cells = trained.network.cells;
     let visuals = Visuals::new(&material.train[0], true, codebook, cells).unwrap();
@@ -406,14 +406,15 @@ fn the_same_probabilities(config: &Config, material: &Material, steps: usize) {
         let most = differences.fold(0.0_f32, f32::max);
         assert!(burn.len() == onnx.len() && most < tolerance, "{precision:?}: {most}");
 
-        let embeddings = super::network::values(model.embeddings(&states)).unwrap();
+        let embedded = model.embeddings(&batch, Some(&states), &mut None).unwrap();
+        let embeddings = super::network::values(embedded.clone()).unwrap();
         for (a, b) in embeddings.iter().zip(&read.embeddings) {
             assert!((a - b).abs() < tolerance, "{precision:?}");
         }
         // What is trained on the pair of a picture and its words is what is told of it.
         let (first, second) = (read.embeddings.row(0), read.embeddings.row(1));
         let words = [first, second].map(|row| row.to_vec()).concat();
-        let (_, loss) = model.contrast(&states, &[(0, 0)], &words);
+        let (_, loss) = model.contrast(embedded, &[(0, 0)], &words);
         let loss = super::network::values(loss).unwrap()[0];
         // By the odds: of a probability near 1, not enough is left below it to take a logarithm of.
         let [own, other] = [first, second].map(|words| captioner.alignment_odds(first, words));

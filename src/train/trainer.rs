@@ -1,6 +1,9 @@
 //! One training: its state, and a step of it.
 
+use std::sync::Arc;
+
 use burn::tensor::Device;
+use ndarray::Axis;
 use rand::Rng;
 
 use super::batch::{Batch, Row};
@@ -18,10 +21,13 @@ use crate::error::{Error, Result};
 use crate::evaluate::pictures::Visuals;
 use crate::model::Models;
 use crate::onnx::transformer::{Network, Tensors, Weights};
-use crate::transformer::Trained;
+use crate::transformer::{Consensus, Trained, spread};
 
 /// Photos that the first scale of what is seen is taken from.
 const SAMPLED: usize = 512;
+
+/// Captions that are kept beside the network to choose by, at most: 14 MB.
+const MOST_KEPT: usize = 1 << 16;
 
 /// The cosine from which on words and picture rather fit than not, to begin with.
 const ALIGNED: f32 = 0.3;
@@ -47,7 +53,8 @@ pub(super) struct Trainer<'a> {
     examples: Examples<'a>,
     /// Where what is written is rewarded.
     critic: Option<Critic>,
-    orders: [Order; 3],
+    /// Of each [`StepKind`].
+    orders: [Order; 4],
     seed: [u8; 32],
     /// What is read of a hidden visual token.
     zeros: Vec<f32>,
@@ -82,7 +89,8 @@ impl<'a> Trainer<'a> {
         let orders = [
             Order::new(seed, of_photos.clone(), size),
             Order::new(seed, of_texts, size),
-            Order::new(other, of_photos, size),
+            Order::new(other, of_photos.clone(), size),
+            Order::new(*blake3::hash(&other).as_bytes(), of_photos, config.steps.pictures),
         ];
         let weights = match &material.from {
             Some(from) => from.tensors.clone(),
@@ -125,8 +133,17 @@ impl<'a> Trainer<'a> {
     }
 
     /// The network with the average of the weights: what is scored and shipped.
-    pub(super) fn trained(&self) -> Trained {
-        self.network_of(&self.optimizer.average)
+    ///
+    /// # Errors
+    /// As [`Consensus::new`].
+    pub(super) fn trained(&self) -> Result<Trained> {
+        let captions = &self.examples.captions;
+        let kept: Vec<usize> = spread(captions.len(), MOST_KEPT).collect();
+        let embeddings = self.material.embeddings.select(Axis(0), &kept);
+        let captions: Vec<&[u32]> = kept.iter().map(|caption| &captions[*caption][..]).collect();
+        let consensus = Consensus::new(&captions, embeddings.view())?;
+        let network = self.network_of(&self.optimizer.average);
+        Ok(Trained { consensus: Some(Arc::new(consensus)), ..network })
     }
 
     fn network_of(&self, tensors: &Tensors) -> Trained {
@@ -135,6 +152,7 @@ impl<'a> Trainer<'a> {
             pieces: self.examples.pieces.clone(),
             fitting: self.material.fitting.clone(),
             tensors: tensors.clone(),
+            consensus: None,
         }
     }
 
@@ -148,7 +166,12 @@ impl<'a> Trainer<'a> {
         let number = self.progress.taken[kind as usize];
         let chosen = self.orders[kind as usize].batch(number).to_vec();
         let mut random = super::random(&self.seed, "batch", step);
-        let (clips, negatives) = (self.network.clips, self.config.losses.negatives);
+        let clips = self.network.clips;
+        let embeds = match kind {
+            StepKind::Captions => self.network.embedder == 0,
+            kind => kind == StepKind::Pictures,
+        };
+        let negatives = embeds.then_some(self.config.losses.negatives);
         let drawn = self.examples.draw(kind, &chosen, clips, negatives, &mut random);
         let mut rows: Vec<Row<'_>> = drawn.rows.iter().map(|row| row.row(&self.zeros)).collect();
         let (rate, is_rewarded) = self.config.rate_at(step, self.share());
@@ -176,14 +199,13 @@ impl<'a> Trainer<'a> {
         let model = Model::new(self.network, &self.optimizer.weights, &self.device);
         let of_step = blake3::keyed_hash(&self.seed, &step.to_le_bytes());
         let mut dropout = Some(Dropout::new(&self.config.steps, *of_step.as_bytes()));
-        let states = model.run(&batch, &mut dropout);
         let weighing = Weighing {
             // What is rewarded is not what is right.
             label_smoothing: if critic.is_some() { 0.0 } else { self.config.steps.label_smoothing },
             contrast: self.config.losses.contrast,
             visual_words: self.config.losses.visual_words,
         };
-        let (mut losses, gradients) = losses(&model, &batch, &states, beside, weighing)?;
+        let (mut losses, gradients) = losses(&model, &batch, &mut dropout, beside, weighing)?;
         if critic.is_some() {
             // Its own captions are no measure of how well it knows people's.
             losses.words = None;
@@ -211,13 +233,21 @@ impl<'a> Trainer<'a> {
     fn kind(&self, step: u64) -> StepKind {
         let mix = self.config.losses.mix;
         let text = if self.examples.texts.is_empty() { 0.0 } else { mix.text };
-        let drawn = super::random(&self.seed, "kind", step).random_range(0.0..1.0)
-            * (mix.captions + text + mix.masked);
-        match drawn {
-            drawn if drawn < mix.captions => StepKind::Captions,
-            drawn if drawn < mix.captions + text => StepKind::Text,
-            _ => StepKind::Masked,
+        let pictures = if self.network.embedder == 0 { 0.0 } else { mix.pictures };
+        let kinds = [
+            (StepKind::Text, text),
+            (StepKind::Masked, mix.masked),
+            (StepKind::Pictures, pictures),
+        ];
+        let sum = mix.captions + kinds.iter().map(|(_, weight)| weight).sum::<f64>();
+        let mut drawn = super::random(&self.seed, "kind", step).random_range(0.0..1.0) * sum;
+        for (kind, weight) in kinds {
+            if drawn < weight {
+                return kind;
+            }
+            drawn -= weight;
         }
+        StepKind::Captions
     }
 }
 

@@ -1,12 +1,14 @@
 //! A trained network at work: reading segments and writing captions.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use ndarray::{Array2, ArrayD, ArrayView1, Axis, IxDyn, concatenate, s};
+use ndarray::{Array2, ArrayD, ArrayView1, ArrayView2, Axis, IxDyn, concatenate, s};
 
 pub use super::beams::Search as Writing;
 
 use super::beams::{self, Row};
+use super::consensus::Consensus;
 use super::packing::{Packed, Segment, pack};
 use super::weights::Trained;
 use crate::error::{Error, Result};
@@ -36,6 +38,7 @@ pub struct Captioner {
     pieces: WordPieces,
     read: Session,
     write: Session,
+    consensus: Option<Arc<Consensus>>,
     /// What the cosine of picture and words is multiplied with, and what is added.
     alignment: [f32; 2],
 }
@@ -51,7 +54,7 @@ impl Captioner {
         precision: Precision,
         threads: usize,
     ) -> Result<Captioner> {
-        let Trained { network, pieces, tensors, .. } = trained;
+        let Trained { network, pieces, tensors, consensus, .. } = trained;
         let read = reading_graph(network, tensors, precision)?;
         let write = writing_graph(network, tensors, precision)?;
         Ok(Captioner {
@@ -59,6 +62,7 @@ impl Captioner {
             pieces: pieces.clone(),
             read: models.session_of(&read, threads)?,
             write: models.session_of(&write, threads)?,
+            consensus: consensus.clone(),
             alignment: ["weight", "bias"]
                 .map(|part| tensors[&format!("alignment.{part}")].values[0]),
         })
@@ -110,7 +114,9 @@ impl Captioner {
         })
     }
 
-    /// Writes captions of what was read, for each segment the best first: at least one each.
+    /// Writes captions of what was read, for each segment the best first: at least one each. The best is that
+    /// which agrees best with what people wrote of like pictures, where the network has that beside it, or
+    /// else the likeliest.
     pub fn write(&mut self, read: &Reading, how: Writing) -> Result<Vec<Vec<Caption>>> {
         let segments = read.bias.nrows();
         let most = how.most.min(self.network.words - 1);
@@ -118,7 +124,7 @@ impl Captioner {
         let mut bias = read.bias.clone();
         let mut place = 0;
         let write = &mut self.write;
-        let found = beams::search(segments, Writing { most, ..how }, |rows| {
+        let mut found = beams::search(segments, Writing { most, ..how }, |rows| {
             let parents: Vec<usize> = rows.iter().map(|row| row.parent).collect();
             if !parents.iter().copied().eq(0..keys.len_of(Axis(1))) {
                 keys = keys.select(Axis(1), &parents);
@@ -135,11 +141,29 @@ impl Captioner {
             let next = taken(&mut outputs, "log_probabilities")?;
             next.index_axis_move(Axis(1), 0).into_dimensionality().map_err(misshapen)
         })?;
+        if let Some(consensus) = &self.consensus {
+            for (found, said) in found.iter_mut().zip(consensus.said(read.embeddings.view())) {
+                // Where nobody wrote anything alike, the likelier stays first.
+                let agreement =
+                    |caption: &beams::Found| consensus.agreement(&caption.pieces, &said);
+                let mut order: Vec<(f32, beams::Found)> =
+                    found.drain(..).map(|caption| (agreement(&caption), caption)).collect();
+                order.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+                found.extend(order.into_iter().map(|(_, caption)| caption));
+            }
+        }
         let caption = |found: beams::Found| Caption {
             confidence: (found.log_probability / (found.pieces.len() + 1) as f32).exp(),
             text: self.pieces.decode(&found.pieces),
         };
         Ok(found.into_iter().map(|all| all.into_iter().map(caption).collect()).collect())
+    }
+
+    /// For each picture's embedding (`[pictures, space]`), what people wrote of like pictures and agree upon:
+    /// a caption without any writing. `None` where the network has no captions beside it.
+    pub fn agreed(&self, pictures: ArrayView2<'_, f32>) -> Option<Vec<String>> {
+        let captions = self.consensus.as_ref()?.captions(pictures);
+        Some(captions.iter().map(|pieces| self.pieces.decode(pieces)).collect())
     }
 
     /// The log-probabilities of each piece of a text and of its end, after what was read of the
@@ -181,8 +205,8 @@ pub(super) fn inputs(network: &Network, packed: &Packed) -> Vec<(&'static str, T
         ("bias", Tensor::F32(array(&[rows, 1, 1, packed.tokens()], packed.bias()))),
     ];
     for (name, length) in network.visual_inputs() {
-        let values = if name == "features" { &packed.features } else { &packed.centroids };
-        inputs.push((name, Tensor::F32(array(&[rows, visual, length], values.clone()))));
+        let values = packed.values(name).to_vec();
+        inputs.push((name, Tensor::F32(array(&[rows, visual, length], values))));
     }
     inputs
 }

@@ -2,11 +2,13 @@
 
 mod beams;
 mod captioner;
+mod consensus;
 mod guesser;
 mod packing;
 mod weights;
 
 pub use captioner::{Captioner, Reading, Writing};
+pub use consensus::Consensus;
 pub use guesser::Guesser;
 pub use packing::{Packed, Segment, VisualToken, pack, spread};
 pub use weights::{Fitting, Numbers, Trained, read_tensors, write_tensors};

@@ -54,6 +54,11 @@ impl Packed {
         self.words + self.visual
     }
 
+    /// What is seen of one of [`Network::visual_inputs`]: `[rows, visual, length]`.
+    pub fn values(&self, input: &str) -> &[f32] {
+        if input == "features" { &self.features } else { &self.centroids }
+    }
+
     /// `[rows, tokens]`: what is added to the attention that each token gets.
     pub fn bias(&self) -> Vec<f32> {
         self.is_token.iter().map(|is_token| if *is_token { 0.0 } else { UNSEEN }).collect()

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use half::f16;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -14,8 +15,13 @@ use crate::model::{Manifest, Models};
 use crate::onnx::transformer::{Network, Tensors, Weights};
 use crate::text::WordPieces;
 
+use super::consensus::Consensus;
+
 const FORMAT: u32 = 1;
 const METADATA: &str = "cinelex.transformer";
+/// The tensors of a [`Consensus`].
+const PIECES: &str = "consensus.pieces";
+const LEVELS: &str = "consensus.levels";
 /// Larger than any network within the limits on sizes that is trained on a CPU.
 const MAX_FILE_BYTES: u64 = 4 << 30;
 
@@ -77,6 +83,8 @@ pub struct Trained {
     pub pieces: WordPieces,
     pub fitting: Fitting,
     pub tensors: Tensors,
+    /// What people wrote, to choose among what it writes.
+    pub consensus: Option<Arc<Consensus>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -121,7 +129,7 @@ impl Trained {
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Trained> {
-        let (head, tensors) = tensors_of(bytes, METADATA)?;
+        let (head, file) = opened(bytes, METADATA)?;
         let Head { format, network, fitting, pieces } =
             serde_json::from_str(&head).map_err(|cause| {
                 Error::corrupt(format!("the entry {METADATA} is damaged")).caused_by(cause)
@@ -140,8 +148,10 @@ impl Trained {
             )));
         }
         network.check()?;
+        let tensors = tensors_of(&file)?;
         network.check_tensors(&tensors)?;
-        Ok(Trained { network, pieces, fitting, tensors })
+        let consensus = consensus_of(&file, &network)?.map(Arc::new);
+        Ok(Trained { network, pieces, fitting, tensors, consensus })
     }
 
     /// Writes the network, whole or not at all; its numbers as f16, which says as much of a picture (see
@@ -155,7 +165,15 @@ impl Trained {
         };
         let head = serde_json::to_string(&head)
             .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))?;
-        write_tensors(path, METADATA, &head, &self.tensors, Numbers::F16)
+        let kept = self.consensus.as_ref().map(|known| (known.piece_bytes(), known));
+        let mut views = Vec::new();
+        if let Some((pieces, known)) = &kept {
+            let levels = known.levels();
+            let shape = vec![known.len(), levels.len() / known.len().max(1)];
+            views.push((PIECES, view(Dtype::U16, vec![pieces.len() / 2], pieces)?));
+            views.push((LEVELS, view(Dtype::U8, shape, levels)?));
+        }
+        write(path, METADATA, &head, &self.tensors, Numbers::F16, views)
     }
 }
 
@@ -164,7 +182,9 @@ impl Trained {
 /// # Errors
 /// `NotFound`; `Corrupt` where the file is cut short, or is none.
 pub fn read_tensors(path: &Path, entry: &str) -> Result<(String, Tensors)> {
-    tensors_of(&file_bytes(path)?, entry).map_err(|error| error.in_source(path.display()))
+    let bytes = file_bytes(path)?;
+    let read = opened(&bytes, entry).and_then(|(head, file)| Ok((head, tensors_of(&file)?)));
+    read.map_err(|error| error.in_source(path.display()))
 }
 
 fn file_bytes(path: &Path) -> Result<Vec<u8>> {
@@ -177,7 +197,8 @@ fn file_bytes(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(reading)
 }
 
-fn tensors_of(bytes: &[u8], entry: &str) -> Result<(String, Tensors)> {
+/// A safetensors file with its metadata entry `entry`.
+fn opened<'a>(bytes: &'a [u8], entry: &str) -> Result<(String, SafeTensors<'a>)> {
     let unusable = || Error::corrupt("no usable safetensors file, or one cut short");
     let (_, metadata) =
         SafeTensors::read_metadata(bytes).map_err(|cause| unusable().caused_by(cause))?;
@@ -188,8 +209,13 @@ fn tensors_of(bytes: &[u8], entry: &str) -> Result<(String, Tensors)> {
         .ok_or_else(|| Error::corrupt(format!("the entry {entry} is missing")))?
         .clone();
     let file = SafeTensors::deserialize(bytes).map_err(|cause| unusable().caused_by(cause))?;
+    Ok((head, file))
+}
+
+/// The tensors of a file but for those of a [`Consensus`].
+fn tensors_of(file: &SafeTensors<'_>) -> Result<Tensors> {
     let mut tensors = BTreeMap::new();
-    for (name, view) in file.iter() {
+    for (name, view) in file.iter().filter(|(name, _)| ![PIECES, LEVELS].contains(name)) {
         let values = match view.dtype() {
             Dtype::F32 => {
                 view.data().as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect()
@@ -205,7 +231,18 @@ fn tensors_of(bytes: &[u8], entry: &str) -> Result<(String, Tensors)> {
         };
         tensors.insert(name.to_owned(), Weights { shape: view.shape().to_vec(), values });
     }
-    Ok((head, tensors))
+    Ok(tensors)
+}
+
+fn consensus_of(file: &SafeTensors<'_>, network: &Network) -> Result<Option<Consensus>> {
+    let part = |name, kind| file.tensor(name).ok().filter(|view| view.dtype() == kind);
+    let (pieces, levels) = match (part(PIECES, Dtype::U16), part(LEVELS, Dtype::U8)) {
+        (Some(pieces), Some(levels)) => (pieces, levels),
+        _ if file.tensor(PIECES).is_err() && file.tensor(LEVELS).is_err() => return Ok(None),
+        _ => return Err(Error::corrupt(format!("the tensors {PIECES} and {LEVELS} do not fit"))),
+    };
+    let pieces = pieces.data().as_chunks().0.iter().map(|x| u16::from_le_bytes(*x));
+    Consensus::of_parts(network.space, pieces.collect(), levels.data().to_vec()).map(Some)
 }
 
 /// How a file stores its tensors' numbers.
@@ -224,6 +261,18 @@ pub fn write_tensors(
     tensors: &Tensors,
     numbers: Numbers,
 ) -> Result<()> {
+    write(path, entry, head, tensors, numbers, Vec::new())
+}
+
+/// As [`write_tensors`], with `others` beside them.
+fn write(
+    path: &Path,
+    entry: &str,
+    head: &str,
+    tensors: &Tensors,
+    numbers: Numbers,
+    others: Vec<(&str, TensorView<'_>)>,
+) -> Result<()> {
     let failed = |cause: std::io::Error| Error::io(path, "write", cause);
     let bytes_of = |values: &[f32]| -> Vec<u8> {
         match numbers {
@@ -237,18 +286,12 @@ pub fn write_tensors(
     };
     let bytes: BTreeMap<&str, Vec<u8>> =
         tensors.iter().map(|(name, weights)| (&name[..], bytes_of(&weights.values))).collect();
-    let invalid =
-        |cause| Error::internal(format!("{} cannot be written", path.display())).caused_by(cause);
-    let views: Vec<(&str, TensorView<'_>)> = tensors
-        .iter()
-        .zip(bytes.values())
-        .map(|((name, weights), bytes)| {
-            Ok((&name[..], TensorView::new(dtype, weights.shape.clone(), bytes)?))
-        })
-        .collect::<Result<_, _>>()
-        .map_err(invalid)?;
+    let mut views = others;
+    for ((name, weights), bytes) in tensors.iter().zip(bytes.values()) {
+        views.push((name, view(dtype, weights.shape.clone(), bytes)?));
+    }
     let metadata = HashMap::from([(entry.to_owned(), head.to_owned())]);
-    let file = safetensors::serialize(views, Some(metadata)).map_err(invalid)?;
+    let file = safetensors::serialize(views, Some(metadata)).map_err(unwritable)?;
 
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
@@ -258,6 +301,14 @@ pub fn write_tensors(
     scratch.persist(path).map_err(|error| failed(error.error))?;
     // The rename itself is durable only when the folder is.
     std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
+fn view(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<TensorView<'_>> {
+    TensorView::new(dtype, shape, bytes).map_err(unwritable)
+}
+
+fn unwritable(cause: safetensors::SafeTensorError) -> Error {
+    Error::internal("tensors cannot be written").caused_by(cause)
 }
 
 #[cfg(test)]

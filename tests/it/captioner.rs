@@ -76,7 +76,7 @@ fn network_of(seed: u64, dim: usize, layers: usize) -> Trained {
         codebook: Some(codebook.id().to_hex().to_string()),
         space: tower.space().to_owned(),
     };
-    Trained { network, pieces, fitting, tensors }
+    Trained { network, pieces, fitting, tensors, consensus: None }
 }
 
 /// Saves a network with its manifest, and gives the manifest's path.

@@ -42,7 +42,7 @@ pub fn captions(report: &captions::Report, shown: usize) -> Result<()> {
     let people = report.people.as_ref();
     for (name, found) in [
         ("written", Some(&report.found)),
-        ("… chosen by consensus", report.chosen.as_ref()),
+        ("… the likeliest instead", Some(&report.likeliest)),
         ("consensus", report.baseline.as_ref()),
         ("written, less one", people.map(|people| &people.found)),
         ("people, less one", people.map(|people| &people.people)),

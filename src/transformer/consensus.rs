@@ -1,0 +1,295 @@
+//! Choosing among captions by consensus: of those that were written, the one that agrees best with what people
+//! wrote of like pictures (Devlin and others, "Exploring nearest neighbor approaches for image
+//! captioning", 2015). Like is what lies near the picture in the space of its embedding: captions, not
+//! pictures, are looked for, so that what is kept is words alone.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ndarray::{Array2, ArrayView2, s};
+
+use crate::error::{Error, Result};
+use crate::text::pieces::SEP;
+
+/// Nearest captions that those which were written are held against.
+const NEAREST: usize = 60;
+/// … and of which one is taken, where nothing was written.
+const NEAREST_ALONE: usize = 150;
+/// The longest n-grams that are compared.
+const LONGEST: usize = 4;
+/// Counters of n-grams, by hash: few of a million share one, and those only seem more common.
+const COUNTERS: usize = 1 << 20;
+/// Captions whose embeddings are unpacked at a time.
+const AT_A_TIME: usize = 512;
+/// Of the spread of a unit vector's numbers: with 16 levels, steps of this width err least (Max,
+/// "Quantizing for minimum distortion", 1960).
+const STEP: f32 = 0.335;
+const LEVELS: f32 = 16.0;
+
+/// What people wrote of the pictures that a network was trained on, with embeddings in 4 bits a number:
+/// 200 bytes a caption.
+#[derive(Debug, Clone)]
+pub struct Consensus {
+    /// Numbers of an embedding.
+    space: usize,
+    /// Word pieces of the captions, each ending with [SEP].
+    pieces: Vec<u16>,
+    /// Where each caption's [SEP] is.
+    ends: Vec<usize>,
+    /// `[captions, space / 2]`: two levels a byte, the first in the lower half.
+    levels: Vec<u8>,
+    /// How often n-grams occur, by hash.
+    counts: Vec<u32>,
+}
+
+/// The mean of some captions' n-grams.
+#[derive(Debug)]
+pub(super) struct Said(HashMap<u64, f32>);
+
+impl Consensus {
+    /// Of captions as word pieces, and their embeddings, of length 1: `[captions, space]`.
+    ///
+    /// # Errors
+    /// `InvalidInput` where there are more than 65,536 different pieces.
+    pub fn new(captions: &[&[u32]], embeddings: ArrayView2<'_, f32>) -> Result<Consensus> {
+        let mut pieces = Vec::new();
+        for piece in captions.iter().flat_map(|caption| caption.iter().chain([&SEP])) {
+            pieces.push(u16::try_from(*piece).map_err(|_| {
+                Error::invalid_input("a network of more than 65,536 word pieces keeps no captions")
+            })?);
+        }
+        let space = embeddings.ncols();
+        let step = step(space);
+        let level = |value: f32| (value / step + 0.5 * LEVELS).floor().clamp(0.0, LEVELS - 1.0);
+        let mut levels = Vec::with_capacity(captions.len() * space.div_ceil(2));
+        for row in embeddings.rows() {
+            let row = row.to_vec();
+            let pairs = row.chunks(2).map(|pair| {
+                level(pair[0]) as u8 | (pair.get(1).map_or(0.0, |high| level(*high)) as u8) << 4
+            });
+            levels.extend(pairs);
+        }
+        Self::of_parts(space, pieces, levels)
+    }
+
+    /// Of the pieces of [`Consensus::piece_bytes`] and what [`Consensus::levels`] gave.
+    ///
+    /// # Errors
+    /// `Corrupt` where they do not fit each other.
+    pub(super) fn of_parts(space: usize, pieces: Vec<u16>, levels: Vec<u8>) -> Result<Consensus> {
+        let is_end = |piece: &u16| u32::from(*piece) == SEP;
+        let ends: Vec<usize> = (0..pieces.len()).filter(|at| is_end(&pieces[*at])).collect();
+        let is_whole = pieces.last().is_none_or(is_end);
+        if !is_whole || Some(levels.len()) != ends.len().checked_mul(space.div_ceil(2)) {
+            return Err(Error::corrupt("the captions beside the network are not whole"));
+        }
+        let mut known = Consensus { space, pieces, ends, levels, counts: vec![0; COUNTERS] };
+        for caption in 0..known.len() {
+            for ngram in ngrams(&known.caption(caption)) {
+                known.counts[ngram as usize % COUNTERS] += 1;
+            }
+        }
+        Ok(known)
+    }
+
+    /// How many captions there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Word pieces of all captions, each ending with [SEP], as u16 in little-endian order.
+    pub(super) fn piece_bytes(&self) -> Vec<u8> {
+        self.pieces.iter().flat_map(|piece| piece.to_le_bytes()).collect()
+    }
+
+    /// `[captions, space / 2]`: embeddings, two numbers a byte.
+    pub(super) fn levels(&self) -> &[u8] {
+        &self.levels
+    }
+
+    /// What people wrote of pictures like each of these, by their embeddings (`[pictures, space]`).
+    pub(super) fn said(&self, pictures: ArrayView2<'_, f32>) -> Vec<Said> {
+        self.nearest(pictures, NEAREST).iter().map(|nearest| self.said_by(nearest)).collect()
+    }
+
+    /// How well a caption agrees with what was said: 0 to 1, where all say nothing else.
+    pub(super) fn agreement(&self, caption: &[u32], said: &Said) -> f32 {
+        let vector = self.vector(caption);
+        vector.iter().map(|(ngram, value)| value * said.0.get(ngram).unwrap_or(&0.0)).sum()
+    }
+
+    /// For each picture, that of the nearest captions which agrees best with the others: what a caption is
+    /// without any writing.
+    pub fn captions(&self, pictures: ArrayView2<'_, f32>) -> Vec<Vec<u32>> {
+        let of_picture = |nearest: Vec<usize>| {
+            let said = self.said_by(&nearest);
+            let captions = nearest.iter().map(|caption| self.caption(*caption));
+            let agreed = captions.map(|caption| (self.agreement(&caption, &said), caption));
+            agreed.max_by(|(a, _), (b, _)| a.total_cmp(b)).map_or_else(Vec::new, |best| best.1)
+        };
+        self.nearest(pictures, NEAREST_ALONE).into_iter().map(of_picture).collect()
+    }
+
+    fn caption(&self, number: usize) -> Vec<u32> {
+        let start = number.checked_sub(1).map_or(0, |before| self.ends[before] + 1);
+        self.pieces[start..self.ends[number]].iter().map(|piece| u32::from(*piece)).collect()
+    }
+
+    /// For each picture, so many captions by the cosine with its embedding.
+    fn nearest(&self, pictures: ArrayView2<'_, f32>, most: usize) -> Vec<Vec<usize>> {
+        let mut cosines = Array2::zeros((self.len(), pictures.nrows()));
+        let step = step(self.space);
+        let value = |level: usize| (level as f32 + 0.5 - 0.5 * LEVELS) * step;
+        let pairs: Vec<[f32; 2]> =
+            (0..256).map(|byte| [value(byte % 16), value(byte / 16)]).collect();
+        let bytes = self.space.div_ceil(2);
+        let mut unpacked = Array2::zeros((AT_A_TIME, 2 * bytes));
+        let pictures = pictures.t();
+        for (block, levels) in self.levels.chunks((AT_A_TIME * bytes).max(1)).enumerate() {
+            let rows = levels.len() / bytes;
+            let values = unpacked.as_slice_mut().into_iter().flat_map(|all| all.as_chunks_mut().0);
+            for (to, byte) in values.zip(levels) {
+                *to = pairs[usize::from(*byte)];
+            }
+            let first = block * AT_A_TIME;
+            let products = unpacked.slice(s![..rows, ..self.space]).dot(&pictures);
+            cosines.slice_mut(s![first..first + rows, ..]).assign(&products);
+        }
+        let of_picture = |cosines: ndarray::ArrayView1<'_, f32>| {
+            let mut order: Vec<usize> = (0..cosines.len()).collect();
+            let nearer = |a: &usize, b: &usize| cosines[*b].total_cmp(&cosines[*a]).then(a.cmp(b));
+            if order.len() > most {
+                order.select_nth_unstable_by(most, nearer);
+                order.truncate(most);
+            }
+            order.sort_unstable_by(nearer);
+            order
+        };
+        cosines.columns().into_iter().map(of_picture).collect()
+    }
+
+    fn said_by(&self, captions: &[usize]) -> Said {
+        let mut said = HashMap::new();
+        for caption in captions {
+            for (ngram, value) in self.vector(&self.caption(*caption)) {
+                *said.entry(ngram).or_default() += value / captions.len() as f32;
+            }
+        }
+        Said(said)
+    }
+
+    /// The n-grams of a caption, each with its count times how telling it is, scaled to length 1.
+    fn vector(&self, caption: &[u32]) -> BTreeMap<u64, f32> {
+        let mut vector = BTreeMap::new();
+        for ngram in ngrams(caption) {
+            let count = self.counts[ngram as usize % COUNTERS].max(1);
+            let telling = (self.len().max(1) as f32 / count as f32).ln().max(0.0);
+            *vector.entry(ngram).or_default() += telling;
+        }
+        let length = vector.values().map(|x| x * x).sum::<f32>().sqrt();
+        vector.values_mut().for_each(|x| *x /= length.max(f32::MIN_POSITIVE));
+        vector
+    }
+}
+
+/// The width of a level, for embeddings of so many numbers.
+fn step(space: usize) -> f32 {
+    STEP / (space.max(1) as f32).sqrt()
+}
+
+/// Hashes of the n-grams of up to four pieces.
+fn ngrams(caption: &[u32]) -> impl Iterator<Item = u64> {
+    (0..caption.len()).flat_map(move |start| {
+        caption[start..].iter().take(LONGEST).scan(0_u64, |hash, piece| {
+            // Multiplied by an odd number and rotated, as rustc hashes its own.
+            let mixed = hash.rotate_left(5) ^ u64::from(*piece + 1);
+            *hash = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            Some(*hash ^ (*hash >> 32))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use ndarray::array;
+    use proptest::prelude::*;
+
+    const DOG_RUNS: [u32; 3] = [10, 11, 12];
+    const MEN_SIT: [u32; 3] = [20, 21, 22];
+
+    fn known() -> Consensus {
+        let captions: [&[u32]; 5] =
+            [&DOG_RUNS, &[10, 11, 12, 13], &[14, 11, 12], &MEN_SIT, &[20, 21, 23]];
+        let embeddings = array![[1.0, 0.0], [0.8, 0.6], [0.96, 0.28], [-0.8, 0.6], [-1.0, 0.0]];
+        Consensus::new(&captions, embeddings.view()).unwrap()
+    }
+
+    #[test]
+    fn what_people_wrote_of_like_pictures_is_agreed_with() {
+        let known = known();
+        assert_eq!(known.len(), 5);
+        let pictures = array![[0.96, 0.28], [-0.96, 0.28]];
+        assert_eq!(known.nearest(pictures.view(), 3)[0].len(), 3);
+        assert!(known.nearest(pictures.view(), 2)[1].iter().all(|caption| *caption >= 3));
+        // All five are within the nearest sixty.
+        let said = &known.said(pictures.view())[0];
+        let [runs, sit] = [DOG_RUNS, MEN_SIT].map(|caption| known.agreement(&caption, said));
+        assert!(runs > 0.1 && sit > 0.1, "{runs} {sit}");
+        assert_eq!([known.agreement(&[30, 31], said), known.agreement(&[], said)], [0.0, 0.0]);
+        assert!(known.captions(pictures.view()).iter().all(|caption| !caption.is_empty()));
+    }
+
+    #[test]
+    fn parts_that_do_not_fit_are_refused() {
+        let known = known();
+        let parts = |space, pieces: &[u16], levels: &[u8]| {
+            Consensus::of_parts(space, pieces.to_vec(), levels.to_vec())
+        };
+        let (pieces, levels) = (&known.pieces[..], known.levels());
+        assert_eq!(parts(2, pieces, levels).unwrap().len(), 5);
+        let cut = pieces.len() - 1;
+        for wrong in [
+            parts(2, &pieces[..cut], levels),
+            parts(2, pieces, &levels[1..]),
+            parts(3, pieces, levels),
+        ] {
+            assert_eq!(wrong.unwrap_err().kind(), Kind::Corrupt);
+        }
+        let none = parts(2, &[], &[]).unwrap();
+        assert!(none.is_empty());
+        assert_eq!(none.captions(array![[1.0, 0.0]].view()), [Vec::<u32>::new()]);
+    }
+
+    proptest! {
+        #[test]
+        fn levels_are_near_what_they_stand_for(values in prop::collection::vec(-1.0_f32..1.0, 64)) {
+            let length = values.iter().map(|x| x * x).sum::<f32>().sqrt().max(0.1);
+            let row = Array2::from_shape_fn((1, 64), |(_, at)| values[at] / length);
+            let known = Consensus::new(&[&[7]], row.view()).unwrap();
+            let bytes = known.levels();
+            for (at, value) in row.iter().enumerate() {
+                let level = if at % 2 == 0 { bytes[at / 2] % 16 } else { bytes[at / 2] / 16 };
+                let back = (f32::from(level) + 0.5 - 0.5 * LEVELS) * step(64);
+                // Beyond the last level, a number is cut to it.
+                let cut = value.clamp(-7.5 * step(64), 7.5 * step(64));
+                prop_assert!((back - cut).abs() <= 0.5 * step(64) + 1e-6, "{value} {back}");
+            }
+        }
+
+        #[test]
+        fn a_caption_agrees_with_itself_wholly(caption in prop::collection::vec(6_u32..100, 1..12)) {
+            let other = [200, 201, 202];
+            let embeddings = array![[1.0, 0.0], [-1.0, 0.0]];
+            let known = Consensus::new(&[&caption, &other], embeddings.view()).unwrap();
+            let said = known.said_by(&[0]);
+            prop_assert!((known.agreement(&caption, &said) - 1.0).abs() < 1e-4);
+            prop_assert_eq!(known.agreement(&[300, 301], &said), 0.0);
+        }
+    }
+}
