@@ -1,6 +1,6 @@
 //! `cinelex train`: the transformer, on films in which somebody speaks and on photos with captions.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -46,6 +46,9 @@ pub struct Args {
     /// In place of the configuration's length: minutes of processor time in steps, over all threads
     #[arg(long, value_name = "N")]
     minutes: Option<f64>,
+    /// … so many steps, which are the same on every machine
+    #[arg(long, value_name = "N", conflicts_with = "minutes")]
+    steps: Option<NonZeroU64>,
     /// Threads; as many as there are processors unless told otherwise. With 1, two trainings run well
     /// side by side
     #[arg(long, value_name = "N")]
@@ -144,6 +147,9 @@ fn configuration(args: &Args) -> Result<Config, Error> {
     };
     if let Some(inputs) = args.inputs {
         config.inputs = inputs;
+    }
+    if let Some(steps) = args.steps {
+        config.steps.length = Length::Steps(steps.get());
     }
     if let Some(minutes) = args.minutes {
         if !(minutes > 0.0 && minutes.is_finite()) {

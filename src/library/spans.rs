@@ -30,17 +30,17 @@ impl SegmentSpans {
             "SELECT key, source, start_us, end_us FROM segments \
              WHERE key > ?1 AND recipe = ?2 ORDER BY key",
         )?;
-        let mut found = find.query(params![self.last_key, recipe])?;
-        let before = self.spans.len();
-        while let Some(row) = found.next()? {
-            let (key, source, span) = (row.get(0)?, row.get(1)?, rows::span(row, 2)?);
-            self.spans.push((source, span));
-            self.last_key = key;
-        }
-        if self.spans.len() > before {
-            self.spans.sort_unstable_by_key(|(source, span)| (*source, span.start));
-        }
-        Ok(is_another || self.spans.len() > before)
+        // All or none: what could not be read is asked for again.
+        let fresh: Vec<(i64, (i64, Span))> = find
+            .query_and_then(params![self.last_key, recipe], |row| {
+                Ok((row.get(0)?, (row.get(1)?, rows::span(row, 2)?)))
+            })?
+            .collect::<Result<_>>()?;
+        let Some((last_key, _)) = fresh.last() else { return Ok(is_another) };
+        self.last_key = *last_key;
+        self.spans.extend(fresh.into_iter().map(|(_, span)| span));
+        self.spans.sort_unstable_by_key(|(source, span)| (*source, span.start));
+        Ok(true)
     }
 
     /// The segment of `source` that holds this instant.

@@ -1,10 +1,11 @@
 //! What is trained, and how: a TOML file.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::evaluate::photos::View;
 use crate::onnx::transformer::Network;
 use crate::picture::CELLS;
 use crate::toml_check::{self, Table};
+use crate::transformer::Trained;
 
 /// What a visual token is made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +200,29 @@ impl Config {
         }
     }
 
+    /// As [`Config::network`], for a training that begins with this network.
+    ///
+    /// # Errors
+    /// `InvalidInput` where it is of other sizes.
+    pub(super) fn continued(
+        &self,
+        from: &Trained,
+        features: usize,
+        centroids: usize,
+        space: usize,
+    ) -> Result<Network> {
+        let mut network = self.network(from.pieces.count(), features, centroids, space);
+        // One that was trained before has no embedder, and is gone on with as it is.
+        network.embedder = from.network.embedder;
+        if from.network != network {
+            return Err(Error::invalid_input(format!(
+                "the network to begin with is of another kind than the configuration's: {:?}, not {network:?}",
+                from.network
+            )));
+        }
+        Ok(network)
+    }
+
     /// The rate of a step when `share` of the training is done, and whether captions are rewarded.
     pub fn rate_at(&self, step: u64, share: f64) -> (f64, bool) {
         let learning = 1.0 - self.reward.share;
@@ -317,7 +341,7 @@ pub(super) mod tests {
     /// A small, short training.
     pub(in crate::train) fn small() -> Config {
         let text = include_str!("../../training/default.toml")
-            .replace("count = 9000", "count = 20")
+            .replace("minutes = 30", "count = 20")
             .replace("dim = 256", "dim = 16")
             .replace("inner = 1024", "inner = 32")
             .replace("embedder = 1024", "embedder = 24")
@@ -350,7 +374,7 @@ pub(super) mod tests {
         for part in ["`seed` must be", "the key `network` is missing", "`steps` must be a table"] {
             assert!(message.contains(part), "{message}");
         }
-        let both = include_str!("../../training/default.toml").replace("count = 9000", "heads = 3");
+        let both = include_str!("../../training/default.toml").replace("minutes = 30", "heads = 3");
         let message = Config::read("x.toml", &both).unwrap_err().to_string();
         assert!(message.contains("unknown key `heads`"), "{message}");
         assert!(message.contains("how long to train"), "{message}");

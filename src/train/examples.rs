@@ -112,23 +112,14 @@ impl<'a> Examples<'a> {
             .collect::<Result<_>>()?;
 
         let codebook = material.codebook.as_ref();
-        let mut network = config.network(
-            pieces.count(),
-            material.train.first().map_or(0, |pictures| pictures.dim()),
-            codebook.map_or(0, Codebook::dims),
-            material.embeddings.ncols(),
-        );
-        if let Some(from) = &material.from {
-            // One that was trained before has none of its own, and is gone on with as it is.
-            network.embedder = from.network.embedder;
-        }
+        let features = material.train.first().map_or(0, |pictures| pictures.dim());
+        let centroids = codebook.map_or(0, Codebook::dims);
+        let space = material.embeddings.ncols();
+        let network = match &material.from {
+            Some(from) => config.continued(from, features, centroids, space)?,
+            None => config.network(pieces.count(), features, centroids, space),
+        };
         network.check()?;
-        if let Some(from) = material.from.as_ref().filter(|from| from.network != network) {
-            return Err(Error::invalid_input(format!(
-                "the network to begin with is of another kind than the configuration's: {:?}, not {network:?}",
-                from.network
-            )));
-        }
         let see = |with_features: bool, codebook: Option<&'a Codebook>| {
             let see = |of| Visuals::new(of, with_features, codebook, network.cells);
             let views = material.views.iter().map(|(_, view)| view);

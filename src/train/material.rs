@@ -108,6 +108,9 @@ impl Material {
             from.fitting.check_space(&space_id(&tower))?;
             if !config.fits_codebook() {
                 from.fitting.check(&encoder.identity(), codebook.as_ref().map(Codebook::id))?;
+                let (features, space) = (encoder.encoder()?.features.dim, tower.text()?.dim);
+                let centroids = codebook.as_ref().map_or(0, Codebook::dims);
+                config.continued(from, features, centroids, space)?;
             }
         }
         let seen = codebook.as_ref().filter(|_| config.inputs.tokens);
@@ -185,7 +188,7 @@ impl Material {
             codebook: seen.map(|codebook| codebook.id().to_hex().to_string()),
             space,
         };
-        if let Some(from) = &from {
+        if let Some(from) = from.as_ref().filter(|_| config.fits_codebook()) {
             from.fitting.check(&fitting.encoder, codebook.as_ref().map(Codebook::id))?;
         }
         Ok(Material {

@@ -86,7 +86,7 @@ fn text(path: &Path) -> &str {
 fn configuration(folder: &Path, length: &str) -> PathBuf {
     let default = include_str!("../../training/default.toml");
     let small = default
-        .replace("count = 9000", length)
+        .replace("minutes = 30", length)
         .replace("dim = 256", "dim = 16")
         .replace("inner = 1024", "inner = 32")
         .replace("embedder = 1024", "embedder = 24")
