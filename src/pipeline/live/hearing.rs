@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::inbox::{Came, Inbox};
 use super::recorder::ChunkSpans;
+use super::sound::Sounding;
 use super::status::{HeardCue, LiveEvent};
 use super::{Shared, lock, monotonic_us};
 use crate::error::{Error, Kind, Result};
@@ -178,7 +179,7 @@ impl Keeper<'_> {
             Told::Heard(by) => shared.count_sound(sounding.camera, |sound| sound.heard += by),
             Told::Lost(by) => shared.count_sound(sounding.camera, |sound| sound.unreadable += by),
             Told::Settled { at, cues, gaps } => {
-                self.store(sounding.camera, sounding.zero_us, at, cues, gaps)?;
+                self.store(sounding, at, cues, gaps, false)?;
                 if let Some(sounding) = lock(&shared.sounding).get_mut(&number) {
                     sounding.reached = sounding.reached.max(at);
                 }
@@ -187,8 +188,7 @@ impl Keeper<'_> {
                 let starts = ending.cues.iter().map(|cue| cue.span.start);
                 let starts = starts.chain(ending.gaps.iter().map(|gap| gap.span.start));
                 let at = starts.map(|start| start + Micros(1)).fold(ending.at, Timestamp::max);
-                self.noted.remove(&sounding.camera);
-                self.store(sounding.camera, sounding.zero_us, at, ending.cues, ending.gaps)?;
+                self.store(sounding, at, ending.cues, ending.gaps, true)?;
                 lock(&shared.sounding).remove(&number);
                 if let Some(error) = ending.error {
                     let name = shared.cameras[sounding.camera].input.name();
@@ -199,22 +199,24 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    /// Stores what was heard of a stream up to `at`.
+    /// Stores what was heard of a connection up to `at`; `is_last`: no more comes of it.
     fn store(
         &mut self,
-        camera: usize,
-        zero_us: i64,
+        sounding: Sounding,
         at: Timestamp,
         cues: Vec<Cue>,
         gaps: Vec<Gap>,
+        is_last: bool,
     ) -> Result<()> {
+        let Sounding { camera, zero_us, .. } = sounding;
         let shared = self.shared;
-        let is_noted = self.noted.get(&camera).is_some_and(|noted| at - *noted < NOTE);
+        let noted = self.noted.get(&camera).copied();
+        let is_noted = !is_last && noted.is_some_and(|noted| at - noted < NOTE);
         if cues.is_empty() && gaps.is_empty() && is_noted {
             return Ok(());
         }
         let id = shared.cameras[camera].id;
-        for chunk in in_chunks(shared.chunks(), at, cues, gaps) {
+        for chunk in in_chunks(shared.chunks(), noted, at, cues, gaps) {
             let is_kept = shared.store(|library| library.append_heard(id, self.recipe, &chunk))?;
             if is_kept {
                 tell(shared, camera, zero_us, &chunk);
@@ -250,8 +252,15 @@ fn tell(shared: &Shared<'_>, camera: usize, zero_us: i64, chunk: &HeardChunk) {
     }
 }
 
-/// What was heard up to `at`, by the chunks of its source. The last one ends there.
-fn in_chunks(spans: ChunkSpans, at: Timestamp, cues: Vec<Cue>, gaps: Vec<Gap>) -> Vec<HeardChunk> {
+/// What was heard up to `at`, by the chunks of its source. The last one ends there, and that in which
+/// `noted` is, up to where it was noted before, where it is over.
+fn in_chunks(
+    spans: ChunkSpans,
+    noted: Option<Timestamp>,
+    at: Timestamp,
+    cues: Vec<Cue>,
+    gaps: Vec<Gap>,
+) -> Vec<HeardChunk> {
     let mut chunks: BTreeMap<u32, HeardChunk> = BTreeMap::new();
     let mut of = |start: Timestamp| {
         let (index, span) = spans.holding(start);
@@ -263,6 +272,9 @@ fn in_chunks(spans: ChunkSpans, at: Timestamp, cues: Vec<Cue>, gaps: Vec<Gap>) -
     let cues: Vec<(u32, Cue)> = cues.into_iter().map(|cue| (of(cue.span.start), cue)).collect();
     let gaps: Vec<(u32, Gap)> = gaps.into_iter().map(|gap| (of(gap.span.start), gap)).collect();
     of(at + Micros(-1));
+    if let Some(noted) = noted.filter(|noted| *noted < at) {
+        of(noted);
+    }
     for (index, cue) in cues {
         if let Some(chunk) = chunks.get_mut(&index) {
             chunk.cues.push(cue);
@@ -289,13 +301,15 @@ mod tests {
             reason: "no sound".to_owned(),
         };
         let at = Timestamp(500_000_000);
-        let chunks = in_chunks(spans, at, Vec::new(), vec![gap(100, 300), gap(310, 311)]);
+        let noted = Some(Timestamp(130_000_000));
+        let chunks = in_chunks(spans, noted, at, Vec::new(), vec![gap(100, 300), gap(310, 311)]);
         let found: Vec<_> = chunks
             .iter()
             .map(|chunk| (chunk.index, chunk.span.start.0, chunk.span.end.0, chunk.gaps.len()))
             .collect();
         let expected = [
             (0, 0, 120_000_000, 1),
+            (1, 120_000_000, 240_000_000, 0),
             (2, 240_000_000, 360_000_000, 1),
             (4, 480_000_000, 500_000_000, 0),
         ];
