@@ -4,8 +4,9 @@
 //! pictures, are looked for, so that what is kept is words alone.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
 
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2, Axis, s};
 
 use crate::error::{Error, Result};
 use crate::text::pieces::SEP;
@@ -20,6 +21,8 @@ const LONGEST: usize = 4;
 const COUNTERS: usize = 1 << 20;
 /// Captions whose embeddings are unpacked at a time.
 const AT_A_TIME: usize = 512;
+/// Pictures whose captions are looked for at a time, where there are many.
+const PICTURES_AT_A_TIME: usize = 64;
 /// Of the spread of a unit vector's numbers: with 16 levels, steps of this width err least (Max,
 /// "Quantizing for minimum distortion", 1960).
 const STEP: f32 = 0.335;
@@ -37,8 +40,8 @@ pub struct Consensus {
     ends: Vec<usize>,
     /// `[captions, space / 2]`: two levels a byte, the first in the lower half.
     levels: Vec<u8>,
-    /// How often n-grams occur, by hash.
-    counts: Vec<u32>,
+    /// How often n-grams occur, by hash; counted when they are first asked for.
+    counts: OnceLock<Vec<u32>>,
 }
 
 /// The mean of some captions' n-grams.
@@ -82,13 +85,7 @@ impl Consensus {
         if !is_whole || Some(levels.len()) != ends.len().checked_mul(space.div_ceil(2)) {
             return Err(Error::corrupt("the captions beside the network are not whole"));
         }
-        let mut known = Consensus { space, pieces, ends, levels, counts: vec![0; COUNTERS] };
-        for caption in 0..known.len() {
-            for ngram in ngrams(&known.caption(caption)) {
-                known.counts[ngram as usize % COUNTERS] += 1;
-            }
-        }
-        Ok(known)
+        Ok(Consensus { space, pieces, ends, levels, counts: OnceLock::new() })
     }
 
     /// How many captions there are.
@@ -131,12 +128,26 @@ impl Consensus {
             let agreed = captions.map(|caption| (self.agreement(&caption, &said), caption));
             agreed.max_by(|(a, _), (b, _)| a.total_cmp(b)).map_or_else(Vec::new, |best| best.1)
         };
-        self.nearest(pictures, NEAREST_ALONE).into_iter().map(of_picture).collect()
+        let batches = pictures.axis_chunks_iter(Axis(0), PICTURES_AT_A_TIME);
+        let nearest = batches.flat_map(|pictures| self.nearest(pictures, NEAREST_ALONE));
+        nearest.map(of_picture).collect()
     }
 
     fn caption(&self, number: usize) -> Vec<u32> {
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before] + 1);
         self.pieces[start..self.ends[number]].iter().map(|piece| u32::from(*piece)).collect()
+    }
+
+    fn counts(&self) -> &[u32] {
+        self.counts.get_or_init(|| {
+            let mut counts = vec![0; COUNTERS];
+            for caption in 0..self.len() {
+                for ngram in ngrams(&self.caption(caption)) {
+                    counts[ngram as usize % COUNTERS] += 1;
+                }
+            }
+            counts
+        })
     }
 
     /// For each picture, so many captions by the cosine with its embedding.
@@ -184,9 +195,10 @@ impl Consensus {
 
     /// The n-grams of a caption, each with its count times how telling it is, scaled to length 1.
     fn vector(&self, caption: &[u32]) -> BTreeMap<u64, f32> {
+        let counts = self.counts();
         let mut vector = BTreeMap::new();
         for ngram in ngrams(caption) {
-            let count = self.counts[ngram as usize % COUNTERS].max(1);
+            let count = counts[ngram as usize % COUNTERS].max(1);
             let telling = (self.len().max(1) as f32 / count as f32).ln().max(0.0);
             *vector.entry(ngram).or_default() += telling;
         }

@@ -217,6 +217,41 @@ fn sound_that_vanishes_comes_again_or_is_coded_otherwise_is_heard_at_its_time() 
 }
 
 #[test]
+fn what_a_camera_without_sound_did_not_bring_is_told_and_no_outage_is_told_twice() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let sound = spoken(folder.path(), &SENTENCES[..1]);
+    let units = small(folder.path());
+    let camera = Camera::start(&units, &Setup::default());
+    let (address, port) = (camera.address(), camera.port);
+    let mut watching = Watching::start(&library, &["--listen", "always", &address]);
+    watching.until_stored(3);
+    drop(camera);
+    // Some attempts are in vain.
+    watching.until_state("waiting");
+    std::thread::sleep(Duration::from_secs(5));
+    let setup = Setup { port: Some(port), sound: Some(&sound), ..Setup::default() };
+    let camera = Camera::start(&units, &setup);
+    until_heard(&mut watching, "river");
+    camera.conduct.is_mute.store(true, Ordering::SeqCst);
+    std::thread::sleep(Duration::from_secs(4));
+    let end = watching.stop();
+    check_sound(&end["streams"][0]);
+    let unheard = unheard(&library, &address);
+    for pair in unheard.windows(2) {
+        assert!(pair[0].1 <= pair[1].0, "{unheard:?}");
+    }
+    let (first, last) = (&unheard[0], &unheard[unheard.len() - 1]);
+    assert!(first.2 == "no sound" && first.1 - first.0 > 2_000_000, "{unheard:?}");
+    assert!(last.2 == "no sound" && last.1 - last.0 > 2_000_000, "{unheard:?}");
+    let lost = unheard.iter().filter(|(.., why)| why.contains("stream lost"));
+    assert_eq!(lost.count(), 1, "{unheard:?}");
+    assert_eq!(end["streams"][0]["sound"]["gaps"], unheard.len(), "{unheard:?}");
+    check_cues(&library, &address);
+    check(&library).exits(0);
+}
+
+#[test]
 fn a_killed_run_keeps_what_was_heard_and_the_next_one_hears_nothing_twice() {
     let folder = TempDir::new().unwrap();
     let library = folder.path().join("cameras.library");

@@ -1,6 +1,8 @@
 //! Listening to live streams, and what was heard into the record.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::inbox::{Came, Inbox};
@@ -18,6 +20,8 @@ use crate::time::{Micros, Span, Timestamp};
 
 /// How long nothing comes before it is said that nobody speaks.
 const IDLE: Micros = Micros(2_000_000);
+/// … and before it is stored that no sound came.
+const MUTE: Micros = Micros(120_000_000);
 const TICK: Duration = Duration::from_millis(500);
 /// How long the rest is listened to when the run is to end.
 const STOPPING: Duration = Duration::from_secs(10);
@@ -82,6 +86,7 @@ impl Listener<'_> {
         let mut idle_since = Instant::now();
         let mut stopping = None;
         let mut passed = Micros::ZERO;
+        let (mut is_up, mut has_sound) = (Arc::<AtomicBool>::default(), false);
         loop {
             let came = inbox.pop(TICK);
             if came.is_none() && inbox.is_over() {
@@ -95,8 +100,9 @@ impl Listener<'_> {
                 idle_since = Instant::now();
             }
             let done = match (came, &mut reading) {
-                (Some(Came::Begun { number: begun, from }), _) => {
+                (Some(Came::Begun { number: begun, from, is_up: begun_up }), _) => {
                     (number, passed) = (begun, Micros::ZERO);
+                    (is_up, has_sound) = (begun_up, false);
                     self.reader.begin_live(begun, from).map(|begun| reading = Some(begun))
                 }
                 (Some(Came::Samples { pts, samples }), Some(reading)) if is_late => {
@@ -107,6 +113,7 @@ impl Listener<'_> {
                     self.reader.pass(reading, Gap { span, track: TrackKind::Sound, reason })
                 }
                 (Some(Came::Samples { pts, samples }), Some(reading)) => {
+                    has_sound = true;
                     // What comes late, after it was not waited for any longer, is to be stored still.
                     if let Some(sounding) = lock(&self.shared.sounding).get_mut(&number) {
                         sounding.reached = sounding.reached.min(pts);
@@ -115,16 +122,23 @@ impl Listener<'_> {
                 }
                 (Some(Came::Gap(gap)), Some(reading)) => self.reader.pass(reading, gap),
                 (Some(Came::Over), Some(open)) => {
-                    let finished = self.reader.finish(open);
+                    // Of one that was lost in between, the next one tells.
+                    let is_told = is_up.load(Ordering::Relaxed)
+                        && (!has_sound || self.shared.cancel.is_cancelled());
+                    let mute = if is_told { self.mute(number, IDLE) } else { None };
+                    let passed_over = mute.map_or(Ok(()), |gap| self.reader.pass(open, gap));
+                    let finished = passed_over.and(self.reader.finish(open));
                     self.count(open, &mut passed);
                     reading.take().map_or(Ok(()), |mut ended| {
                         ended.fail(finished.err());
                         self.reader.end(ended)
                     })
                 }
-                (None, Some(reading)) if is_long(idle_since) => {
-                    let until = self.now(number) - IDLE;
-                    self.reader.wait(reading, until)
+                (None, Some(reading)) if is_long(idle_since) && is_up.load(Ordering::Relaxed) => {
+                    match self.mute(number, MUTE) {
+                        Some(gap) => self.reader.pass(reading, gap),
+                        None => self.reader.wait(reading, self.now(number) - IDLE),
+                    }
                 }
                 _ => Ok(()),
             };
@@ -139,6 +153,18 @@ impl Listener<'_> {
                 }
             }
         }
+    }
+
+    /// What has brought no sound since some came last, where that is at least so long; it is told once.
+    fn mute(&self, number: usize, least: Micros) -> Option<Gap> {
+        let listened = self.shared.cameras[self.camera].listened.as_ref()?;
+        let now = self.now(number);
+        let span = Span::new(listened.from(now), now);
+        if span.length() < least {
+            return None;
+        }
+        listened.reach(now);
+        Some(Gap { span, track: TrackKind::Sound, reason: "no sound".to_owned() })
     }
 
     /// What the clock of media says now.

@@ -2,7 +2,8 @@
 //! work was spent on them, and each is counted.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -27,10 +28,12 @@ const BEHIND: &str = "listening was behind";
 /// What comes of a stream's sound, connection by connection.
 #[derive(Debug)]
 pub(super) enum Came {
-    /// A connection, by its number; nothing before `from` comes of it.
+    /// A connection, by its number; nothing before `from` comes of it. It is up once it has brought
+    /// pictures.
     Begun {
         number: usize,
         from: Timestamp,
+        is_up: Arc<AtomicBool>,
     },
     Samples {
         pts: Timestamp,
@@ -65,8 +68,8 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn begin(&self, number: usize, from: Timestamp) {
-        self.push(Came::Begun { number, from });
+    pub fn begin(&self, number: usize, from: Timestamp, is_up: Arc<AtomicBool>) {
+        self.push(Came::Begun { number, from, is_up });
     }
 
     /// Takes samples of which the first is at `pts`. Returns how much of them is lost: all or nothing.
@@ -155,8 +158,8 @@ pub(super) fn receive(
     let name = shared.cameras[camera].input.name();
     let Some(listened) = &shared.cameras[camera].listened else { return };
     while let Ok(Some(connected)) = connections.recv() {
-        let Connected { number, sound, from, before } = connected;
-        inbox.begin(number, from);
+        let Connected { number, sound, from, before, is_up } = connected;
+        inbox.begin(number, from, is_up);
         let mut told = ReceivedSound::default();
         let mut is_first = true;
         for event in sound {
@@ -172,9 +175,16 @@ pub(super) fn receive(
                     });
                 }
                 Ok(SoundEvent::Gap(mut gap)) => {
-                    // What was not heard before this connection has other reasons.
-                    if std::mem::take(&mut is_first) && !before.is_empty() {
-                        gap.reason.clone_from(&before);
+                    if std::mem::take(&mut is_first) {
+                        // What was not heard before this connection has other reasons…
+                        if !before.is_empty() {
+                            gap.reason.clone_from(&before);
+                        }
+                        // … and while it brought no sound, that was told as it went on.
+                        gap.span.start = listened.from(gap.span.start).max(gap.span.start);
+                        if gap.span.start >= gap.span.end {
+                            continue;
+                        }
                     }
                     listened.reach(gap.span.end);
                     inbox.gap(gap);
@@ -213,7 +223,7 @@ mod tests {
     #[test]
     fn a_listener_that_is_behind_loses_one_long_stretch_and_it_is_said() {
         let inbox = Inbox::default();
-        inbox.begin(0, at(0));
+        inbox.begin(0, at(0), Arc::default());
         // Ten minutes come; a block is heard for every four that come.
         let (mut lost, mut heard, mut gaps) = (Micros::ZERO, Micros::ZERO, Vec::new());
         let mut take = |inbox: &Inbox| match inbox.pop(Duration::ZERO) {

@@ -1,6 +1,7 @@
 //! The sound of streams on its way to those who listen, beside the graph: neither waits for the other.
 
-use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Sender;
 
@@ -42,6 +43,8 @@ pub(super) struct Connected {
     pub from: Timestamp,
     /// Why nothing was heard before it, if nothing was.
     pub before: String,
+    /// Whether it has brought pictures.
+    pub is_up: Arc<AtomicBool>,
 }
 
 /// A connection whose sound is on its way.

@@ -1,6 +1,8 @@
 //! The graph's source for live streams: connects, reads until the stream is lost, waits, and connects
 //! again, for ever. Each connection is a stream of the graph.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::pauses::Pauses;
@@ -46,6 +48,8 @@ struct Connection {
     unwritten: u64,
     /// When the first frame came.
     since: Option<Instant>,
+    /// Whether one has come, for those who listen.
+    is_up: Arc<AtomicBool>,
 }
 
 /// How a connection ended.
@@ -87,7 +91,13 @@ impl<'a> Watcher<'a> {
         let start = self.shared.clip.start(self.next_place);
         let zero_us = zero_us(wall_us(), monotonic_us(), start);
         let session = Session { camera: self.camera, start, zero_us };
-        Connection { session, received: Received::default(), unwritten: 0, since: None }
+        Connection {
+            session,
+            received: Received::default(),
+            unwritten: 0,
+            since: None,
+            is_up: Arc::default(),
+        }
     }
 
     /// The instants to sample from `start` on: each in the middle of its share of a clip.
@@ -125,7 +135,9 @@ impl<'a> Watcher<'a> {
             let number = shared.begin_sound(to.session, from);
             let before = self.reasons.join("; ");
             // Nobody takes it only where listening has failed, which ends the run.
-            let _ = listened.connections.send(Some(Connected { number, sound, from, before }));
+            let is_up = to.is_up.clone();
+            let connected = Connected { number, sound, from, before, is_up };
+            let _ = listened.connections.send(Some(connected));
         }
         for event in pictures {
             let event = match event? {
@@ -171,6 +183,7 @@ impl<'a> Watcher<'a> {
             };
             if to.since.is_none() {
                 to.since = Some(Instant::now());
+                to.is_up.store(true, Ordering::Relaxed);
                 out.begin(shared.begin(to.session));
                 shared.set_state(self.camera, StreamState::Live, |status| status.sessions += 1);
             }
