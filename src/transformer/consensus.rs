@@ -3,7 +3,7 @@
 //! captioning", 2015). Like is what lies near the picture in the space of its embedding: captions, not
 //! pictures, are looked for, so that what is kept is words alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use ndarray::{Array2, ArrayView2, Axis, s};
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::text::pieces::SEP;
 
 /// Nearest captions that those which were written are held against.
-const NEAREST: usize = 60;
+const NEAREST: usize = 100;
 /// … and of which one is taken, where nothing was written.
 const NEAREST_ALONE: usize = 150;
 /// The longest n-grams that are compared.
@@ -44,9 +44,9 @@ pub struct Consensus {
     counts: OnceLock<Vec<u32>>,
 }
 
-/// The mean of some captions' n-grams.
+/// What people wrote of like pictures.
 #[derive(Debug)]
-pub(super) struct Said(HashMap<u64, f32>);
+pub(super) struct Said(Vec<Weighed>);
 
 impl Consensus {
     /// Of captions as word pieces, and their embeddings, of length 1: `[captions, space]`.
@@ -113,10 +113,9 @@ impl Consensus {
         self.nearest(pictures, NEAREST).iter().map(|nearest| self.said_by(nearest)).collect()
     }
 
-    /// How well a caption agrees with what was said: 0 to 1, where all say nothing else.
+    /// How well a caption agrees with what was said, by its mean CIDEr: 0 to 1.
     pub(super) fn agreement(&self, caption: &[u32], said: &Said) -> f32 {
-        let vector = self.vector(caption);
-        vector.iter().map(|(ngram, value)| value * said.0.get(ngram).unwrap_or(&0.0)).sum()
+        agreement(&self.weighed(caption), said)
     }
 
     /// For each picture, that of the nearest captions which agrees best with the others: what a caption is
@@ -124,9 +123,9 @@ impl Consensus {
     pub fn captions(&self, pictures: ArrayView2<'_, f32>) -> Vec<Vec<u32>> {
         let of_picture = |nearest: Vec<usize>| {
             let said = self.said_by(&nearest);
-            let captions = nearest.iter().map(|caption| self.caption(*caption));
-            let agreed = captions.map(|caption| (self.agreement(&caption, &said), caption));
-            agreed.max_by(|(a, _), (b, _)| a.total_cmp(b)).map_or_else(Vec::new, |best| best.1)
+            let agreed = said.0.iter().map(|caption| agreement(caption, &said)).zip(nearest);
+            let best = agreed.max_by(|(a, _), (b, _)| a.total_cmp(b));
+            best.map_or_else(Vec::new, |(_, caption)| self.caption(caption))
         };
         let batches = pictures.axis_chunks_iter(Axis(0), PICTURES_AT_A_TIME);
         let nearest = batches.flat_map(|pictures| self.nearest(pictures, NEAREST_ALONE));
@@ -141,9 +140,9 @@ impl Consensus {
     fn counts(&self) -> &[u32] {
         self.counts.get_or_init(|| {
             let mut counts = vec![0; COUNTERS];
-            for caption in 0..self.len() {
-                for ngram in ngrams(&self.caption(caption)) {
-                    counts[ngram as usize % COUNTERS] += 1;
+            for caption in (0..self.len()).map(|number| self.caption(number)) {
+                for ngram in (1..=LONGEST).flat_map(|length| caption.windows(length)) {
+                    counts[hash(ngram) as usize % COUNTERS] += 1;
                 }
             }
             counts
@@ -184,28 +183,69 @@ impl Consensus {
     }
 
     fn said_by(&self, captions: &[usize]) -> Said {
-        let mut said = HashMap::new();
-        for caption in captions {
-            for (ngram, value) in self.vector(&self.caption(*caption)) {
-                *said.entry(ngram).or_default() += value / captions.len() as f32;
-            }
-        }
-        Said(said)
+        Said(captions.iter().map(|caption| self.weighed(&self.caption(*caption))).collect())
     }
 
-    /// The n-grams of a caption, each with its count times how telling it is, scaled to length 1.
-    fn vector(&self, caption: &[u32]) -> BTreeMap<u64, f32> {
+    fn weighed(&self, caption: &[u32]) -> Weighed {
         let counts = self.counts();
-        let mut vector = BTreeMap::new();
-        for ngram in ngrams(caption) {
+        let telling = |ngram: u64| {
             let count = counts[ngram as usize % COUNTERS].max(1);
-            let telling = (self.len().max(1) as f32 / count as f32).ln().max(0.0);
-            *vector.entry(ngram).or_default() += telling;
-        }
-        let length = vector.values().map(|x| x * x).sum::<f32>().sqrt();
-        vector.values_mut().for_each(|x| *x /= length.max(f32::MIN_POSITIVE));
-        vector
+            (self.len().max(1) as f32 / count as f32).ln().max(0.0)
+        };
+        let ngrams = std::array::from_fn(|longer| {
+            let mut weights = BTreeMap::new();
+            for ngram in caption.windows(longer + 1).map(hash) {
+                *weights.entry(ngram).or_default() += telling(ngram);
+            }
+            weights.into_iter().collect::<Vec<(u64, f32)>>()
+        });
+        let norm =
+            |weights: &Vec<(u64, f32)>| weights.iter().map(|(_, x)| x * x).sum::<f32>().sqrt();
+        Weighed { norms: ngrams.each_ref().map(norm), ngrams, length: caption.len() as f32 }
     }
+}
+
+fn agreement(caption: &Weighed, said: &Said) -> f32 {
+    let sum: f32 = said.0.iter().map(|other| caption.cider(other)).sum();
+    sum / said.0.len().max(1) as f32
+}
+
+/// A caption's n-grams by length less one, in order of their hashes: each with its count times how telling it is.
+#[derive(Debug)]
+struct Weighed {
+    ngrams: [Vec<(u64, f32)>; LONGEST],
+    norms: [f32; LONGEST],
+    /// In pieces.
+    length: f32,
+}
+
+impl Weighed {
+    /// CIDEr-D (Vedantam and others, 2015) of this caption against one other, 0 to 1; what is repeated counts as
+    /// often as there.
+    fn cider(&self, other: &Weighed) -> f32 {
+        const SIGMA: f32 = 6.0;
+        let difference = self.length - other.length;
+        let penalty = (-difference * difference / (2.0 * SIGMA * SIGMA)).exp();
+        let cosine = |longer: usize| {
+            let norms = self.norms[longer] * other.norms[longer];
+            let product = product(&self.ngrams[longer], &other.ngrams[longer]);
+            if norms > 0.0 { product / norms } else { 0.0 }
+        };
+        penalty * (0..LONGEST).map(cosine).sum::<f32>() / LONGEST as f32
+    }
+}
+
+fn product(own: &[(u64, f32)], other: &[(u64, f32)]) -> f32 {
+    let (mut at, mut sum) = (0, 0.0);
+    for (ngram, weight) in own {
+        while other.get(at).is_some_and(|(before, _)| before < ngram) {
+            at += 1;
+        }
+        if let Some((_, found)) = other.get(at).filter(|(same, _)| same == ngram) {
+            sum += weight.min(*found) * found;
+        }
+    }
+    sum
 }
 
 /// The width of a level, for embeddings of so many numbers.
@@ -213,16 +253,12 @@ fn step(space: usize) -> f32 {
     STEP / (space.max(1) as f32).sqrt()
 }
 
-/// Hashes of the n-grams of up to four pieces.
-fn ngrams(caption: &[u32]) -> impl Iterator<Item = u64> {
-    (0..caption.len()).flat_map(move |start| {
-        caption[start..].iter().take(LONGEST).scan(0_u64, |hash, piece| {
-            // Multiplied by an odd number and rotated, as rustc hashes its own.
-            let mixed = hash.rotate_left(5) ^ u64::from(*piece + 1);
-            *hash = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            Some(*hash ^ (*hash >> 32))
-        })
-    })
+fn hash(ngram: &[u32]) -> u64 {
+    // Multiplied by an odd number and rotated, as rustc hashes its own.
+    let mixed = ngram.iter().fold(0_u64, |hash, piece| {
+        (hash.rotate_left(5) ^ u64::from(*piece + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    });
+    mixed ^ (mixed >> 32)
 }
 
 #[cfg(test)]
@@ -249,7 +285,7 @@ mod tests {
         let pictures = array![[0.96, 0.28], [-0.96, 0.28]];
         assert_eq!(known.nearest(pictures.view(), 3)[0].len(), 3);
         assert!(known.nearest(pictures.view(), 2)[1].iter().all(|caption| *caption >= 3));
-        // All five are within the nearest sixty.
+        // All five are within the nearest hundred.
         let said = &known.said(pictures.view())[0];
         let [runs, sit] = [DOG_RUNS, MEN_SIT].map(|caption| known.agreement(&caption, said));
         assert!(runs > 0.1 && sit > 0.1, "{runs} {sit}");
@@ -295,12 +331,14 @@ mod tests {
         }
 
         #[test]
-        fn a_caption_agrees_with_itself_wholly(caption in prop::collection::vec(6_u32..100, 1..12)) {
+        fn a_caption_agrees_with_itself_wholly(pieces in prop::collection::btree_set(6_u32..100, 1..12)) {
+            let caption: Vec<u32> = pieces.into_iter().collect();
             let other = [200, 201, 202];
             let embeddings = array![[1.0, 0.0], [-1.0, 0.0]];
             let known = Consensus::new(&[&caption, &other], embeddings.view()).unwrap();
             let said = known.said_by(&[0]);
-            prop_assert!((known.agreement(&caption, &said) - 1.0).abs() < 1e-4);
+            let longest = caption.len().min(LONGEST) as f32 / LONGEST as f32;
+            prop_assert!((known.agreement(&caption, &said) - longest).abs() < 1e-4);
             prop_assert_eq!(known.agreement(&[300, 301], &said), 0.0);
         }
     }
