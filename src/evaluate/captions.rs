@@ -69,7 +69,7 @@ pub struct Report {
     /// That of the nearest training captions which agrees best with the others, where the network has them
     /// beside it: without any writing.
     pub baseline: Option<Agreement>,
-    /// Of what was written, each example's likeliest caption, whatever agrees with people's.
+    /// Of what was written, each example's caption with the highest confidence, whatever agrees with people's.
     pub likeliest: Agreement,
     /// Where each photo has several captions.
     pub people: Option<People>,

@@ -358,7 +358,12 @@ fn cached_path(collection: &Collection, photos: &[&Photo], eye: Eye<'_>) -> Resu
     for photo in photos {
         field(photo.image.as_bytes());
         // One that cannot be read is told of when it is to be encoded.
-        field(&std::fs::read(collection.path(photo)).unwrap_or_default());
+        let mut held = blake3::Hasher::new();
+        let path = collection.path(photo);
+        if path.is_file() {
+            let _ = std::fs::File::open(path).and_then(|file| held.update_reader(file).map(drop));
+        }
+        field(held.finalize().as_bytes());
     }
     let name = format!("photos-{}.safetensors", &hash.finalize().to_hex()[..32]);
     Ok(eye.models.cache_folder().join("derived").join(name))

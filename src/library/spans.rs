@@ -23,19 +23,20 @@ impl SegmentSpans {
             rows::one(sql, "SELECT value FROM meta WHERE name = 'segments_generation'", [])?;
         let recipe = recipe.map_or(0, |row| row.key);
         let is_another = (self.recipe, self.generation) != (recipe, generation);
-        if is_another {
-            *self = SegmentSpans { recipe, generation, ..SegmentSpans::default() };
-        }
+        let known_to = if is_another { 0 } else { self.last_key };
         let mut find = sql.prepare_cached(
             "SELECT key, source, start_us, end_us FROM segments \
              WHERE key > ?1 AND recipe = ?2 ORDER BY key",
         )?;
         // All or none: what could not be read is asked for again.
         let fresh: Vec<(i64, (i64, Span))> = find
-            .query_and_then(params![self.last_key, recipe], |row| {
+            .query_and_then(params![known_to, recipe], |row| {
                 Ok((row.get(0)?, (row.get(1)?, rows::span(row, 2)?)))
             })?
             .collect::<Result<_>>()?;
+        if is_another {
+            *self = SegmentSpans { recipe, generation, ..SegmentSpans::default() };
+        }
         let Some((last_key, _)) = fresh.last() else { return Ok(is_another) };
         self.last_key = *last_key;
         self.spans.extend(fresh.into_iter().map(|(_, span)| span));

@@ -242,6 +242,13 @@ fn fallen(share: f64) -> f64 {
 
 fn build(root: &Table<'_>) -> Config {
     root.required_int("schema", 1..=1);
+    let network = root.required_table("network", sizes);
+    let losses = root.required_table("losses", losses);
+    if network.embedder > 0 && (losses.mix.pictures <= 0.0 || losses.contrast <= 0.0) {
+        let why =
+            "with an embedder, `pictures` and `contrast` must be more than 0, or it learns nothing";
+        root.mistake("losses", why);
+    }
     let name = |key| root.required_str(key).to_owned();
     Config {
         seed: root.required_int("seed", 0..=i64::MAX) as u64,
@@ -249,9 +256,9 @@ fn build(root: &Table<'_>) -> Config {
         encoder: name("encoder"),
         codebook: name("codebook"),
         text: name("text"),
-        network: root.required_table("network", sizes),
+        network,
         steps: root.required_table("steps", steps),
-        losses: root.required_table("losses", losses),
+        losses,
         reward: root.required_table("reward", |reward| Reward {
             share: reward.required_float("share", 0.0..=0.9),
             rate: reward.required_float("rate", 1e-9..=1.0),

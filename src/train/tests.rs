@@ -346,6 +346,7 @@ fn a_stopped_training_goes_on_and_ends_with_its_files() {
     assert!(!finished.interrupted && finished.steps == 20);
     assert_eq!(finished.files.len(), 8);
     let trained = Trained::load(&finished.files[0]).unwrap();
+    assert_eq!(trained.consensus.as_ref().map(|kept| kept.len()), Some(10));
 
     let straight = tempfile::tempdir().unwrap();
     let finished = run(false, 99, straight.path()).unwrap();

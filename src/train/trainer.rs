@@ -195,7 +195,11 @@ impl<'a> Trainer<'a> {
             leaves: self.examples.leaves().map_or(&[], |leaves: &Leaves| &leaves.centroids),
         };
         let batch = Batch::new(&self.network, &rows)?;
-        let tokens = rows.len() * batch.tokens();
+        let tokens = match kind {
+            // Of which the embedder sees the whole picture alone.
+            StepKind::Pictures => rows.len(),
+            _ => rows.len() * batch.tokens(),
+        };
         let model = Model::new(self.network, &self.optimizer.weights, &self.device);
         let of_step = blake3::keyed_hash(&self.seed, &step.to_le_bytes());
         let mut dropout = Some(Dropout::new(&self.config.steps, *of_step.as_bytes()));

@@ -30,7 +30,7 @@ const LEVELS: f32 = 16.0;
 
 /// What people wrote of the pictures that a network was trained on, with embeddings in 4 bits a number:
 /// 200 bytes a caption.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Consensus {
     /// Numbers of an embedding.
     space: usize,
@@ -52,7 +52,7 @@ impl Consensus {
     /// Of captions as word pieces, and their embeddings, of length 1: `[captions, space]`.
     ///
     /// # Errors
-    /// `InvalidInput` where there are more than 65,536 different pieces.
+    /// `InvalidInput` where there are more than 65,536 different pieces, `Corrupt` where a caption has [SEP].
     pub fn new(captions: &[&[u32]], embeddings: ArrayView2<'_, f32>) -> Result<Consensus> {
         let mut pieces = Vec::new();
         for piece in captions.iter().flat_map(|caption| caption.iter().chain([&SEP])) {
@@ -120,11 +120,12 @@ impl Consensus {
 
     /// For each picture, that of the nearest captions which agrees best with the others: what a caption is
     /// without any writing.
-    pub fn captions(&self, pictures: ArrayView2<'_, f32>) -> Vec<Vec<u32>> {
+    pub(super) fn captions(&self, pictures: ArrayView2<'_, f32>) -> Vec<Vec<u32>> {
         let of_picture = |nearest: Vec<usize>| {
             let said = self.said_by(&nearest);
             let agreed = said.0.iter().map(|caption| agreement(caption, &said)).zip(nearest);
-            let best = agreed.max_by(|(a, _), (b, _)| a.total_cmp(b));
+            // Of equals, the nearest.
+            let best = agreed.rev().max_by(|(a, _), (b, _)| a.total_cmp(b));
             best.map_or_else(Vec::new, |(_, caption)| self.caption(caption))
         };
         let batches = pictures.axis_chunks_iter(Axis(0), PICTURES_AT_A_TIME);
@@ -285,11 +286,19 @@ mod tests {
         let pictures = array![[0.96, 0.28], [-0.96, 0.28]];
         assert_eq!(known.nearest(pictures.view(), 3)[0].len(), 3);
         assert!(known.nearest(pictures.view(), 2)[1].iter().all(|caption| *caption >= 3));
-        // All five are within the nearest hundred.
-        let said = &known.said(pictures.view())[0];
-        let [runs, sit] = [DOG_RUNS, MEN_SIT].map(|caption| known.agreement(&caption, said));
-        assert!(runs > 0.1 && sit > 0.1, "{runs} {sit}");
-        assert_eq!([known.agreement(&[30, 31], said), known.agreement(&[], said)], [0.0, 0.0]);
+        // Of the others nothing is heard once there are enough that are nearer.
+        let captions: Vec<&[u32]> = [[&DOG_RUNS[..]; NEAREST], [&MEN_SIT[..]; NEAREST]].concat();
+        let embeddings = Array2::from_shape_fn((2 * NEAREST, 2), |(caption, place)| match place {
+            0 if caption < NEAREST => 1.0,
+            0 => -1.0,
+            _ => 0.0,
+        });
+        let known = Consensus::new(&captions, embeddings.view()).unwrap();
+        let said = &known.said(pictures.view());
+        let agreement = |caption: &[u32], of: usize| known.agreement(caption, &said[of]);
+        assert!(agreement(&DOG_RUNS, 0) > 0.5 && agreement(&MEN_SIT, 1) > 0.5);
+        assert_eq!([agreement(&MEN_SIT, 0), agreement(&DOG_RUNS, 1)], [0.0, 0.0]);
+        assert_eq!([agreement(&[30, 31], 0), agreement(&[], 0)], [0.0, 0.0]);
         assert!(known.captions(pictures.view()).iter().all(|caption| !caption.is_empty()));
     }
 

@@ -150,7 +150,7 @@ impl Trained {
         network.check()?;
         let tensors = tensors_of(&file)?;
         network.check_tensors(&tensors)?;
-        let consensus = consensus_of(&file, &network)?.map(Arc::new);
+        let consensus = consensus_of(&file, network.space)?.map(Arc::new);
         Ok(Trained { network, pieces, fitting, tensors, consensus })
     }
 
@@ -234,7 +234,8 @@ fn tensors_of(file: &SafeTensors<'_>) -> Result<Tensors> {
     Ok(tensors)
 }
 
-fn consensus_of(file: &SafeTensors<'_>, network: &Network) -> Result<Option<Consensus>> {
+/// `space`: the numbers of an embedding.
+fn consensus_of(file: &SafeTensors<'_>, space: usize) -> Result<Option<Consensus>> {
     let part = |name, kind| file.tensor(name).ok().filter(|view| view.dtype() == kind);
     let (pieces, levels) = match (part(PIECES, Dtype::U16), part(LEVELS, Dtype::U8)) {
         (Some(pieces), Some(levels)) => (pieces, levels),
@@ -242,7 +243,7 @@ fn consensus_of(file: &SafeTensors<'_>, network: &Network) -> Result<Option<Cons
         _ => return Err(Error::corrupt(format!("the tensors {PIECES} and {LEVELS} do not fit"))),
     };
     let pieces = pieces.data().as_chunks().0.iter().map(|x| u16::from_le_bytes(*x));
-    Consensus::of_parts(network.space, pieces.collect(), levels.data().to_vec()).map(Some)
+    Consensus::of_parts(space, pieces.collect(), levels.data().to_vec()).map(Some)
 }
 
 /// How a file stores its tensors' numbers.
@@ -327,6 +328,32 @@ mod tests {
         let refused = fitting.check_space("y").unwrap_err().to_string();
         assert!(refused.contains("the space x, not y"), "{refused}");
         assert!(Fitting { codebook: None, ..fitting }.check("a 1", None).is_ok());
+    }
+
+    #[test]
+    fn captions_beside_a_network_are_whole_or_refused() {
+        let consensus = |parts: &[(&str, Dtype, usize, &[u8])]| {
+            let views = parts.iter().map(|(name, dtype, count, bytes)| {
+                (*name, TensorView::new(*dtype, vec![*count], bytes).unwrap())
+            });
+            let bytes = safetensors::serialize(views, None).unwrap();
+            consensus_of(&SafeTensors::deserialize(&bytes).unwrap(), 4)
+        };
+        // Two captions of one piece; a number of four has two bytes.
+        let sep = crate::text::pieces::SEP as u8;
+        let pieces: &[u8] = &[9, 0, sep, 0, 10, 0, sep, 0];
+        let whole = [(PIECES, Dtype::U16, 4, pieces), (LEVELS, Dtype::U8, 4, &[0x88; 4][..])];
+        assert_eq!(consensus(&whole).unwrap().unwrap().len(), 2);
+        assert!(consensus(&[]).unwrap().is_none());
+        for wrong in [
+            &whole[..1],
+            &whole[1..],
+            &[whole[0], (LEVELS, Dtype::U8, 3, &[0; 3][..])],
+            &[whole[0], (LEVELS, Dtype::I8, 4, &[0; 4][..])],
+            &[(PIECES, Dtype::U16, 3, &pieces[..6]), whole[1]],
+        ] {
+            assert_eq!(consensus(wrong).unwrap_err().kind(), Kind::Corrupt);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::inbox::{Came, Inbox};
 use super::recorder::ChunkSpans;
-use super::sound::Sounding;
+use super::sound::{Listened, Sounding};
 use super::status::{HeardCue, LiveEvent};
 use super::{Shared, lock, monotonic_us};
 use crate::error::{Error, Kind, Result};
@@ -22,6 +22,7 @@ use crate::time::{Micros, Span, Timestamp};
 const IDLE: Micros = Micros(2_000_000);
 /// … and before it is stored that no sound came.
 const MUTE: Micros = Micros(120_000_000);
+const NO_SOUND: &str = "no sound";
 const TICK: Duration = Duration::from_millis(500);
 /// How long the rest is listened to when the run is to end.
 const STOPPING: Duration = Duration::from_secs(10);
@@ -82,11 +83,10 @@ struct Listener<'a> {
 impl Listener<'_> {
     fn read(mut self, inbox: &Inbox) {
         let mut reading: Option<Reading> = None;
-        let mut number = 0;
+        let mut connection = Connection::default();
         let mut idle_since = Instant::now();
         let mut stopping = None;
         let mut passed = Micros::ZERO;
-        let (mut is_up, mut has_sound) = (Arc::<AtomicBool>::default(), false);
         loop {
             let came = inbox.pop(TICK);
             if came.is_none() && inbox.is_over() {
@@ -99,11 +99,12 @@ impl Listener<'_> {
             if came.is_some() {
                 idle_since = Instant::now();
             }
+            connection.look(self.now(connection.number));
             let done = match (came, &mut reading) {
-                (Some(Came::Begun { number: begun, from, is_up: begun_up }), _) => {
-                    (number, passed) = (begun, Micros::ZERO);
-                    (is_up, has_sound) = (begun_up, false);
-                    self.reader.begin_live(begun, from).map(|begun| reading = Some(begun))
+                (Some(Came::Begun { number, from, before, is_up }), _) => {
+                    passed = Micros::ZERO;
+                    connection = Connection { number, before, is_up, ..Connection::default() };
+                    self.reader.begin_live(number, from).map(|begun| reading = Some(begun))
                 }
                 (Some(Came::Samples { pts, samples }), Some(reading)) if is_late => {
                     let length = length(&samples);
@@ -113,31 +114,33 @@ impl Listener<'_> {
                     self.reader.pass(reading, Gap { span, track: TrackKind::Sound, reason })
                 }
                 (Some(Came::Samples { pts, samples }), Some(reading)) => {
-                    has_sound = true;
+                    connection.has_sound = true;
                     // What comes late, after it was not waited for any longer, is to be stored still.
-                    if let Some(sounding) = lock(&self.shared.sounding).get_mut(&number) {
+                    if let Some(sounding) = lock(&self.shared.sounding).get_mut(&connection.number)
+                    {
                         sounding.reached = sounding.reached.min(pts);
                     }
                     self.reader.hear(reading, pts, &samples)
                 }
                 (Some(Came::Gap(gap)), Some(reading)) => self.reader.pass(reading, gap),
                 (Some(Came::Over), Some(open)) => {
-                    // Of one that was lost in between, the next one tells.
-                    let is_told = is_up.load(Ordering::Relaxed)
-                        && (!has_sound || self.shared.cancel.is_cancelled());
-                    let mute = if is_told { self.mute(number, IDLE) } else { None };
-                    let passed_over = mute.map_or(Ok(()), |gap| self.reader.pass(open, gap));
-                    let finished = passed_over.and(self.reader.finish(open));
+                    // Of sound that was lost with its connection, the next one tells.
+                    let is_told = !connection.has_sound || self.shared.cancel.is_cancelled();
+                    let least = if is_told { IDLE } else { MUTE };
+                    let end = self.now(connection.number);
+                    let passed_over = self.pass_unheard(open, &connection, end, least);
+                    let finished = passed_over.map(drop).and(self.reader.finish(open));
                     self.count(open, &mut passed);
                     reading.take().map_or(Ok(()), |mut ended| {
                         ended.fail(finished.err());
                         self.reader.end(ended)
                     })
                 }
-                (None, Some(reading)) if is_long(idle_since) && is_up.load(Ordering::Relaxed) => {
-                    match self.mute(number, MUTE) {
-                        Some(gap) => self.reader.pass(reading, gap),
-                        None => self.reader.wait(reading, self.now(number) - IDLE),
+                (None, Some(reading)) if is_long(idle_since) && connection.up_since.is_some() => {
+                    let until = self.now(connection.number) - IDLE;
+                    match self.pass_unheard(reading, &connection, until, MUTE) {
+                        Ok(false) => self.reader.wait(reading, until),
+                        told => told.map(drop),
                     }
                 }
                 _ => Ok(()),
@@ -155,16 +158,19 @@ impl Listener<'_> {
         }
     }
 
-    /// What has brought no sound since some came last, where that is at least so long; it is told once.
-    fn mute(&self, number: usize, least: Micros) -> Option<Gap> {
-        let listened = self.shared.cameras[self.camera].listened.as_ref()?;
-        let now = self.now(number);
-        let span = Span::new(listened.from(now), now);
-        if span.length() < least {
-            return None;
-        }
-        listened.reach(now);
-        Some(Gap { span, track: TrackKind::Sound, reason: "no sound".to_owned() })
+    /// Tells what a connection brought no sound of; see [`Connection::unheard`]. Returns whether there was
+    /// any.
+    fn pass_unheard(
+        &mut self,
+        reading: &mut Reading,
+        connection: &Connection,
+        end: Timestamp,
+        least: Micros,
+    ) -> Result<bool> {
+        let Some(listened) = &self.shared.cameras[self.camera].listened else { return Ok(false) };
+        let gaps = connection.unheard(listened, end, least);
+        let is_some = !gaps.is_empty();
+        gaps.into_iter().try_for_each(|gap| self.reader.pass(reading, gap)).map(|()| is_some)
     }
 
     /// What the clock of media says now.
@@ -180,6 +186,44 @@ impl Listener<'_> {
         if more != Micros::ZERO {
             self.shared.count_sound(self.camera, |sound| sound.without_speech += more);
         }
+    }
+}
+
+/// A connection that is listened to.
+#[derive(Debug, Default)]
+struct Connection {
+    number: usize,
+    /// Why nothing was heard before it, if nothing was.
+    before: String,
+    is_up: Arc<AtomicBool>,
+    /// Since when that was seen.
+    up_since: Option<Timestamp>,
+    has_sound: bool,
+}
+
+impl Connection {
+    fn look(&mut self, now: Timestamp) {
+        if self.up_since.is_none() && self.is_up.load(Ordering::Relaxed) {
+            self.up_since = Some(now);
+        }
+    }
+
+    /// What was not heard up to `end`, where it has been up for at least so long without any sound: that, and
+    /// what was before it. Each instant is told once.
+    fn unheard(&self, listened: &Listened, end: Timestamp, least: Micros) -> Vec<Gap> {
+        let Some(up_since) = self.up_since else { return Vec::new() };
+        let until = listened.from(end);
+        let mute = until.max(up_since);
+        if end - mute < least {
+            return Vec::new();
+        }
+        let before = if self.before.is_empty() { NO_SOUND } else { &self.before };
+        let parts = [(Span::new(until, mute), before), (Span::new(mute, end), NO_SOUND)];
+        let gap = |(span, reason): (Span, &str)| {
+            let span = listened.pass(span)?;
+            Some(Gap { span, track: TrackKind::Sound, reason: reason.to_owned() })
+        };
+        parts.into_iter().filter_map(gap).collect()
     }
 }
 
@@ -278,8 +322,8 @@ fn tell(shared: &Shared<'_>, camera: usize, zero_us: i64, chunk: &HeardChunk) {
     }
 }
 
-/// What was heard up to `at`, by the chunks of its source. The last one ends there, and that in which
-/// `noted` is, up to where it was noted before, where it is over.
+/// What was heard up to `at`, by the chunks of its source. The last one ends there. `noted`: up to where it was
+/// noted before; the chunk that holds it is over, unless it is the last.
 fn in_chunks(
     spans: ChunkSpans,
     noted: Option<Timestamp>,
@@ -316,7 +360,41 @@ fn in_chunks(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    #[test]
+    fn what_a_connection_does_not_bring_is_told_once_with_its_reason() {
+        let at = |secs: i64| Timestamp(secs * 1_000_000);
+        let (sender, _connections) = crossbeam_channel::unbounded();
+        let listened = Listened { connections: sender, until: Mutex::new(Some(at(100))) };
+        let mut connection =
+            Connection { before: "stream lost".to_owned(), ..Connection::default() };
+        let told = |connection: &Connection, end: i64| -> Vec<(i64, i64, String)> {
+            let secs = |at: Timestamp| at.0 / 1_000_000;
+            let gaps = connection.unheard(&listened, at(end), MUTE).into_iter();
+            gaps.map(|gap| (secs(gap.span.start), secs(gap.span.end), gap.reason)).collect()
+        };
+        // An outage is nothing that this connection could bring…
+        connection.look(at(699));
+        assert!(told(&connection, 699).is_empty());
+        connection.is_up.store(true, Ordering::Relaxed);
+        connection.look(at(700));
+        connection.look(at(800));
+        // … and neither are its first two minutes too long.
+        assert!(told(&connection, 819).is_empty());
+        let (lost, mute) = ("stream lost".to_owned(), "no sound".to_owned());
+        assert_eq!(told(&connection, 820), [(100, 700, lost), (700, 820, mute.clone())]);
+        assert!(told(&connection, 900).is_empty());
+        assert_eq!(told(&connection, 940), [(820, 940, mute)]);
+        // What the host tells of the same time when sound comes is what is left of it.
+        let left = listened.pass(Span::new(at(100), at(950)));
+        assert_eq!(left, Some(Span::new(at(940), at(950))));
+        assert_eq!(listened.pass(Span::new(at(100), at(950))), None);
+        listened.reach(at(960));
+        assert!(told(&connection, 1_000).is_empty());
+    }
 
     #[test]
     fn what_was_heard_lies_in_the_chunks_in_which_it_begins() {

@@ -28,11 +28,13 @@ const BEHIND: &str = "listening was behind";
 /// What comes of a stream's sound, connection by connection.
 #[derive(Debug)]
 pub(super) enum Came {
-    /// A connection, by its number; nothing before `from` comes of it. It is up once it has brought
-    /// pictures.
+    /// A connection, by its number; nothing before `from` comes of it.
     Begun {
         number: usize,
         from: Timestamp,
+        /// Why nothing was heard before it, if nothing was.
+        before: String,
+        /// Whether it has brought anything of its picture.
         is_up: Arc<AtomicBool>,
     },
     Samples {
@@ -68,8 +70,8 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn begin(&self, number: usize, from: Timestamp, is_up: Arc<AtomicBool>) {
-        self.push(Came::Begun { number, from, is_up });
+    pub fn begin(&self, number: usize, from: Timestamp, before: String, is_up: Arc<AtomicBool>) {
+        self.push(Came::Begun { number, from, before, is_up });
     }
 
     /// Takes samples of which the first is at `pts`. Returns how much of them is lost: all or nothing.
@@ -159,7 +161,7 @@ pub(super) fn receive(
     let Some(listened) = &shared.cameras[camera].listened else { return };
     while let Ok(Some(connected)) = connections.recv() {
         let Connected { number, sound, from, before, is_up } = connected;
-        inbox.begin(number, from, is_up);
+        inbox.begin(number, from, before.clone(), is_up);
         let mut told = ReceivedSound::default();
         let mut is_first = true;
         for event in sound {
@@ -175,19 +177,14 @@ pub(super) fn receive(
                     });
                 }
                 Ok(SoundEvent::Gap(mut gap)) => {
-                    if std::mem::take(&mut is_first) {
-                        // What was not heard before this connection has other reasons…
-                        if !before.is_empty() {
-                            gap.reason.clone_from(&before);
-                        }
-                        // … and while it brought no sound, that was told as it went on.
-                        gap.span.start = listened.from(gap.span.start).max(gap.span.start);
-                        if gap.span.start >= gap.span.end {
-                            continue;
-                        }
+                    let is_first = std::mem::take(&mut is_first);
+                    // While it brought no sound, that was told as it went on.
+                    let Some(span) = listened.pass(gap.span) else { continue };
+                    // What was not heard before this connection has other reasons.
+                    if is_first && span == gap.span && !before.is_empty() {
+                        gap.reason.clone_from(&before);
                     }
-                    listened.reach(gap.span.end);
-                    inbox.gap(gap);
+                    inbox.gap(Gap { span, ..gap });
                 }
                 Ok(SoundEvent::Received(received)) => {
                     shared.count_sound(camera, |sound| {
@@ -223,7 +220,7 @@ mod tests {
     #[test]
     fn a_listener_that_is_behind_loses_one_long_stretch_and_it_is_said() {
         let inbox = Inbox::default();
-        inbox.begin(0, at(0), Arc::default());
+        inbox.begin(0, at(0), String::new(), Arc::default());
         // Ten minutes come; a block is heard for every four that come.
         let (mut lost, mut heard, mut gaps) = (Micros::ZERO, Micros::ZERO, Vec::new());
         let mut take = |inbox: &Inbox| match inbox.pop(Duration::ZERO) {

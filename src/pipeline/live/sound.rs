@@ -7,6 +7,8 @@ use crossbeam_channel::Sender;
 
 use super::lock;
 use crate::source::LiveSound;
+#[cfg(feature = "speech")]
+use crate::time::Span;
 use crate::time::Timestamp;
 
 /// What a stream is listened to with.
@@ -23,6 +25,18 @@ impl Listened {
     /// to before.
     pub fn from(&self, start: Timestamp) -> Timestamp {
         *lock(&self.until).get_or_insert(start)
+    }
+
+    /// Nothing was heard in this span. Returns what of it was not told before.
+    #[cfg(feature = "speech")]
+    pub fn pass(&self, span: Span) -> Option<Span> {
+        let mut until = lock(&self.until);
+        let start = until.map_or(span.start, |until| until.max(span.start));
+        if start >= span.end {
+            return None;
+        }
+        *until = Some(span.end);
+        Some(Span::new(start, span.end))
     }
 
     /// Sound has come up to `at`.
@@ -43,7 +57,7 @@ pub(super) struct Connected {
     pub from: Timestamp,
     /// Why nothing was heard before it, if nothing was.
     pub before: String,
-    /// Whether it has brought pictures.
+    /// Whether it has brought anything of its picture.
     pub is_up: Arc<AtomicBool>,
 }
 
