@@ -45,7 +45,7 @@ pub enum Length {
 /// What one step does; a step is of one kind, drawn by these weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mix {
-    /// Video alone: captions are written of pictures, and, where [CLS] embeds them, pictures find their captions.
+    /// Video alone: captions are written of pictures, and, where `[CLS]` embeds them, pictures find their captions.
     pub captions: f64,
     /// Text alone: captions are written, or their hidden words guessed.
     pub text: f64,

@@ -34,9 +34,9 @@ const LEVELS: f32 = 16.0;
 pub struct Consensus {
     /// Numbers of an embedding.
     space: usize,
-    /// Word pieces of the captions, each ending with [SEP].
+    /// Word pieces of the captions, each ending with `[SEP]`.
     pieces: Vec<u16>,
-    /// Where each caption's [SEP] is.
+    /// Where each caption's `[SEP]` is.
     ends: Vec<usize>,
     /// `[captions, space / 2]`: two levels a byte, the first in the lower half.
     levels: Vec<u8>,
@@ -52,7 +52,7 @@ impl Consensus {
     /// Of captions as word pieces, and their embeddings, of length 1: `[captions, space]`.
     ///
     /// # Errors
-    /// `InvalidInput` where there are more than 65,536 different pieces, `Corrupt` where a caption has [SEP].
+    /// `InvalidInput` where there are more than 65,536 different pieces, `Corrupt` where a caption has `[SEP]`.
     pub fn new(captions: &[&[u32]], embeddings: ArrayView2<'_, f32>) -> Result<Consensus> {
         let mut pieces = Vec::new();
         for piece in captions.iter().flat_map(|caption| caption.iter().chain([&SEP])) {
@@ -98,7 +98,7 @@ impl Consensus {
         self.ends.is_empty()
     }
 
-    /// Word pieces of all captions, each ending with [SEP], as u16 in little-endian order.
+    /// Word pieces of all captions, each ending with `[SEP]`, as u16 in little-endian order.
     pub(super) fn piece_bytes(&self) -> Vec<u8> {
         self.pieces.iter().flat_map(|piece| piece.to_le_bytes()).collect()
     }

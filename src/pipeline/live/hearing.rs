@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn what_a_connection_does_not_bring_is_told_once_with_its_reason() {
         let at = |secs: i64| Timestamp(secs * 1_000_000);
-        let (sender, _connections) = crossbeam_channel::unbounded();
+        let (sender, _connections) = crossbeam_channel::bounded(1);
         let listened = Listened { connections: sender, until: Mutex::new(Some(at(100))) };
         let mut connection =
             Connection { before: "stream lost".to_owned(), ..Connection::default() };
