@@ -43,7 +43,7 @@ pub(super) fn write(
     scores: Option<&Agreement>,
     out: &Path,
 ) -> Result<Vec<PathBuf>> {
-    let trained = trainer.trained()?;
+    let trained = trainer.trained();
     let weights = out.join(WEIGHTS);
     trained.save(&weights)?;
     let mut files = vec![weights];

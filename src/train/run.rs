@@ -236,7 +236,7 @@ impl Run<'_> {
     fn score(&self, trainer: &Trainer<'_>) -> Result<Option<Agreement>> {
         let dev: Option<&Pictures> = self.material.dev.iter().find(|dev| !dev.is_empty());
         let Some(dev) = dev.filter(|_| self.config.checkpoints.scored > 0) else { return Ok(None) };
-        let trained = trainer.trained()?;
+        let trained = trainer.trained();
         let mut captioner = Captioner::new(self.models, &trained, Precision::Fp32, 1)?;
         let is_seen = trained.network.centroids > 0;
         let codebook = self.material.codebook.as_ref().filter(|_| is_seen);

@@ -51,6 +51,8 @@ pub(super) struct Trainer<'a> {
     material: &'a Material,
     network: Network,
     examples: Examples<'a>,
+    /// Kept beside the network.
+    consensus: Arc<Consensus>,
     /// Where what is written is rewarded.
     critic: Option<Critic>,
     /// Of each [`StepKind`].
@@ -96,9 +98,15 @@ impl<'a> Trainer<'a> {
             Some(from) => from.tensors.clone(),
             None => begun(&network, &examples.visuals, &seed),
         };
+        let kept: Vec<usize> = spread(examples.captions.len(), MOST_KEPT).collect();
+        let captions: Vec<&[u32]> =
+            kept.iter().map(|caption| &examples.captions[*caption][..]).collect();
+        let embeddings = material.embeddings.select(Axis(0), &kept);
+        let consensus = Consensus::new(&captions, embeddings.view())?;
         let training = blake3::hash(format!("{config:?} {}", material.hash()).as_bytes());
         Ok(Trainer {
             models,
+            consensus: Arc::new(consensus),
             critic: (config.reward.share > 0.0).then(|| Critic::new(&examples)),
             config,
             material,
@@ -133,17 +141,9 @@ impl<'a> Trainer<'a> {
     }
 
     /// The network with the average of the weights: what is scored and shipped.
-    ///
-    /// # Errors
-    /// As [`Consensus::new`].
-    pub(super) fn trained(&self) -> Result<Trained> {
-        let captions = &self.examples.captions;
-        let kept: Vec<usize> = spread(captions.len(), MOST_KEPT).collect();
-        let embeddings = self.material.embeddings.select(Axis(0), &kept);
-        let captions: Vec<&[u32]> = kept.iter().map(|caption| &captions[*caption][..]).collect();
-        let consensus = Consensus::new(&captions, embeddings.view())?;
-        let network = self.network_of(&self.optimizer.average);
-        Ok(Trained { consensus: Some(Arc::new(consensus)), ..network })
+    pub(super) fn trained(&self) -> Trained {
+        let consensus = Some(self.consensus.clone());
+        Trained { consensus, ..self.network_of(&self.optimizer.average) }
     }
 
     fn network_of(&self, tensors: &Tensors) -> Trained {
@@ -167,10 +167,8 @@ impl<'a> Trainer<'a> {
         let chosen = self.orders[kind as usize].batch(number).to_vec();
         let mut random = super::random(&self.seed, "batch", step);
         let clips = self.network.clips;
-        let embeds = match kind {
-            StepKind::Captions => self.network.embedder == 0,
-            kind => kind == StepKind::Pictures,
-        };
+        let embeds = kind == StepKind::Pictures
+            || (kind == StepKind::Captions && self.network.embedder == 0);
         let negatives = embeds.then_some(self.config.losses.negatives);
         let drawn = self.examples.draw(kind, &chosen, clips, negatives, &mut random);
         let mut rows: Vec<Row<'_>> = drawn.rows.iter().map(|row| row.row(&self.zeros)).collect();
