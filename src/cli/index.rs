@@ -54,7 +54,8 @@ pub struct Args {
         value_parser = clap::value_parser!(u16).range(1..=256)
     )]
     batch: u16,
-    /// Where the CNN runs: auto takes CUDA where it is there
+    /// Where the CNN runs: auto takes CUDA where it is there. Live streams are decoded in hardware where
+    /// there is some for their codec, but with cpu
     #[arg(long, value_enum, default_value_t)]
     device: Device,
     /// Take still images too when looking through folders
@@ -155,6 +156,7 @@ pub fn run(args: Args) -> CommandResult {
         let (loaded, library, reader) = open(&args, pipeline, &models)?;
         let options = args.live.options(
             args.batch,
+            args.device != Device::Cpu,
             args.tag,
             args.take_over,
             #[cfg(feature = "speech")]

@@ -98,6 +98,7 @@ impl LiveArgs {
     pub fn options(
         &self,
         batch: u16,
+        hardware: bool,
         tags: Vec<(String, String)>,
         take_over: bool,
         #[cfg(feature = "speech")] hearing: Option<Hearing>,
@@ -106,6 +107,7 @@ impl LiveArgs {
         let (silence, longest_pause, keep) = (self.silence, self.longest_pause, self.keep);
         LiveOptions {
             batch,
+            hardware,
             tags,
             silence,
             longest_pause,
@@ -278,6 +280,7 @@ fn numbers_line(status: &StreamStatus) -> String {
         (received.before_keyframe, "dropped: no keyframe yet"),
         (status.frames.host_ended, "dropped: the decoder ended"),
         (received.undecodable, "undecodable"),
+        (received.in_hardware, "decoded in hardware"),
         (received.unrecorded, "not recorded"),
         (received.lost_packets, "packets lost"),
     ] {

@@ -28,9 +28,13 @@ const STOPPING: Duration = Duration::from_secs(2);
 /// Log lines of the host that are kept for its error message.
 const LOG_LINES: usize = 8;
 const LOG_LINE_BYTES: u64 = 512;
-/// Variables that the host gets: the loader's, and what FFmpeg needs to fetch an address.
-const ENVIRONMENT: [&str; 7] = [
+/// Variables that the host gets: the loader's, which hardware is to decode, and what FFmpeg needs to fetch
+/// an address.
+const ENVIRONMENT: [&str; 10] = [
     "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "LIBVA_DRIVER_NAME",
+    "LIBVA_DRIVERS_PATH",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "http_proxy",
@@ -39,14 +43,16 @@ const ENVIRONMENT: [&str; 7] = [
     "LLVM_PROFILE_FILE",
 ];
 
-/// What GStreamer and GLib must not do in a host, which may write no file: keep a list of all plugins
-/// (a host loads those that it needs), make code at run time, and open the desktop's settings.
-const CONDUCT: [(&str, &str); 5] = [
+/// What GStreamer, GLib and drivers must not do in a host, which may write no file: keep a list of all plugins
+/// (a host loads those that it needs), make code at run time, open the desktop's settings, and cache.
+const CONDUCT: [(&str, &str); 7] = [
     ("GST_REGISTRY_DISABLE", "yes"),
     ("ORC_CODE", "backup"),
     ("GSETTINGS_BACKEND", "memory"),
     ("GIO_USE_PROXY_RESOLVER", "dummy"),
     ("GIO_USE_VFS", "local"),
+    ("CUDA_CACHE_DISABLE", "1"),
+    ("MESA_SHADER_CACHE_DISABLE", "true"),
 ];
 
 /// What a host may use before it is ended.

@@ -177,6 +177,8 @@ pub struct LiveRequest {
     pub transport: Transport,
     /// Certificates (PEM) that a server's may be, or be signed by, beside those that the system trusts.
     pub ca: Option<String>,
+    /// Whether a decoder in hardware may be used.
+    pub hardware: bool,
     /// Whether the compressed stream itself is wanted, too.
     pub record: bool,
     /// Since when its sound is wanted, too; `None`: not at all. It goes over a socket of its own, which comes
@@ -213,6 +215,8 @@ pub struct Received {
     pub behind: u64,
     /// Of which no picture came.
     pub undecodable: u64,
+    /// Of all those, pictures that hardware has decoded.
+    pub in_hardware: u64,
     /// Of all those, what is in no recording although one is wanted.
     pub unrecorded: u64,
     /// Packets on the way to frames that did not come.

@@ -17,6 +17,7 @@ const NUMBERS: &[(&str, &str)] = &[
     ("before_keyframe", "dropped: no keyframe yet"),
     ("host_ended", "dropped: the decoder ended"),
     ("undecodable", "undecodable"),
+    ("in_hardware", "decoded in hardware"),
     ("lost_packets", "packets lost"),
 ];
 

@@ -85,6 +85,8 @@ pub struct LiveOptions {
     pub longest_pause: Duration,
     /// How much of live sources is kept; `None`: all.
     pub keep: Option<Keep>,
+    /// Lets hardware decode, where there is some.
+    pub hardware: bool,
     /// Lets this pipeline take over from another one whatever that one alone has read.
     pub take_over: bool,
     /// What listens to the streams that are to be listened to.
@@ -137,6 +139,7 @@ struct Shared<'a> {
     rendition: Rendition,
     silence: Duration,
     longest_pause: Duration,
+    hardware: bool,
     cancel: Cancel,
     sessions: Mutex<HashMap<StreamId, Session>>,
     next_stream: AtomicU64,
@@ -281,6 +284,7 @@ pub fn watch(
         rendition: loaded.rendition(),
         silence: options.silence,
         longest_pause: options.longest_pause,
+        hardware: options.hardware,
         cancel: options.cancel.clone(),
         sessions: Mutex::default(),
         next_stream: AtomicU64::new(0),

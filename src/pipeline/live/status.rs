@@ -118,6 +118,7 @@ impl Frames {
         sum.before_keyframe += session.before_keyframe;
         sum.behind += session.behind;
         sum.undecodable += session.undecodable;
+        sum.in_hardware += session.in_hardware;
         sum.unrecorded += session.unrecorded;
         sum.lost_packets += session.lost_packets;
         sum.jumps += session.jumps;

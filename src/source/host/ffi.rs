@@ -472,6 +472,52 @@ pub fn decode_subtitle(
     }
 }
 
+/// Gives a decoder that is not open yet the first device of this machine that decodes `codec` in hardware;
+/// whether there is one. What the device cannot do, the decoder does itself: without a choice of ours it
+/// takes the device's format where that is offered (`avcodec_default_get_format`), and is asked again
+/// without it where the device fails to begin.
+pub fn use_hardware(context: &mut ffmpeg::codec::Context, codec: ffmpeg::Codec) -> bool {
+    // SAFETY: a codec is static data, and so are its configurations, of which the last is followed by
+    // null. The device is made by the callee or not at all; the context, which is borrowed mutably and
+    // had none, owns and frees it. The log's level is a global integer.
+    unsafe {
+        // That a machine has no such device is no error.
+        av::av_log_set_level(av::AV_LOG_QUIET);
+        let is_found = (0..)
+            .map_while(|index| av::avcodec_get_hw_config(codec.as_ptr(), index).as_ref())
+            .filter(|way| way.methods & av::AV_CODEC_HW_CONFIG_METHOD_HW_DEVICE_CTX as c_int != 0)
+            .any(|way| {
+                let device = &raw mut (*context.as_mut_ptr()).hw_device_ctx;
+                let none = (ptr::null(), ptr::null_mut());
+                av::av_hwdevice_ctx_create(device, way.device_type, none.0, none.1, 0) >= 0
+            });
+        log_errors_only();
+        is_found
+    }
+}
+
+/// Brings a picture that lies in a device's memory into this machine's; whether it lay there.
+pub fn fetch(frame: &mut frame::Video) -> Result<bool, ffmpeg::Error> {
+    let mut here = frame::Video::empty();
+    // SAFETY: both frames are valid; the callees make buffers of the other's size for the empty one, or
+    // give an error code.
+    let code = unsafe {
+        let there = frame.as_ptr();
+        if (*there).hw_frames_ctx.is_null() {
+            return Ok(false);
+        }
+        match av::av_hwframe_transfer_data(here.as_mut_ptr(), there, 0) {
+            done if done >= 0 => av::av_frame_copy_props(here.as_mut_ptr(), there),
+            failed => failed,
+        }
+    };
+    if code < 0 {
+        return Err(ffmpeg::Error::from(code));
+    }
+    *frame = here;
+    Ok(true)
+}
+
 /// Sets the log's threshold, so that only errors are formatted and written.
 pub fn log_errors_only() {
     // SAFETY: sets a global integer.

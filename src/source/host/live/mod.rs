@@ -180,7 +180,7 @@ impl<'a> Run<'a> {
         let Coded { codec, mut packet, .. } = unit.packet;
         if self.decoder.as_ref().is_none_or(|decoder| decoder.codec != codec) {
             self.drain();
-            self.decoder = Some(Decoder::open(codec)?);
+            self.decoder = Some(Decoder::open(codec, self.request.hardware)?);
         }
         let Some(decoder) = &mut self.decoder else { return Ok(()) };
         let step = self.request.targets.step_num / u64::from(self.request.targets.step_den);
@@ -221,6 +221,13 @@ impl<'a> Run<'a> {
             && decoder.video.receive_frame(&mut current).is_ok()
         {
             decoder.held = decoder.held.saturating_sub(1);
+            match ffi::fetch(&mut current) {
+                Ok(is_hardware) => self.counts.in_hardware += u64::from(is_hardware),
+                Err(_) => {
+                    self.counts.undecodable += 1;
+                    continue;
+                }
+            }
             let captured = current.timestamp().unwrap_or(decoder.last_in);
             let raw_pts = decoder.times.iter().find(|(time, _)| *time == captured);
             let raw_pts = raw_pts.map_or(captured, |(_, raw_pts)| *raw_pts);
@@ -327,6 +334,7 @@ impl<'a> Run<'a> {
             encoded: self.counts.encoded,
             skipped: self.counts.skipped,
             undecodable: self.counts.undecodable,
+            in_hardware: self.counts.in_hardware,
             unrecorded: self.counts.unrecorded,
             lost_packets: reception.lost_packets(),
             ..arrived
@@ -337,12 +345,16 @@ impl<'a> Run<'a> {
 }
 
 impl Decoder {
-    fn open(codec: Id) -> Result<Decoder> {
+    /// By hardware where that may be and can be.
+    fn open(codec: Id, hardware: bool) -> Result<Decoder> {
         let found = ffmpeg::decoder::find(codec).ok_or_else(|| {
             Error::unsupported(format!("this FFmpeg has no decoder for {}", codec.name()))
         })?;
         let cannot = |cause| explain("the decoder cannot be opened", cause);
-        let context = ffmpeg::codec::Context::new_with_codec(found);
+        let mut context = ffmpeg::codec::Context::new_with_codec(found);
+        if hardware {
+            ffi::use_hardware(&mut context, found);
+        }
         // One thread: more would hold frames back.
         let mut options = ffmpeg::Dictionary::new();
         options.set("threads", "1");
@@ -372,7 +384,63 @@ fn is_unreferenced(codec: Id, packet: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use crate::source::host::ffi::{Scaler, Target};
+
     use super::*;
+
+    /// The pictures of a film, small, in the order in which they come out, and how many of them hardware
+    /// has decoded.
+    fn decoded(film: &std::path::Path, hardware: bool) -> (Vec<Vec<u8>>, usize) {
+        let mut input = ffmpeg::format::input(film).unwrap();
+        let mut decoder = Decoder::open(Id::H264, hardware).unwrap();
+        let mut scaler: Option<Scaler> = None;
+        let (mut pictures, mut in_hardware) = (Vec::new(), 0);
+        let mut receive = |video: &mut ffmpeg::decoder::Video| {
+            let mut frame = frame::Video::empty();
+            while video.receive_frame(&mut frame).is_ok() {
+                in_hardware += usize::from(ffi::fetch(&mut frame).unwrap());
+                let shape = ffi::shape(&frame);
+                let scaler =
+                    scaler.get_or_insert_with(|| Scaler::new(shape, Target::Rgb, 32, 18).unwrap());
+                pictures.push(scaler.run(&frame).unwrap());
+            }
+        };
+        for (_, packet) in input.packets() {
+            decoder.video.send_packet(&packet).unwrap();
+            receive(&mut decoder.video);
+        }
+        decoder.video.send_eof().unwrap();
+        receive(&mut decoder.video);
+        (pictures, in_hardware)
+    }
+
+    #[test]
+    fn hardware_decodes_the_same_pictures_or_leaves_them_to_the_processor() {
+        let folder = tempfile::TempDir::new().unwrap();
+        for format in ["yuv420p", "yuv444p"] {
+            let film = folder.path().join(format).with_extension("h264");
+            let made = std::process::Command::new("ffmpeg")
+                .args(["-v", "error", "-nostdin", "-f", "lavfi"])
+                .args(["-i", "testsrc2=s=640x360:r=25:d=2", "-pix_fmt", format])
+                .arg(&film)
+                .status()
+                .unwrap();
+            assert!(made.success());
+            let (by_processor, none) = decoded(&film, false);
+            let (by_hardware, count) = decoded(&film, true);
+            assert_eq!((by_processor.len(), none), (50, 0), "{format}");
+            if count == 0 {
+                eprintln!("no hardware decodes {format} here: the processor did");
+                assert_eq!(by_hardware, by_processor, "{format}");
+            }
+            assert_eq!(by_hardware.len(), 50, "{format}");
+            for (one, other) in by_hardware.iter().zip(&by_processor) {
+                // Planes that lie otherwise in memory are scaled with other rounding.
+                let most = one.iter().zip(other).map(|(a, b)| a.abs_diff(*b)).max();
+                assert!(most <= Some(3), "{format}: {most:?}");
+            }
+        }
+    }
 
     #[test]
     fn frames_that_nothing_refers_to_are_told_by_their_first_unit() {
