@@ -40,7 +40,7 @@ pub struct Args {
     /// Go on from the last checkpoint there
     #[arg(long)]
     resume: bool,
-    /// In place of the configuration's: tokens, features, both, features+cells, both+cells
+    /// In place of the configuration's: tokens, features, both, each also with +cells
     #[arg(long, value_name = "NAME", value_parser = inputs)]
     inputs: Option<Inputs>,
     /// In place of the configuration's length: minutes of processor time in steps, over all threads
@@ -60,7 +60,7 @@ pub struct Args {
 
 fn inputs(name: &str) -> Result<Inputs, String> {
     Inputs::named(name)
-        .ok_or_else(|| "write tokens, features, both, features+cells or both+cells".to_owned())
+        .ok_or_else(|| "write tokens, features or both, or one of these with +cells".to_owned())
 }
 
 pub fn run(args: Args) -> CommandResult {

@@ -5,11 +5,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use ndarray::ArrayD;
+use ndarray::{ArrayD, CowArray, Dimension, IxDyn};
 use ort::environment::Environment;
 use ort::ep::CUDA;
+use ort::session::SessionInputValue;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::value::{Tensor as OrtTensor, ValueType};
+use ort::value::{TensorRef, ValueType};
 
 use crate::error::{Error, Result};
 
@@ -53,11 +54,23 @@ impl std::str::FromStr for Device {
     }
 }
 
-/// An input of a graph.
-#[derive(Debug, Clone)]
-pub enum Tensor {
-    F32(ArrayD<f32>),
-    I64(ArrayD<i64>),
+/// An input of a graph: an array, or a view of one.
+#[derive(Debug)]
+pub enum Tensor<'a> {
+    F32(CowArray<'a, f32, IxDyn>),
+    I64(CowArray<'a, i64, IxDyn>),
+}
+
+impl<'a> Tensor<'a> {
+    /// Of an array or a view.
+    pub fn f32<D: Dimension>(array: impl Into<CowArray<'a, f32, D>>) -> Tensor<'a> {
+        Tensor::F32(array.into().into_dyn())
+    }
+
+    /// As [`Tensor::f32`].
+    pub fn i64<D: Dimension>(array: impl Into<CowArray<'a, i64, D>>) -> Tensor<'a> {
+        Tensor::I64(array.into().into_dyn())
+    }
 }
 
 /// A graph ready to run.
@@ -131,15 +144,21 @@ impl Session {
     }
 
     /// Runs the graph on named inputs; returns its f32 outputs by name.
-    pub fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<HashMap<String, ArrayD<f32>>> {
+    pub fn run(&mut self, inputs: &[(&str, Tensor<'_>)]) -> Result<HashMap<String, ArrayD<f32>>> {
         let failed = |cause: ort::Error| {
             Error::internal(format!("the graph {} failed", self.path.display())).caused_by(cause)
         };
-        let mut values = Vec::with_capacity(inputs.len());
-        for (name, tensor) in inputs {
-            let value = match tensor.clone() {
-                Tensor::F32(array) => OrtTensor::from_array(array).map_err(failed)?.into_dyn(),
-                Tensor::I64(array) => OrtTensor::from_array(array).map_err(failed)?.into_dyn(),
+        // Only what does not lie row by row is copied.
+        let laid = inputs.iter().map(|(name, tensor)| match tensor {
+            Tensor::F32(array) => (*name, Tensor::F32(array.as_standard_layout())),
+            Tensor::I64(array) => (*name, Tensor::I64(array.as_standard_layout())),
+        });
+        let laid: Vec<(&str, Tensor<'_>)> = laid.collect();
+        let mut values: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(laid.len());
+        for (name, tensor) in &laid {
+            let value = match tensor {
+                Tensor::F32(array) => TensorRef::from_array_view(array).map_err(failed)?.into(),
+                Tensor::I64(array) => TensorRef::from_array_view(array).map_err(failed)?.into(),
             };
             values.push((*name, value));
         }

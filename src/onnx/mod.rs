@@ -117,10 +117,7 @@ mod tests {
             models.session(&manifest, Device::Cpu, 1).unwrap(),
         ]
         .map(|mut session| {
-            let inputs = [
-                ("input_ids", Tensor::I64(ids.clone().into_dyn())),
-                ("attention_mask", Tensor::I64(mask.clone().into_dyn())),
-            ];
+            let inputs = [("input_ids", Tensor::i64(&ids)), ("attention_mask", Tensor::i64(&mask))];
             session.run(&inputs).unwrap().remove("embedding").unwrap()
         });
         assert_eq!(embeddings[0].shape(), [2, 384]);

@@ -247,7 +247,7 @@ pub fn reading_graph(
     tensors: &Tensors,
     precision: Precision,
 ) -> Result<Vec<u8>> {
-    let mut writer = Writer::new("cinelex-read", network, tensors, precision)?;
+    let mut writer = Writer::new("cinelex-read", network, tensors, precision, Rows::Segments)?;
     let Read { tokens, keys, values } = writer.read();
     writer.stack("keys", &keys);
     writer.stack("values", &values);
@@ -288,7 +288,7 @@ pub fn guessing_graph(
     tensors: &Tensors,
     precision: Precision,
 ) -> Result<Vec<u8>> {
-    let mut writer = Writer::new("cinelex-guess", network, tensors, precision)?;
+    let mut writer = Writer::new("cinelex-guess", network, tensors, precision, Rows::Segments)?;
     let Read { tokens, .. } = writer.read();
     let length = [("start", int(1))];
     let words = writer.graph.node("Shape", "words.count", &["words"], &length);
@@ -302,15 +302,18 @@ pub fn guessing_graph(
     Ok(writer.graph.finish())
 }
 
-/// The graph that writes, as an ONNX file. `B` captions at a time, `S` words more of each:
+/// The graph that writes, as an ONNX file. Of each of `N` segments, `G` captions at a time, `S` words more of
+/// each:
 ///
-/// - `words` i64 `[B, S]`, the first of a caption being `[SEP]`; `places` i64 `[S]`: 0 for that one;
-/// - `keys` and `values` f32 `[layers, B, heads, P, head]`: of what was read, and of the words
-///   written before;
-/// - `bias` f32 `[B, 1, S, P + S]`: 0 for what a word may see, else [`UNSEEN`].
+/// - `words` i64 `[N, G, S]`, the first of a caption being `[SEP]`; `places` i64 `[S]`: 0 for that one;
+/// - `keys` and `values` f32 `[layers, N, heads, P, head]`: of what was read of a segment, there once for all
+///   its captions;
+/// - `bias` f32 `[N, 1, 1, 1, P]`: 0 for what is there of it, [`UNSEEN`] for padding;
+/// - `written_keys` and `written_values` f32 `[layers, N, G, heads, W, head]`: of the words written before;
+/// - `order` f32 `[S, W + S]`: 0 for the words that a word may see, else [`UNSEEN`].
 ///
-/// It gives `log_probabilities` f32 `[B, S, vocabulary]` of the word after each, and `new_keys` and
-/// `new_values` f32 `[layers, B, heads, S, head]`.
+/// It gives `log_probabilities` f32 `[N, G, S, vocabulary]` of the word after each, and `all_keys` and
+/// `all_values` f32 `[layers, N, G, heads, W + S, head]`: those of the words written before and of these.
 ///
 /// # Errors
 /// As [`Network::check`] and [`Network::check_tensors`].
@@ -319,41 +322,57 @@ pub fn writing_graph(
     tensors: &Tensors,
     precision: Precision,
 ) -> Result<Vec<u8>> {
-    let mut writer = Writer::new("cinelex-write", network, tensors, precision)?;
-    let (b, s) = (|| named("B"), || named("S"));
-    let words = writer.graph.input_i64("words", vec![b(), s()]);
+    let mut writer = Writer::new("cinelex-write", network, tensors, precision, Rows::Captions)?;
+    let (n, g, s) = (|| named("N"), || named("G"), || named("S"));
+    let words = writer.graph.input_i64("words", vec![n(), g(), s()]);
     let places = writer.graph.input_i64("places", vec![s()]);
-    let kept = |words: &str| {
-        let sizes = [network.layers, network.heads, network.head()].map(|n| Dim::Fixed(n as i64));
-        let [layers, heads, head] = sizes;
-        vec![layers, b(), heads, named(words), head]
+    let sizes = [network.layers, network.heads, network.head()].map(|n| Dim::Fixed(n as i64));
+    let read = || {
+        let [layers, heads, head] = sizes.clone();
+        vec![layers, n(), heads, named("P"), head]
     };
-    let past_keys = writer.graph.input_f32("keys", kept("P"));
-    let past_values = writer.graph.input_f32("values", kept("P"));
-    let bias = writer.graph.input_f32("bias", vec![b(), Dim::Fixed(1), s(), named("P_and_S")]);
-    let written = writer.words(&words, Some(&places), TokenKind::Written);
-    let mut tokens = writer.normalized("embedding.norm", &written, network.dim);
-    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    let written = |words: &str| {
+        let [layers, heads, head] = sizes.clone();
+        vec![layers, n(), g(), heads, named(words), head]
+    };
+    let one = || Dim::Fixed(1);
+    let keys = writer.graph.input_f32("keys", read());
+    let values = writer.graph.input_f32("values", read());
+    let bias = writer.graph.input_f32("bias", vec![n(), one(), one(), one(), named("P")]);
+    let written_keys = writer.graph.input_f32("written_keys", written("W"));
+    let written_values = writer.graph.input_f32("written_values", written("W"));
+    let order = writer.graph.input_f32("order", vec![s(), named("W_and_S")]);
+    writer.prepare_groups(&words, &keys);
+    let tokens = writer.words(&words, Some(&places), TokenKind::Written);
+    let mut tokens = writer.normalized("embedding.norm", &tokens, network.dim);
+    let (mut all_keys, mut all_values) = (Vec::new(), Vec::new());
     for layer in 0..network.layers {
         let index = writer.graph.i64(&format!("layers.{layer}.index"), &[], &[layer as i64]);
-        let mut of_layer = |name: &str, all: &str| {
-            let name = format!("layers.{layer}.past_{name}");
+        let mut of_layer = |all: &str| {
+            let name = format!("layers.{layer}.{all}");
             writer.graph.node("Gather", &name, &[all, &index], &[("axis", int(0))])
         };
-        let past = (of_layer("keys", &past_keys), of_layer("values", &past_values));
-        let attended = writer.attention(layer, &tokens, &bias, Some((&past.0, &past.1)));
-        keys.push(attended.keys);
-        values.push(attended.values);
+        let past = Past {
+            keys: of_layer(&keys),
+            values: of_layer(&values),
+            bias: &bias,
+            written_keys: of_layer(&written_keys),
+            written_values: of_layer(&written_values),
+            order: &order,
+        };
+        let attended = writer.attention_to(layer, &tokens, &past);
+        all_keys.push(attended.keys);
+        all_values.push(attended.values);
         tokens = writer.inner(layer, &attended.tokens);
     }
-    writer.stack("new_keys", &keys);
-    writer.stack("new_values", &values);
-    writer.graph.output_f32("new_keys", kept("S"));
-    writer.graph.output_f32("new_values", kept("S"));
+    writer.stack("all_keys", &all_keys);
+    writer.stack("all_values", &all_values);
+    writer.graph.output_f32("all_keys", written("W_and_S"));
+    writer.graph.output_f32("all_values", written("W_and_S"));
     let tokens = writer.normalized("norm", &tokens, network.dim);
     writer.next_words(&tokens, "log_probabilities");
     let vocabulary = Dim::Fixed(network.vocabulary as i64);
-    writer.graph.output_f32("log_probabilities", vec![b(), s(), vocabulary]);
+    writer.graph.output_f32("log_probabilities", vec![n(), g(), s(), vocabulary]);
     Ok(writer.graph.finish())
 }
 
@@ -372,18 +391,71 @@ struct Read {
     values: Vec<String>,
 }
 
-/// A layer's attention: the tokens after it, and the new keys and values.
+/// A layer's attention: the tokens after it, and the keys and values of all that are in their row.
 struct Attended {
     tokens: String,
     keys: String,
     values: String,
 }
 
+/// What captions see in a layer: what was read of their segment, and their words before.
+struct Past<'a> {
+    keys: String,
+    values: String,
+    bias: &'a str,
+    written_keys: String,
+    written_values: String,
+    order: &'a str,
+}
+
+/// What a graph's tokens are rows of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    /// `[N, tokens, dim]`; with heads: `[N, heads, tokens, head]`.
+    Segments,
+    /// `[N, G, tokens, dim]`; with heads: `[N, G, heads, tokens, head]`.
+    Captions,
+}
+
+impl Rows {
+    /// Dimensions up to the tokens.
+    fn depth(self) -> usize {
+        match self {
+            Rows::Segments => 2,
+            Rows::Captions => 3,
+        }
+    }
+
+    /// Puts heads before tokens, or tokens before heads.
+    fn turn(self) -> Attributes {
+        match self {
+            Rows::Segments => &[("perm", Attribute::Ints(&[0, 2, 1, 3]))],
+            Rows::Captions => &[("perm", Attribute::Ints(&[0, 1, 3, 2, 4]))],
+        }
+    }
+
+    /// Makes columns of keys.
+    fn turn_keys(self) -> Attributes {
+        match self {
+            Rows::Segments => &[("perm", Attribute::Ints(&[0, 1, 3, 2]))],
+            Rows::Captions => &[("perm", Attribute::Ints(&[0, 1, 2, 4, 3]))],
+        }
+    }
+}
+
+type Attributes = &'static [(&'static str, Attribute<'static>)];
+
+const FIRST: Attributes = &[("axis", Attribute::Int(0))];
+const LAST: Attributes = &[("axis", Attribute::Int(-1))];
+/// `[N, G, heads, …]` as `[N, heads, G, …]`, and back.
+const HEADS_FIRST: Attributes = &[("perm", Attribute::Ints(&[0, 2, 1, 3, 4]))];
+
 struct Writer<'a> {
     graph: GraphBuilder,
     network: Network,
     tensors: &'a Tensors,
     precision: Precision,
+    rows: Rows,
     /// Tables that the graph has already, by name.
     tables: BTreeMap<String, String>,
 }
@@ -394,14 +466,19 @@ impl<'a> Writer<'a> {
         network: &Network,
         tensors: &'a Tensors,
         precision: Precision,
+        rows: Rows,
     ) -> Result<Self> {
         network.check()?;
         network.check_tensors(tensors)?;
         let mut graph = GraphBuilder::new(name);
-        graph.i64("split_heads", &[4], &[0, 0, network.heads as i64, network.head() as i64]);
-        graph.i64("join_heads", &[3], &[0, 0, network.dim as i64]);
+        // 0: as it is.
+        let kept = vec![0; rows.depth()];
+        let split = [&kept[..], &[network.heads as i64, network.head() as i64]].concat();
+        let joined = [&kept[..], &[network.dim as i64]].concat();
+        graph.i64("split_heads", &[split.len()], &split);
+        graph.i64("join_heads", &[joined.len()], &joined);
         let tables = BTreeMap::new();
-        Ok(Writer { graph, network: *network, tensors, precision, tables })
+        Ok(Writer { graph, network: *network, tensors, precision, rows, tables })
     }
 
     /// The inputs of what is read, and what the layers make of them.
@@ -434,7 +511,7 @@ impl<'a> Writer<'a> {
         let mut tokens = self.normalized("embedding.norm", &tokens, self.network.dim);
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for layer in 0..self.network.layers {
-            let attended = self.attention(layer, &tokens, &bias, None);
+            let attended = self.attention(layer, &tokens, &bias);
             keys.push(attended.keys);
             values.push(attended.values);
             tokens = self.inner(layer, &attended.tokens);
@@ -487,50 +564,114 @@ impl<'a> Writer<'a> {
         self.graph.node("Sum", name, &terms, &[])
     }
 
-    /// `past`: keys and values that the tokens see beside their own.
-    fn attention(
-        &mut self,
-        layer: usize,
-        tokens: &str,
-        bias: &str,
-        past: Option<(&str, &str)>,
-    ) -> Attended {
+    /// Tokens that see all in their row which `bias` lets them see.
+    fn attention(&mut self, layer: usize, tokens: &str, bias: &str) -> Attended {
+        let name = |part: &str| format!("layers.{layer}.attention.{part}");
+        let [queries, keys, values] = self.heads(layer, tokens);
+        let scores = self.scores(&name("scores"), &queries, &keys, bias);
+        let weights = self.graph.node("Softmax", &name("weights"), &[&scores], LAST);
+        let seen = self.graph.node("MatMul", &name("seen"), &[&weights, &values], &[]);
+        Attended { tokens: self.attended(layer, tokens, &seen), keys, values }
+    }
+
+    /// Words of captions that see what was read of their segment and the words before them.
+    fn attention_to(&mut self, layer: usize, tokens: &str, past: &Past<'_>) -> Attended {
+        let name = |part: &str| format!("layers.{layer}.attention.{part}");
+        let [queries, keys, values] = self.heads(layer, tokens);
+        let mut all = |part: &str, before: &str, new: &str| {
+            self.graph.node("Concat", &name(part), &[before, new], &[("axis", int(3))])
+        };
+        let keys = all("all_keys", &past.written_keys, &keys);
+        let values = all("all_values", &past.written_values, &values);
+        // All captions of a segment look at what was read at a time.
+        let grouped = self.grouped(&queries, "group_queries");
+        let read =
+            self.products(&name("read.scores"), &grouped, &past.keys, Rows::Segments.turn_keys());
+        let read = self.ungrouped(&read);
+        let read = self.graph.node("Add", &name("read.seen"), &[&read, past.bias], &[]);
+        let written = self.scores(&name("written.scores"), &queries, &keys, past.order);
+        let scores = self.graph.node("Concat", &name("scores"), &[&read, &written], LAST);
+        let weights = self.graph.node("Softmax", &name("weights"), &[&scores], LAST);
+        let mut part = |part: &str, from: &str, to: &str| {
+            let inputs = [&weights, from, to, "last_axis"];
+            self.graph.node("Slice", &name(part), &inputs, &[])
+        };
+        let (read, written) =
+            (part("read.weights", "start", "read"), part("written.weights", "read", "end"));
+        let read = self.grouped(&read, "group_weights");
+        let read = self.graph.node("MatMul", &name("read.values"), &[&read, &past.values], &[]);
+        let read = self.ungrouped(&read);
+        let inputs = [&written[..], &values];
+        let written = self.graph.node("MatMul", &name("written.values"), &inputs, &[]);
+        let seen = self.graph.node("Add", &name("seen"), &[&read, &written], &[]);
+        Attended { tokens: self.attended(layer, tokens, &seen), keys, values }
+    }
+
+    /// What [`Writer::attention_to`] needs in each layer.
+    fn prepare_groups(&mut self, words: &str, keys: &str) {
+        let graph = &mut self.graph;
+        graph.i64("start", &[1], &[0]);
+        graph.i64("end", &[1], &[i64::MAX]);
+        graph.i64("last_axis", &[1], &[-1]);
+        graph.node("Shape", "read", &[keys], &[("start", int(3)), ("end", int(4))]);
+        // 0: as it is, -1: what is left.
+        graph.i64("group_queries", &[4], &[0, 0, -1, self.network.head() as i64]);
+        let group = graph.i64("group", &[3], &[0, 0, -1]);
+        graph.node("Concat", "group_weights", &[&group, "read"], FIRST);
+        let as_is = graph.i64("as_is", &[2], &[0, 0]);
+        let rest = graph.i64("rest", &[1], &[-1]);
+        let captions = graph.node("Shape", "captions", &[words], &[("start", int(1))]);
+        graph.node("Concat", "ungroup", &[&as_is, &captions, &rest], FIRST);
+    }
+
+    /// `[N, G, heads, S, x]` as `[N, heads, G * S, x]`.
+    fn grouped(&mut self, of: &str, shape: &str) -> String {
+        let turned = self.graph.node("Transpose", &format!("{of}.by_heads"), &[of], HEADS_FIRST);
+        self.graph.node("Reshape", &format!("{of}.grouped"), &[&turned, shape], &[])
+    }
+
+    /// The way back.
+    fn ungrouped(&mut self, of: &str) -> String {
+        let split = self.graph.node("Reshape", &format!("{of}.split"), &[of, "ungroup"], &[]);
+        self.graph.node("Transpose", &format!("{of}.by_captions"), &[&split], HEADS_FIRST)
+    }
+
+    /// Queries, keys and values of a layer's tokens, with heads before tokens.
+    fn heads(&mut self, layer: usize, tokens: &str) -> [String; 3] {
         let name = |part: &str| format!("layers.{layer}.attention.{part}");
         let input = self.normalized(&name("norm"), tokens, self.network.dim);
-        let mut heads = |part: &str| {
+        let turn = self.rows.turn();
+        ["query", "key", "value"].map(|part| {
             let linear = self.linear(&name(part), &input);
-            let split = self.graph.node(
-                "Reshape",
-                &name(&format!("{part}.split")),
-                &[&linear, "split_heads"],
-                &[],
-            );
-            let order = [("perm", Attribute::Ints(&[0, 2, 1, 3]))];
-            self.graph.node("Transpose", &name(&format!("{part}.heads")), &[&split], &order)
-        };
-        let (queries, keys, values) = (heads("query"), heads("key"), heads("value"));
+            let split = name(&format!("{part}.split"));
+            let split = self.graph.node("Reshape", &split, &[&linear, "split_heads"], &[]);
+            self.graph.node("Transpose", &name(&format!("{part}.heads")), &[&split], turn)
+        })
+    }
+
+    /// How much queries want of keys, where `bias` lets them.
+    fn scores(&mut self, name: &str, queries: &str, keys: &str, bias: &str) -> String {
+        let products = self.products(&format!("{name}.free"), queries, keys, self.rows.turn_keys());
+        self.graph.node("Add", name, &[&products, bias], &[])
+    }
+
+    /// Scaled products; `turn` turns keys over.
+    fn products(&mut self, name: &str, queries: &str, keys: &str, turn: Attributes) -> String {
         let graph = &mut self.graph;
-        let mut with_past = |part: &str, past: Option<&str>, new: &str| match past {
-            None => new.to_owned(),
-            Some(past) => graph.node("Concat", &name(part), &[past, new], &[("axis", int(2))]),
-        };
-        let all_keys = with_past("all_keys", past.map(|past| past.0), &keys);
-        let all_values = with_past("all_values", past.map(|past| past.1), &values);
-        let order = [("perm", Attribute::Ints(&[0, 1, 3, 2]))];
-        let turned = graph.node("Transpose", &name("turned_keys"), &[&all_keys], &order);
-        let scores = graph.node("MatMul", &name("products"), &[&queries, &turned], &[]);
+        let turned = graph.node("Transpose", &format!("{name}.keys"), &[keys], turn);
+        let products = graph.node("MatMul", &format!("{name}.products"), &[queries, &turned], &[]);
         let scale = 1.0 / (self.network.head() as f32).sqrt();
-        let scale = graph.f32(&name("scale"), &[], &[scale]);
-        let scores = graph.node("Mul", &name("scores"), &[&scores, &scale], &[]);
-        let scores = graph.node("Add", &name("masked"), &[&scores, bias], &[]);
-        let weights = graph.node("Softmax", &name("weights"), &[&scores], &[("axis", int(-1))]);
-        let seen = graph.node("MatMul", &name("seen"), &[&weights, &all_values], &[]);
-        let order = [("perm", Attribute::Ints(&[0, 2, 1, 3]))];
-        let seen = graph.node("Transpose", &name("seen.turned"), &[&seen], &order);
-        let seen = graph.node("Reshape", &name("joined"), &[&seen, "join_heads"], &[]);
+        let scale = graph.f32(&format!("{name}.scale"), &[], &[scale]);
+        graph.node("Mul", name, &[&products, &scale], &[])
+    }
+
+    /// The tokens with what their heads have seen.
+    fn attended(&mut self, layer: usize, tokens: &str, seen: &str) -> String {
+        let name = |part: &str| format!("layers.{layer}.attention.{part}");
+        let seen = self.graph.node("Transpose", &name("seen.turned"), &[seen], self.rows.turn());
+        let seen = self.graph.node("Reshape", &name("joined"), &[&seen, "join_heads"], &[]);
         let output = self.linear(&name("output"), &seen);
-        let tokens = self.graph.node("Add", &name("sum"), &[tokens, &output], &[]);
-        Attended { tokens, keys, values }
+        self.graph.node("Add", &name("sum"), &[tokens, &output], &[])
     }
 
     fn inner(&mut self, layer: usize, tokens: &str) -> String {

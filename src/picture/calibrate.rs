@@ -34,7 +34,7 @@ impl Calibrator {
         if rgb.len() != self.preprocess.input_bytes() {
             return Err(Error::invalid_input(format!("a picture has {} bytes", rgb.len())));
         }
-        let input = Tensor::F32(self.preprocess.run(&[rgb]));
+        let input = Tensor::f32(self.preprocess.run(&[rgb]));
         for (name, values) in self.session.run(&[(&self.spec.input, input)])? {
             if !self.is_result(&name) {
                 self.ranges.observe(&name, values);

@@ -108,7 +108,7 @@ impl Encoder {
         batch: &[&[u8]],
         all: &mut Vec<Result<FrameFeatures>>,
     ) -> Result<()> {
-        let input = Tensor::F32(self.preprocess.run(batch));
+        let input = Tensor::f32(self.preprocess.run(batch));
         let mut outputs = self.session.run(&[(&self.spec.input, input)])?;
         let (dim, model) = (self.spec.features.dim, &self.model);
         let mut take = |name: &str, shape: &[usize]| -> Result<ArrayD<f32>> {

@@ -49,9 +49,9 @@ impl Voice {
         let rate = ArrayD::from_elem(IxDyn(&[]), RATE_HZ);
         let state = std::mem::take(&mut self.state);
         let mut outputs = self.session.run(&[
-            (&self.spec.input, Tensor::F32(input)),
-            (&self.spec.state, Tensor::F32(state)),
-            (&self.spec.rate, Tensor::I64(rate)),
+            (&self.spec.input, Tensor::f32(input)),
+            (&self.spec.state, Tensor::f32(state)),
+            (&self.spec.rate, Tensor::i64(rate)),
         ])?;
         let state = outputs.remove(&self.spec.next_state);
         self.state = state.filter(|state| state.shape() == STATE).ok_or_else(wrong)?;

@@ -121,11 +121,11 @@ impl TextTower {
             }
         }
         let mut inputs = vec![
-            (self.spec.ids.as_str(), Tensor::I64(ids.into_dyn())),
-            (self.spec.mask.as_str(), Tensor::I64(mask.clone().into_dyn())),
+            (self.spec.ids.as_str(), Tensor::i64(ids)),
+            (self.spec.mask.as_str(), Tensor::i64(&mask)),
         ];
         if let Some(types) = &self.spec.types {
-            inputs.push((types, Tensor::I64(Array2::zeros(shape).into_dyn())));
+            inputs.push((types, Tensor::i64(Array2::zeros(shape))));
         }
         let output = self.session.run(&inputs)?.remove(&self.spec.output);
         let output = output.ok_or_else(|| {

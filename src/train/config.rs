@@ -18,16 +18,17 @@ pub struct Inputs {
     pub cells: bool,
 }
 
-const INPUTS: [(&str, Inputs); 5] = [
+const INPUTS: [(&str, Inputs); 6] = [
     ("tokens", Inputs { tokens: true, features: false, cells: false }),
     ("features", Inputs { tokens: false, features: true, cells: false }),
     ("both", Inputs { tokens: true, features: true, cells: false }),
+    ("tokens+cells", Inputs { tokens: true, features: false, cells: true }),
     ("features+cells", Inputs { tokens: false, features: true, cells: true }),
     ("both+cells", Inputs { tokens: true, features: true, cells: true }),
 ];
 
 impl Inputs {
-    /// Of this name: `tokens`, `features`, `both`, `features+cells`, `both+cells`.
+    /// Of this name: `tokens`, `features`, `both`, each also with `+cells`.
     pub fn named(name: &str) -> Option<Inputs> {
         INPUTS.iter().find(|(known, _)| *known == name).map(|(_, inputs)| *inputs)
     }

@@ -40,15 +40,16 @@ struct Beam {
     log_probability: f32,
 }
 
-/// A row of the network: it goes on from `parent`, a row of the step before (of the captions, in the
-/// first step), with the piece `last`.
+/// A row of the network: it goes on with the caption `of` from `parent`, a row of the step before (of the
+/// captions, in the first step), with the piece `last`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Row {
+    pub(super) of: usize,
     pub(super) parent: usize,
     pub(super) last: u32,
 }
 
-/// Writes `captions` captions, each the best of its beams first. `step` gets the rows and gives
+/// Writes `captions` captions, each the best of its beams first. `step` gets the rows, those of a caption together, and gives
 /// `[rows, vocabulary]` log-probabilities of each row's next piece.
 ///
 /// No three pieces occur twice in a row: a network that has learnt little would repeat itself.
@@ -60,7 +61,7 @@ pub(super) fn search(
     let width = how.beams.max(1);
     let start = |of| Beam { of, pieces: Vec::new(), log_probability: 0.0 };
     let mut live: Vec<Beam> = (0..captions).map(start).collect();
-    let mut rows: Vec<Row> = (0..captions).map(|parent| Row { parent, last: SEP }).collect();
+    let mut rows: Vec<Row> = (0..captions).map(|of| Row { of, parent: of, last: SEP }).collect();
     let mut found: Vec<Vec<Found>> = vec![Vec::new(); captions];
     for length in 0..=how.most {
         if rows.is_empty() {
@@ -98,7 +99,7 @@ pub(super) fn search(
                 }
                 let pieces = pieces.iter().copied().chain([piece]).collect();
                 beams.push(Beam { of, pieces, log_probability });
-                next_rows.push(Row { parent: row, last: piece });
+                next_rows.push(Row { of, parent: row, last: piece });
                 kept += 1;
             }
         }

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayD, ArrayView1, ArrayView2, Axis, IxDyn, concatenate, s};
+use ndarray::{Array1, Array2, ArrayD, ArrayView1, ArrayView2, ArrayViewD, Axis, IxDyn};
 
 pub use super::beams::Search as Writing;
 
-use super::beams::{self, Row};
+use super::beams;
 use super::consensus::Consensus;
 use super::packing::{Packed, Segment, pack};
+use super::under_way::{UnderWay, nothing_written};
 use super::weights::Trained;
 use crate::error::{Error, Result};
 use crate::media::Caption;
@@ -18,6 +19,7 @@ use crate::onnx::transformer::{
     Network, Precision, SHARPNESS, UNSEEN, reading_graph, writing_graph,
 };
 use crate::text::WordPieces;
+use crate::text::pieces::SEP;
 
 /// What reading gives.
 #[derive(Debug, Clone)]
@@ -25,10 +27,10 @@ pub struct Reading {
     /// `[segments, space]`, rows of length 1.
     pub embeddings: Array2<f32>,
     /// `[layers, segments, heads, tokens, head]`.
-    keys: ArrayD<f32>,
-    values: ArrayD<f32>,
+    pub(super) keys: ArrayD<f32>,
+    pub(super) values: ArrayD<f32>,
     /// `[segments, tokens]`.
-    bias: Array2<f32>,
+    pub(super) bias: Array2<f32>,
 }
 
 /// A network ready to run.
@@ -97,7 +99,7 @@ impl Captioner {
     pub fn read(&mut self, segments: &[Segment<'_>]) -> Result<Reading> {
         let packed = pack(&self.network, segments)?;
         let bias = array(&[packed.rows, packed.tokens()], packed.bias());
-        let mut outputs = self.read.run(&inputs(&self.network, &packed))?;
+        let mut outputs = self.read.run(&inputs(&self.network, &packed)?)?;
         let mut take = |name: &str| taken(&mut outputs, name);
         let embeddings: Array2<f32> =
             take("embedding")?.into_dimensionality().map_err(misshapen)?;
@@ -118,28 +120,12 @@ impl Captioner {
     /// which agrees best with what people wrote of like pictures, where the network has that beside it, or
     /// else the likeliest.
     pub fn write(&mut self, read: &Reading, how: Writing) -> Result<Vec<Vec<Caption>>> {
-        let segments = read.bias.nrows();
         let most = how.most.min(self.network.words - 1);
-        let (mut keys, mut values) = (read.keys.clone(), read.values.clone());
-        let mut bias = read.bias.clone();
-        let mut place = 0;
-        let write = &mut self.write;
+        let (write, mut under_way) = (&mut self.write, UnderWay::new(&self.network, read));
+        let segments = read.bias.nrows();
         let mut found = beams::search(segments, Writing { most, ..how }, |rows| {
-            let parents: Vec<usize> = rows.iter().map(|row| row.parent).collect();
-            if !parents.iter().copied().eq(0..keys.len_of(Axis(1))) {
-                keys = keys.select(Axis(1), &parents);
-                values = values.select(Axis(1), &parents);
-                bias = bias.select(Axis(0), &parents);
-            }
-            // A word sees itself, too.
-            bias = concatenate![Axis(1), bias, Array2::zeros((rows.len(), 1))];
-            let step = Step { keys: &keys, values: &values, bias: &bias, place };
-            let mut outputs = write.run(&step.inputs(rows))?;
-            keys = grown(&keys, &taken(&mut outputs, "new_keys")?)?;
-            values = grown(&values, &taken(&mut outputs, "new_values")?)?;
-            place += 1;
-            let next = taken(&mut outputs, "log_probabilities")?;
-            next.index_axis_move(Axis(1), 0).into_dimensionality().map_err(misshapen)
+            under_way.follow(rows)?;
+            under_way.step(write)
         })?;
         if let Some(consensus) = &self.consensus {
             for (found, said) in found.iter_mut().zip(consensus.said(read.embeddings.view())) {
@@ -175,67 +161,45 @@ impl Captioner {
         pieces: &[u32],
     ) -> Result<Array2<f32>> {
         let words = pieces.len() + 1;
-        let tokens = read.bias.ncols();
-        let mut bias = ArrayD::zeros(IxDyn(&[1, 1, words, tokens + words]));
-        for word in 0..words {
-            bias.slice_mut(s![0, 0, word, ..tokens]).assign(&read.bias.row(of));
-            bias.slice_mut(s![0, 0, word, tokens + word + 1..]).fill(UNSEEN);
-        }
-        let ids = std::iter::once(&crate::text::pieces::SEP).chain(pieces);
-        let ids = ids.map(|id| i64::from(*id)).collect();
+        let ids = std::iter::once(&SEP).chain(pieces);
+        let ids: Vec<i64> = ids.map(|id| i64::from(*id)).collect();
+        let order = |(word, other): (usize, usize)| if other > word { UNSEEN } else { 0.0 };
+        let nothing = nothing_written(&self.network, 1);
         let inputs = [
-            ("words", Tensor::I64(array(&[1, words], ids))),
-            ("places", Tensor::I64(array(&[words], (0..words as i64).collect()))),
-            ("keys", Tensor::F32(read.keys.select(Axis(1), &[of]))),
-            ("values", Tensor::F32(read.values.select(Axis(1), &[of]))),
-            ("bias", Tensor::F32(bias)),
+            ("words", Tensor::i64(array(&[1, 1, words], ids))),
+            ("places", Tensor::i64(Array1::from_iter(0..words as i64))),
+            ("keys", Tensor::f32(read.keys.select(Axis(1), &[of]))),
+            ("values", Tensor::f32(read.values.select(Axis(1), &[of]))),
+            (
+                "bias",
+                Tensor::f32(array(&[1, 1, 1, 1, read.bias.ncols()], read.bias.row(of).to_vec())),
+            ),
+            ("written_keys", Tensor::f32(&nothing)),
+            ("written_values", Tensor::f32(&nothing)),
+            ("order", Tensor::f32(Array2::from_shape_fn((words, words), order))),
         ];
         let next = taken(&mut self.write.run(&inputs)?, "log_probabilities")?;
-        next.index_axis_move(Axis(0), 0).into_dimensionality().map_err(misshapen)
+        let next = next.index_axis_move(Axis(0), 0).index_axis_move(Axis(0), 0);
+        next.into_dimensionality().map_err(misshapen)
     }
 }
 
 /// The inputs of the graphs that read and guess.
-pub(super) fn inputs(network: &Network, packed: &Packed) -> Vec<(&'static str, Tensor)> {
+pub(super) fn inputs<'a>(
+    network: &Network,
+    packed: &'a Packed,
+) -> Result<Vec<(&'static str, Tensor<'a>)>> {
     let Packed { rows, words, visual, .. } = *packed;
     let mut inputs = vec![
-        ("words", Tensor::I64(array(&[rows, words], packed.word_ids.clone()))),
-        ("clips", Tensor::I64(array(&[rows, visual], packed.clips.clone()))),
-        ("cells", Tensor::I64(array(&[rows, visual], packed.cells.clone()))),
-        ("bias", Tensor::F32(array(&[rows, 1, 1, packed.tokens()], packed.bias()))),
+        ("words", Tensor::i64(view(&[rows, words], &packed.word_ids)?)),
+        ("clips", Tensor::i64(view(&[rows, visual], &packed.clips)?)),
+        ("cells", Tensor::i64(view(&[rows, visual], &packed.cells)?)),
+        ("bias", Tensor::f32(array(&[rows, 1, 1, packed.tokens()], packed.bias()))),
     ];
     for (name, length) in network.visual_inputs() {
-        let values = packed.values(name).to_vec();
-        inputs.push((name, Tensor::F32(array(&[rows, visual, length], values))));
+        inputs.push((name, Tensor::f32(view(&[rows, visual, length], packed.values(name))?)));
     }
-    inputs
-}
-
-/// One word more of each row.
-struct Step<'a> {
-    keys: &'a ArrayD<f32>,
-    values: &'a ArrayD<f32>,
-    bias: &'a Array2<f32>,
-    place: i64,
-}
-
-impl Step<'_> {
-    fn inputs(&self, rows: &[Row]) -> [(&'static str, Tensor); 5] {
-        let words = rows.iter().map(|row| i64::from(row.last)).collect();
-        let bias = self.bias.iter().copied().collect();
-        let seen = self.bias.ncols();
-        [
-            ("words", Tensor::I64(array(&[rows.len(), 1], words))),
-            ("places", Tensor::I64(array(&[1], vec![self.place]))),
-            ("keys", Tensor::F32(self.keys.clone())),
-            ("values", Tensor::F32(self.values.clone())),
-            ("bias", Tensor::F32(array(&[rows.len(), 1, 1, seen], bias))),
-        ]
-    }
-}
-
-fn grown(kept: &ArrayD<f32>, new: &ArrayD<f32>) -> Result<ArrayD<f32>> {
-    concatenate(Axis(3), &[kept.view(), new.view()]).map_err(misshapen)
+    Ok(inputs)
 }
 
 pub(super) fn taken(outputs: &mut HashMap<String, ArrayD<f32>>, name: &str) -> Result<ArrayD<f32>> {
@@ -244,6 +208,10 @@ pub(super) fn taken(outputs: &mut HashMap<String, ArrayD<f32>>, name: &str) -> R
 
 pub(super) fn misshapen(cause: ndarray::ShapeError) -> Error {
     Error::internal("the network's graphs do not fit each other").caused_by(cause)
+}
+
+fn view<'a, T>(shape: &[usize], values: &'a [T]) -> Result<ArrayViewD<'a, T>> {
+    ArrayViewD::from_shape(IxDyn(shape), values).map_err(misshapen)
 }
 
 fn array<T>(shape: &[usize], values: Vec<T>) -> ArrayD<T> {

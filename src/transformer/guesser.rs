@@ -38,7 +38,7 @@ impl Guesser {
     /// `InvalidInput` where a segment does not fit the network.
     pub fn guess(&mut self, segments: &[Segment<'_>]) -> Result<Array3<f32>> {
         let packed = pack(&self.network, segments)?;
-        let mut outputs = self.session.run(&inputs(&self.network, &packed))?;
+        let mut outputs = self.session.run(&inputs(&self.network, &packed)?)?;
         taken(&mut outputs, "guesses")?.into_dimensionality().map_err(misshapen)
     }
 }

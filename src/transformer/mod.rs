@@ -5,6 +5,7 @@ mod captioner;
 mod consensus;
 mod guesser;
 mod packing;
+mod under_way;
 mod weights;
 
 pub use captioner::{Captioner, Reading, Writing};

@@ -125,7 +125,7 @@ fn sentences_get_the_embedding_numpy_computed_however_they_are_padded() {
             mask[[row, place]] = 1;
         }
     }
-    let inputs = [(&spec.ids[..], Tensor::I64(ids)), (&spec.mask[..], Tensor::I64(mask))];
+    let inputs = [(&spec.ids[..], Tensor::i64(ids)), (&spec.mask[..], Tensor::i64(mask))];
     let outputs = session.run(&inputs).unwrap();
     let embeddings = &outputs[&spec.output];
     assert_eq!(embeddings.shape(), [sentences.len(), spec.dim]);

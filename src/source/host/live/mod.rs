@@ -33,7 +33,7 @@ use super::nal::Framing;
 use super::orientation::Orientation;
 use super::sampler::{Decision, Sampler, Shown};
 use super::signature::{Signature, Signer};
-use super::{Outbox, explain};
+use super::{Outbox, explain, ffi};
 use crate::error::{Error, Result};
 use crate::source::protocol::{Address, LiveRequest, Message, NO_FRAME, Received, Summary};
 use crate::time::{Micros, Timestamp};
