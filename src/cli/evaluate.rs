@@ -103,7 +103,7 @@ struct CaptionsArgs {
     #[command(flatten)]
     watched: Watched,
     /// Beginnings of a caption that are followed at a time
-    #[arg(long, default_value = "3", value_name = "N")]
+    #[arg(long, default_value = "8", value_name = "N")]
     beams: NonZeroUsize,
     /// What a caption's log-probability is divided by: its length to this power
     #[arg(long, default_value = "1", value_name = "X")]

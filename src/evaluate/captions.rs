@@ -7,9 +7,8 @@ use super::pictures::{Pictures, Visuals};
 use super::reading;
 use super::setup::{Examinee, Example, Material, Progress, Setup};
 use crate::error::{Error, Result};
-use crate::media::Caption;
 use crate::text::caption_words;
-use crate::transformer::{Captioner, Writing};
+use crate::transformer::{Captioner, Writing, Written};
 
 /// Captions of some examples, the best of each first.
 ///
@@ -21,7 +20,7 @@ pub fn describe(
     examples: &[Example],
     how: Writing,
     progress: &mut dyn FnMut(Progress) -> Result<()>,
-) -> Result<Vec<Vec<Caption>>> {
+) -> Result<Vec<Vec<Written>>> {
     let mut captions = Vec::with_capacity(examples.len());
     for batch in examples.chunks(reading::AT_A_TIME) {
         let read = reading::read(captioner, visuals, batch)?;
@@ -69,7 +68,7 @@ pub struct Report {
     /// That of the nearest training captions which agrees best with the others, where the network has them
     /// beside it: without any writing.
     pub baseline: Option<Agreement>,
-    /// Of what was written, each example's caption with the highest confidence, whatever agrees with people's.
+    /// Of what was written, each example's likeliest caption, whatever agrees with people's.
     pub likeliest: Agreement,
     /// Where each photo has several captions.
     pub people: Option<People>,
@@ -135,11 +134,11 @@ pub fn captions(
     let Material { pictures, examples } = &material;
     let written = describe(&mut captioner, &visuals, examples, how, progress)?;
     let best: Vec<&str> =
-        written.iter().map(|found| found.first().map_or("", |best| &best.text)).collect();
+        written.iter().map(|found| found.first().map_or("", |best| &best.caption.text)).collect();
     let scored = judge(best.iter().copied(), pictures, examples)?;
     let likeliest = written.iter().map(|found| {
-        let likeliest = found.iter().max_by(|a, b| a.confidence.total_cmp(&b.confidence));
-        likeliest.map_or("", |caption| &caption.text)
+        let likeliest = found.iter().max_by(|a, b| a.score.total_cmp(&b.score));
+        likeliest.map_or("", |written| &written.caption.text)
     });
     let likeliest = judge(likeliest, pictures, examples)?.all;
     let seen = reading::embeddings(&mut captioner, &visuals, examples, progress)?;
@@ -156,12 +155,12 @@ pub fn captions(
         .zip(alignments.zip(&scored.each))
         .map(|((found, example), (alignment, agreement))| Described {
             images: material.images(example).map(str::to_owned).collect(),
-            caption: found.first().map_or_else(String::new, |best| best.text.clone()),
-            confidence: found.first().map_or(0.0, |best| best.confidence),
+            caption: found.first().map_or_else(String::new, |best| best.caption.text.clone()),
+            confidence: found.first().map_or(0.0, |best| best.caption.confidence),
             alignment,
             cider: agreement.cider,
             references: material.captions(example).cloned().collect(),
-            others: found.iter().skip(1).map(|other| other.text.clone()).collect(),
+            others: found.iter().skip(1).map(|other| other.caption.text.clone()).collect(),
         })
         .collect();
     Ok(Report {

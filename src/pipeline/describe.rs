@@ -117,7 +117,7 @@ impl Describer {
         for (row, captions) in written.into_iter().enumerate() {
             let reading = &mut readings[seen[row].0];
             let is_sure = |confidence: f32| f64::from(confidence) >= self.spec.confidence;
-            let best = captions.into_iter().next();
+            let best = captions.into_iter().next().map(|written| written.caption);
             reading.caption = best.filter(|best| is_sure(best.confidence) && !best.text.is_empty());
             let embedding = pictures.embeddings.row(row);
             reading.embedding = embedding.iter().copied().map(f16::from_f32).collect();

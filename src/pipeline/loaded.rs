@@ -23,6 +23,8 @@ use crate::time::Micros;
 const CLIPS_VERSION: u32 = 2;
 /// Raised whenever Cinelex itself would compute other segments.
 const SEGMENTS_VERSION: u32 = 1;
+/// Raised whenever Cinelex itself would write other captions, or be otherwise sure of them.
+const CAPTIONS_VERSION: u32 = 2;
 
 /// Everything that indexing computes with.
 #[derive(Debug)]
@@ -134,7 +136,11 @@ impl Loaded {
             let loaded = Describer::load(models, &manifest, 1)?;
             fits(&loaded, &pipeline, &encoder_manifest, codebook.as_ref(), tower.space())
                 .map_err(|error| error.in_source(format!("captioner {}", manifest.id)))?;
-            segments["captioner"] = json!({ "id": manifest.identity(), "how": loaded.spec });
+            segments["captioner"] = json!({
+                "version": CAPTIONS_VERSION,
+                "id": manifest.identity(),
+                "how": loaded.spec,
+            });
             describer = Some(loaded);
         }
         let segment_recipe = recipe(RecipeKind::Segment, segments, Some(row), None)?;

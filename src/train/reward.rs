@@ -59,8 +59,10 @@ impl Critic {
         let written = captioner.write(&read, how)?;
         let rewarded = rows.iter().zip(written).map(|(row, written)| {
             let encode = |text: &str| network.pieces.encode(text, LONGEST);
-            let captions: Vec<Vec<u32>> =
-                written.iter().map(|caption| encode(&caption.text)).collect::<Result<_>>()?;
+            let captions: Vec<Vec<u32>> = written
+                .iter()
+                .map(|written| encode(&written.caption.text))
+                .collect::<Result<_>>()?;
             let people = words(&network.pieces, row.captions.iter().copied());
             let ours = words(&network.pieces, captions.iter().map(Vec::as_slice));
             let scores = self.cider.scores(&ours, &people);

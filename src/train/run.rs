@@ -247,7 +247,7 @@ impl Run<'_> {
         let how =
             Writing { beams: self.config.checkpoints.beams, most: LONGEST, length_power: 1.0 };
         let written = captions::describe(&mut captioner, &visuals, &photos, how, &mut |_| Ok(()))?;
-        let best = written.iter().map(|found| found.first().map_or("", |caption| &caption.text));
+        let best = written.iter().map(|found| found.first().map_or("", |best| &best.caption.text));
         captions::judge(best, dev, &photos).map(|scored| Some(scored.all))
     }
 }

@@ -433,13 +433,13 @@ fn the_same_probabilities(config: &Config, material: &Material, steps: usize) {
         let how = Writing { beams: 3, most: 6, length_power: 1.0 };
         for (of, found) in captioner.write(&read, how).unwrap().into_iter().enumerate() {
             let best = &found[0];
-            let pieces = trained.pieces.encode(&best.text, 30).unwrap();
+            let pieces = trained.pieces.encode(&best.caption.text, 30).unwrap();
             let next = captioner.log_probabilities(&read, of, &pieces).unwrap();
             let ends = pieces.iter().chain([&crate::text::pieces::SEP]);
             let sum: f32 = ends.zip(next.rows()).map(|(piece, p)| p[*piece as usize]).sum();
             // A text may have other pieces than those that it was written with.
-            let confidence = (sum / (pieces.len() + 1) as f32).exp();
-            assert!((confidence - best.confidence).abs() < 1e-4, "{best:?}: {confidence}");
+            let score = sum / (pieces.len() + 1) as f32;
+            assert!((score.exp() - best.score.exp()).abs() < 1e-4, "{best:?}: {score}");
         }
     }
 }

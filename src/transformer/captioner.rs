@@ -8,7 +8,7 @@ use ndarray::{Array1, Array2, ArrayD, ArrayView1, ArrayView2, ArrayViewD, Axis, 
 pub use super::beams::Search as Writing;
 
 use super::beams;
-use super::consensus::Consensus;
+use super::consensus::{Consensus, Said};
 use super::packing::{Packed, Segment, pack};
 use super::under_way::{UnderWay, nothing_written};
 use super::weights::Trained;
@@ -31,6 +31,14 @@ pub struct Reading {
     pub(super) values: ArrayD<f32>,
     /// `[segments, tokens]`.
     pub(super) bias: Array2<f32>,
+}
+
+/// A caption that was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    pub caption: Caption,
+    /// By what beam search orders captions: the log-probability, divided by a power of the length.
+    pub score: f32,
 }
 
 /// A network ready to run.
@@ -118,31 +126,40 @@ impl Captioner {
 
     /// Writes captions of what was read, for each segment the best first: at least one each. The best is that
     /// which agrees best with what people wrote of like pictures, where the network has that beside it, or
-    /// else the likeliest.
-    pub fn write(&mut self, read: &Reading, how: Writing) -> Result<Vec<Vec<Caption>>> {
+    /// else the likeliest; so does its confidence come of that, or else is the mean probability of its pieces.
+    pub fn write(&mut self, read: &Reading, how: Writing) -> Result<Vec<Vec<Written>>> {
         let most = how.most.min(self.network.words - 1);
         let (write, mut under_way) = (&mut self.write, UnderWay::new(&self.network, read));
         let segments = read.bias.nrows();
-        let mut found = beams::search(segments, Writing { most, ..how }, |rows| {
+        let found = beams::search(segments, Writing { most, ..how }, |rows| {
             under_way.follow(rows)?;
             under_way.step(write)
         })?;
-        if let Some(consensus) = &self.consensus {
-            for (found, said) in found.iter_mut().zip(consensus.said(read.embeddings.view())) {
-                // Where nobody wrote anything alike, the likelier stays first.
-                let agreement =
-                    |caption: &beams::Found| consensus.agreement(&caption.pieces, &said);
-                let mut order: Vec<(f32, beams::Found)> =
-                    found.drain(..).map(|caption| (agreement(&caption), caption)).collect();
-                order.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-                found.extend(order.into_iter().map(|(_, caption)| caption));
-            }
-        }
-        let caption = |found: beams::Found| Caption {
-            confidence: (found.log_probability / (found.pieces.len() + 1) as f32).exp(),
-            text: self.pieces.decode(&found.pieces),
+        let written = |found: beams::Found, confidence: f32| Written {
+            caption: Caption { confidence, text: self.pieces.decode(&found.pieces) },
+            score: found.score,
         };
-        Ok(found.into_iter().map(|all| all.into_iter().map(caption).collect()).collect())
+        let Some(consensus) = &self.consensus else {
+            let probable = |found: beams::Found| {
+                let confidence = (found.log_probability / (found.pieces.len() + 1) as f32).exp();
+                written(found, confidence)
+            };
+            return Ok(found
+                .into_iter()
+                .map(|all| all.into_iter().map(probable).collect())
+                .collect());
+        };
+        let chosen = |(found, said): (Vec<beams::Found>, Said)| {
+            let agreement = |caption: &beams::Found| consensus.agreement(&caption.pieces, &said);
+            let mut order: Vec<(f32, beams::Found)> =
+                found.into_iter().map(|caption| (agreement(&caption), caption)).collect();
+            // Where nobody wrote anything alike, the likelier stays first.
+            order.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+            let order = order.into_iter();
+            order.map(|(agreement, found)| written(found, said.confidence(agreement))).collect()
+        };
+        let said = consensus.said(read.embeddings.view());
+        Ok(found.into_iter().zip(said).map(chosen).collect())
     }
 
     /// For each picture's embedding (`[pictures, space]`), what people wrote of like pictures and agree upon:

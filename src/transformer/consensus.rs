@@ -26,6 +26,11 @@ const PICTURES_AT_A_TIME: usize = 64;
 /// Of the spread of a unit vector's numbers: with 16 levels, steps of this width err least (Max,
 /// "Quantizing for minimum distortion", 1960).
 const STEP: f32 = 0.335;
+/// What makes odds of agreement and likeness: by logistic regression on their logarithms, with the default
+/// captioner, over Flickr8k's dev split and as much weight on COCO's photos, which it does not know the like
+/// of (`ARCHITECTURE.md`, "How captions are judged").
+const ODDS: f32 = 2_800.0;
+const LIKENESS_POWER: i32 = 6;
 const LEVELS: f32 = 16.0;
 
 /// What people wrote of the pictures that a network was trained on, with embeddings in 4 bits a number:
@@ -46,7 +51,27 @@ pub struct Consensus {
 
 /// What people wrote of like pictures.
 #[derive(Debug)]
-pub(super) struct Said(Vec<Weighed>);
+pub(super) struct Said {
+    captions: Vec<Weighed>,
+    /// How like the pictures are, by the mean cosine of those captions' embeddings with the picture's.
+    likeness: f32,
+}
+
+impl Said {
+    /// How likely a caption is a good one, by its [`Consensus::agreement`] with what was said: one whose CIDEr against
+    /// what people wrote of this very picture is .4, half of what another person's caption has.
+    pub(super) fn confidence(&self, agreement: f32) -> f32 {
+        let odds = ODDS * agreement * self.likeness.max(0.0).powi(LIKENESS_POWER);
+        odds / (1.0 + odds)
+    }
+}
+
+/// The captions whose embeddings are nearest to a picture's.
+struct Nearest {
+    captions: Vec<usize>,
+    /// The mean of their cosines with it.
+    cosine: f32,
+}
 
 impl Consensus {
     /// Of captions as word pieces, and their embeddings, of length 1: `[captions, space]`.
@@ -121,9 +146,10 @@ impl Consensus {
     /// For each picture, that of the nearest captions which agrees best with the others: what a caption is
     /// without any writing.
     pub(super) fn captions(&self, pictures: ArrayView2<'_, f32>) -> Vec<Vec<u32>> {
-        let of_picture = |nearest: Vec<usize>| {
+        let of_picture = |nearest: Nearest| {
             let said = self.said_by(&nearest);
-            let agreed = said.0.iter().map(|caption| agreement(caption, &said)).zip(nearest);
+            let agreed = said.captions.iter().map(|caption| agreement(caption, &said));
+            let agreed = agreed.zip(nearest.captions);
             // Of equals, the nearest.
             let best = agreed.rev().max_by(|(a, _), (b, _)| a.total_cmp(b));
             best.map_or_else(Vec::new, |(_, caption)| self.caption(caption))
@@ -151,7 +177,7 @@ impl Consensus {
     }
 
     /// For each picture, so many captions by the cosine with its embedding.
-    fn nearest(&self, pictures: ArrayView2<'_, f32>, most: usize) -> Vec<Vec<usize>> {
+    fn nearest(&self, pictures: ArrayView2<'_, f32>, most: usize) -> Vec<Nearest> {
         let mut cosines = Array2::zeros((self.len(), pictures.nrows()));
         let step = step(self.space);
         let value = |level: usize| (level as f32 + 0.5 - 0.5 * LEVELS) * step;
@@ -178,13 +204,15 @@ impl Consensus {
                 order.truncate(most);
             }
             order.sort_unstable_by(nearer);
-            order
+            let sum: f32 = order.iter().map(|caption| cosines[*caption]).sum();
+            Nearest { cosine: sum / order.len().max(1) as f32, captions: order }
         };
         cosines.columns().into_iter().map(of_picture).collect()
     }
 
-    fn said_by(&self, captions: &[usize]) -> Said {
-        Said(captions.iter().map(|caption| self.weighed(&self.caption(*caption))).collect())
+    fn said_by(&self, nearest: &Nearest) -> Said {
+        let weighed = |caption: &usize| self.weighed(&self.caption(*caption));
+        Said { captions: nearest.captions.iter().map(weighed).collect(), likeness: nearest.cosine }
     }
 
     fn weighed(&self, caption: &[u32]) -> Weighed {
@@ -207,8 +235,8 @@ impl Consensus {
 }
 
 fn agreement(caption: &Weighed, said: &Said) -> f32 {
-    let sum: f32 = said.0.iter().map(|other| caption.cider(other)).sum();
-    sum / said.0.len().max(1) as f32
+    let sum: f32 = said.captions.iter().map(|other| caption.cider(other)).sum();
+    sum / said.captions.len().max(1) as f32
 }
 
 /// A caption's n-grams by length less one, in order of their hashes: each with its count times how telling it is.
@@ -284,8 +312,8 @@ mod tests {
         let known = known();
         assert_eq!(known.len(), 5);
         let pictures = array![[0.96, 0.28], [-0.96, 0.28]];
-        assert_eq!(known.nearest(pictures.view(), 3)[0].len(), 3);
-        assert!(known.nearest(pictures.view(), 2)[1].iter().all(|caption| *caption >= 3));
+        assert_eq!(known.nearest(pictures.view(), 3)[0].captions.len(), 3);
+        assert!(known.nearest(pictures.view(), 2)[1].captions.iter().all(|caption| *caption >= 3));
         // Of the others nothing is heard once there are enough that are nearer.
         let captions: Vec<&[u32]> = [[&DOG_RUNS[..]; NEAREST], [&MEN_SIT[..]; NEAREST]].concat();
         let embeddings = Array2::from_shape_fn((2 * NEAREST, 2), |(caption, place)| match place {
@@ -300,6 +328,18 @@ mod tests {
         assert_eq!([agreement(&MEN_SIT, 0), agreement(&DOG_RUNS, 1)], [0.0, 0.0]);
         assert_eq!([agreement(&[30, 31], 0), agreement(&[], 0)], [0.0, 0.0]);
         assert!(known.captions(pictures.view()).iter().all(|caption| !caption.is_empty()));
+    }
+
+    #[test]
+    fn a_caption_is_the_surer_the_better_it_agrees_and_the_more_alike_pictures_are() {
+        let said = |likeness| Said { captions: Vec::new(), likeness };
+        let confidence = |likeness, agreement| said(likeness).confidence(agreement);
+        assert!(confidence(0.45, 0.1) > confidence(0.45, 0.05));
+        assert!(confidence(0.45, 0.1) > confidence(0.35, 0.1));
+        assert!((0.6..0.8).contains(&confidence(0.45, 0.1)), "{}", confidence(0.45, 0.1));
+        // What nobody wrote, and pictures that are like none.
+        assert_eq!([confidence(0.45, 0.0), confidence(-0.1, 0.1)], [0.0, 0.0]);
+        assert!(confidence(1.0, 1.0) < 1.0);
     }
 
     #[test]
@@ -345,7 +385,7 @@ mod tests {
             let other = [200, 201, 202];
             let embeddings = array![[1.0, 0.0], [-1.0, 0.0]];
             let known = Consensus::new(&[&caption, &other], embeddings.view()).unwrap();
-            let said = known.said_by(&[0]);
+            let said = known.said_by(&Nearest { captions: vec![0], cosine: 1.0 });
             let longest = caption.len().min(LONGEST) as f32 / LONGEST as f32;
             prop_assert!((known.agreement(&caption, &said) - longest).abs() < 1e-4);
             prop_assert_eq!(known.agreement(&[300, 301], &said), 0.0);

@@ -8,7 +8,7 @@ mod packing;
 mod under_way;
 mod weights;
 
-pub use captioner::{Captioner, Reading, Writing};
+pub use captioner::{Captioner, Reading, Writing, Written};
 pub use consensus::Consensus;
 pub use guesser::Guesser;
 pub use packing::{Packed, Segment, VisualToken, pack, spread};
