@@ -12,7 +12,7 @@ use crate::model::{Commercial, Device, Models};
 #[cfg(feature = "speech")]
 use crate::pipeline::Hearing;
 use crate::pipeline::{
-    self, Loaded, Options, Pipeline, Progress, RunReport, SourceReport, SourceState,
+    self, Loaded, Made, Options, Pipeline, Progress, RunReport, SourceReport, SourceState,
     commercial_only,
 };
 use crate::source::{Location, listing};
@@ -368,7 +368,13 @@ fn print_report(report: &RunReport, verbose: bool) -> Result<(), Error> {
         parts.join(", "),
         counted(sum(|source| source.clips), "clip"),
         counted(sum(|source| source.cues), "cue"),
-        counted(report.segments, "segment"),
+        match report.made {
+            Made { segments, captions: 0 } => counted(segments, "segment"),
+            // The others have none, since what was written was not sure enough.
+            Made { segments, captions } => {
+                format!("{}, {}", counted(segments, "segment"), counted(captions, "caption"))
+            }
+        },
         counted(sum(|source| source.gaps), "gap"),
     ))?;
     if report.media_secs > 0.0 && !report.interrupted {

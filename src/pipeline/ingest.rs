@@ -116,7 +116,7 @@ pub fn index(
 
     let mut stored = Micros::ZERO;
     let (mut unheard, mut left_behind) = (Vec::new(), 0);
-    let (stages, segments) = std::thread::scope(|scope| {
+    let (stages, made) = std::thread::scope(|scope| {
         let understand = &mut understand;
         // The receiver goes with the thread, so that nobody waits for one that has failed.
         let understanding = scope.spawn(move || understand.all(&receiver));
@@ -164,9 +164,9 @@ pub fn index(
             Ok(stages)
         });
         drop(over);
-        let segments =
+        let made =
             understanding.join().unwrap_or_else(|_| Err(Error::internal("understanding panicked")));
-        (stages, segments)
+        (stages, made)
     });
     let mut stages = stages?;
     stages.push(understood.report());
@@ -180,7 +180,7 @@ pub fn index(
         waiting_gone: 0,
         left_behind,
         left_out: Vec::new(),
-        segments: segments?,
+        made: made?,
         media_secs: stored.as_secs_f64(),
         elapsed_secs: started.elapsed().as_secs_f64(),
         stages,
@@ -202,7 +202,7 @@ pub fn index(
     report.waiting = waiting.len();
     report.waiting_gone = waiting.iter().filter(|source| source.is_gone).count();
     let is_new = report.count(SourceState::Unchanged) < report.sources.len()
-        || report.segments > 0
+        || report.made.segments > 0
         || report.left_behind > 0;
     // The run that made the rows may have been cut off before it came to this.
     if (is_new || !library.index_is_complete()?)

@@ -42,7 +42,7 @@ pub use live::{
     StreamState, StreamStatus, read_streams, watch,
 };
 pub use loaded::Loaded;
-pub use report::{Part, Problem, Progress, RunReport, SourceReport, SourceState};
+pub use report::{Made, Part, Problem, Progress, RunReport, SourceReport, SourceState};
 pub use stages::DEFAULT_BATCH;
 #[cfg(feature = "speech")]
 pub use transcript::{Listening, Transcript, listen};

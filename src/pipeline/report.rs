@@ -109,6 +109,21 @@ impl From<&Error> for Problem {
     }
 }
 
+/// What was made of the clips.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Made {
+    pub segments: u64,
+    /// Those of segments that one was sure enough of.
+    pub captions: u64,
+}
+
+impl Made {
+    pub(super) fn add(&mut self, other: Made) {
+        self.segments += other.segments;
+        self.captions += other.captions;
+    }
+}
+
 /// The whole run.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunReport {
@@ -125,7 +140,8 @@ pub struct RunReport {
     pub left_behind: usize,
     /// What the pipeline names and was not made, since the demanded licence does not allow it.
     pub left_out: Vec<String>,
-    pub segments: u64,
+    #[serde(flatten)]
+    pub made: Made,
     /// Media that came through the graph, in seconds.
     pub media_secs: f64,
     pub elapsed_secs: f64,

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use half::f16;
 
 use super::describe::{AT_A_TIME, Described, Describer};
+use super::report::Made;
 use crate::codebook::Codebook;
 use crate::error::Result;
 use crate::graph::{Cancel, StageStats};
@@ -41,10 +42,10 @@ const LONGEST_CUE: Micros = Micros::from_millis(120_000);
 
 impl Understand<'_> {
     /// Understands what earlier runs have left, then every source that `stored` names, until it
-    /// says `None`. Returns how many segments were written.
-    pub fn all(&mut self, stored: &crossbeam_channel::Receiver<Option<SourceId>>) -> Result<u64> {
+    /// says `None`.
+    pub fn all(&mut self, stored: &crossbeam_channel::Receiver<Option<SourceId>>) -> Result<Made> {
         let stats = self.stats;
-        let mut written = 0;
+        let mut all = Made::default();
         let left = self.library().left_to_understand(self.clip_recipe, self.recipe)?;
         let describing = self.describing;
         let next = || stored.recv().ok().flatten();
@@ -53,26 +54,24 @@ impl Understand<'_> {
         for source in left.into_iter().chain(named) {
             // The sources that are passed over now are left to the next run.
             if !self.cancel.is_cancelled() {
-                let segments = self.part(source, Span::ALL)?;
-                stats.count_items(usize::try_from(segments).unwrap_or(0));
-                written += segments;
+                all.add(self.part(source, Span::ALL)?);
             }
         }
-        Ok(written)
+        Ok(all)
     }
 
     fn library(&self) -> std::sync::MutexGuard<'_, Writer> {
         self.library.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the segments anew of the clips that start in `span`. Returns how many there are.
-    pub fn part(&mut self, source: SourceId, span: Span) -> Result<u64> {
+    /// Makes the segments anew of the clips that start in `span`.
+    pub fn part(&mut self, source: SourceId, span: Span) -> Result<Made> {
         let clips = self.reader.clip_heads(source, self.clip_recipe, span)?;
         let (stats, describing) = (self.stats, self.describing);
         let (plans, embeddings) = worked(stats, || self.plans(source, span, &clips))?;
         let readings = worked(describing, || self.describe(source, &clips, &plans, &embeddings))?;
         // Captions of a long film take a while; without the rest, the next run makes all of them.
-        let Some(readings) = readings else { return Ok(0) };
+        let Some(readings) = readings else { return Ok(Made::default()) };
         worked(stats, || {
             let records: Vec<SegmentRecord> = plans
                 .into_iter()
@@ -91,7 +90,12 @@ impl Understand<'_> {
             if library.progress(source, self.clip_recipe)? == State::Complete {
                 library.finish_source(source, self.recipe, State::Complete, None)?;
             }
-            Ok(records.len() as u64)
+            stats.count_items(records.len());
+            let reading = |record: &&SegmentRecord| {
+                record.reading.as_ref().is_some_and(|reading| reading.caption.is_some())
+            };
+            let captions = records.iter().filter(reading).count() as u64;
+            Ok(Made { segments: records.len() as u64, captions })
         })
     }
 

@@ -43,6 +43,7 @@ use super::ears::Hearing;
 #[cfg(feature = "speech")]
 use super::listening::How;
 use super::loaded::{Halves, Lent, Loaded};
+use super::report::Made;
 use super::shared::{NoMore, lock};
 use crate::error::{Error, Result};
 use crate::graph::{Cancel, QueueLimits, Run, StageStats, StreamId};
@@ -321,18 +322,16 @@ pub fn watch(
     let inboxes: Vec<(usize, Inbox)> =
         connections.iter().map(|(camera, _)| (*camera, Inbox::default())).collect();
     let mut upkeep = Upkeep::new(&shared, options.keep)?;
-    let (stages, segments) = std::thread::scope(|scope| {
+    let (stages, made) = std::thread::scope(|scope| {
         // Gone when this is left, however it is.
         let (_goes_on, over) = crossbeam_channel::bounded::<()>(0);
         scope.spawn(move || upkeep.run(&over));
         let understanding = scope.spawn(|| {
-            let mut segments = 0;
+            let mut made = Made::default();
             while let Ok(Some((source, span))) = understood.starved(|| parts.recv()) {
-                let made = understand.part(source, span)?;
-                understood.count_items(usize::try_from(made).unwrap_or(0));
-                segments += made;
+                made.add(understand.part(source, span)?);
             }
-            Ok(segments)
+            Ok(made)
         });
         // Told even if a stage panics, since the scope waits for the thread.
         let over = NoMore(&shared.understand);
@@ -364,9 +363,9 @@ pub fn watch(
         };
         recorder.finish();
         drop(over);
-        let segments =
+        let made =
             understanding.join().unwrap_or_else(|_| Err(Error::internal("understanding panicked")));
-        (stages, segments)
+        (stages, made)
     });
     let mut stages = stages?;
     stages.push(understood.report());
@@ -376,7 +375,7 @@ pub fn watch(
     let mut library = lock(&shared.library);
     let report = LiveReport {
         streams: shared.cameras.iter().map(|camera| lock(&camera.status).clone()).collect(),
-        segments: segments?,
+        made: made?,
         elapsed_secs: started.elapsed().as_secs_f64(),
         stages,
     };

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::library::SourceId;
+use crate::pipeline::report::Made;
 use crate::source::Received;
 use crate::time::{Micros, Span};
 
@@ -189,7 +190,8 @@ impl From<Span> for ClipSpan {
 pub struct LiveReport {
     pub streams: Vec<StreamStatus>,
     /// Written in this run.
-    pub segments: u64,
+    #[serde(flatten)]
+    pub made: Made,
     pub elapsed_secs: f64,
     pub stages: Vec<crate::graph::StageReport>,
 }
