@@ -197,7 +197,8 @@ impl CellFeatures {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Caption {
     pub text: String,
-    /// The geometric mean of its pieces' probabilities, 0 to 1.
+    /// How likely it is to be a good one, 0 to 1; of a network without captions beside it, the geometric mean of its
+    /// pieces' probabilities.
     pub confidence: f32,
 }
 

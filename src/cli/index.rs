@@ -370,7 +370,6 @@ fn print_report(report: &RunReport, verbose: bool) -> Result<(), Error> {
         counted(sum(|source| source.cues), "cue"),
         match report.made {
             Made { segments, captions: 0 } => counted(segments, "segment"),
-            // The others have none, since what was written was not sure enough.
             Made { segments, captions } => {
                 format!("{}, {}", counted(segments, "segment"), counted(captions, "caption"))
             }

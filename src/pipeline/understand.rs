@@ -91,10 +91,10 @@ impl Understand<'_> {
                 library.finish_source(source, self.recipe, State::Complete, None)?;
             }
             stats.count_items(records.len());
-            let reading = |record: &&SegmentRecord| {
+            let has_caption = |record: &&SegmentRecord| {
                 record.reading.as_ref().is_some_and(|reading| reading.caption.is_some())
             };
-            let captions = records.iter().filter(reading).count() as u64;
+            let captions = records.iter().filter(has_caption).count() as u64;
             Ok(Made { segments: records.len() as u64, captions })
         })
     }

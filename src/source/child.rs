@@ -30,8 +30,9 @@ const LOG_LINES: usize = 8;
 const LOG_LINE_BYTES: u64 = 512;
 /// Variables that the host gets: the loader's, which hardware is to decode, and what FFmpeg needs to fetch
 /// an address.
-const ENVIRONMENT: [&str; 10] = [
+const ENVIRONMENT: [&str; 11] = [
     "LD_LIBRARY_PATH",
+    "CUDA_DEVICE_ORDER",
     "CUDA_VISIBLE_DEVICES",
     "LIBVA_DRIVER_NAME",
     "LIBVA_DRIVERS_PATH",

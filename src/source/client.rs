@@ -89,6 +89,11 @@ impl Host {
         self.process = None;
     }
 
+    /// Whether there is a process, as far as is known.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// The child's process id, for tests and for measuring memory.
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)

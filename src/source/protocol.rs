@@ -14,7 +14,7 @@ use crate::time::{Micros, Timestamp};
 
 const MAGIC: u16 = 0xC13E;
 /// Raised with every change of a message.
-const VERSION: u16 = 7;
+const VERSION: u16 = 8;
 const HEADER_BYTES: usize = 12;
 /// Longest message without its body. A cue or a track's title is never near it.
 const MAX_MESSAGE_BYTES: u32 = 1 << 20;

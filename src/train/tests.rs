@@ -429,17 +429,24 @@ fn the_same_probabilities(config: &Config, material: &Material, steps: usize) {
         let error = (loss - expected).abs() / (1.0 + expected);
         assert!(error < 10.0 * tolerance, "{precision:?} {loss} {expected}");
         assert_eq!(captioner.alignment(first, first), 1.0 / (1.0 + (-own).exp()));
-        // Word by word with kept keys and values, it is the same as all at a time.
-        let how = Writing { beams: 3, most: 6, length_power: 1.0 };
-        for (of, found) in captioner.write(&read, how).unwrap().into_iter().enumerate() {
-            let best = &found[0];
-            let pieces = trained.pieces.encode(&best.caption.text, 30).unwrap();
-            let next = captioner.log_probabilities(&read, of, &pieces).unwrap();
-            let ends = pieces.iter().chain([&crate::text::pieces::SEP]);
-            let sum: f32 = ends.zip(next.rows()).map(|(piece, p)| p[*piece as usize]).sum();
-            // A text may have other pieces than those that it was written with.
-            let score = sum / (pieces.len() + 1) as f32;
-            assert!((score.exp() - best.score.exp()).abs() < 1e-4, "{best:?}: {score}");
+        // Word by word with kept keys and values, it is the same as all at a time, also where captions of some
+        // segments are over before others.
+        for beams in [1, 2, 5] {
+            let how = Writing { beams, most: 12, length_power: 1.0 };
+            let written = captioner.write(&read, how).unwrap();
+            assert_eq!(written.len(), segments.len());
+            for (of, written) in written
+                .iter()
+                .enumerate()
+                .flat_map(|(of, all)| all.iter().map(move |one| (of, one)))
+            {
+                let pieces = trained.pieces.encode(&written.caption.text, 30).unwrap();
+                let next = captioner.log_probabilities(&read, of, &pieces).unwrap();
+                let ends = pieces.iter().chain([&crate::text::pieces::SEP]);
+                let sum: f32 = ends.zip(next.rows()).map(|(piece, p)| p[*piece as usize]).sum();
+                let score = sum / (pieces.len() + 1) as f32;
+                assert!((score.exp() - written.score.exp()).abs() < 1e-4, "{written:?}: {score}");
+            }
         }
     }
 }

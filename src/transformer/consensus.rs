@@ -26,12 +26,12 @@ const PICTURES_AT_A_TIME: usize = 64;
 /// Of the spread of a unit vector's numbers: with 16 levels, steps of this width err least (Max,
 /// "Quantizing for minimum distortion", 1960).
 const STEP: f32 = 0.335;
+const LEVELS: f32 = 16.0;
 /// What makes odds of agreement and likeness: by logistic regression on their logarithms, with the default
 /// captioner, over Flickr8k's dev split and as much weight on COCO's photos, which it does not know the like
-/// of (`ARCHITECTURE.md`, "How captions are judged").
+/// of (`ARCHITECTURE.md`, "Judging").
 const ODDS: f32 = 2_800.0;
 const LIKENESS_POWER: i32 = 6;
-const LEVELS: f32 = 16.0;
 
 /// What people wrote of the pictures that a network was trained on, with embeddings in 4 bits a number:
 /// 200 bytes a caption.

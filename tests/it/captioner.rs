@@ -239,6 +239,23 @@ fn another_captioner_reads_the_library_again_without_decoding() {
 }
 
 #[test]
+fn captions_that_are_not_sure_enough_are_left_out() {
+    let folder = TempDir::new().unwrap();
+    let (library, film, ran) = described(folder.path());
+    let made =
+        |ran: &Ran| [ran.line("run")["segments"].clone(), ran.line("run")["captions"].clone()];
+    assert_eq!(made(&ran), [2, 2]);
+    let mine = folder.path().join("mine.toml");
+    changed(&mine, "confidence = 0.0", "confidence = 1.0");
+    let ran = index_with(&library, &[&film], &["--captioner", path(&mine)]).exits(0);
+    assert_eq!(made(&ran), [2, 0]);
+    assert_eq!(captions(&library, "film.mp4"), Vec::<String>::new());
+    // What is seen is found all the same.
+    let shown = show(&library, "film.mp4").lines("segment");
+    assert!(shown.iter().all(|segment| segment["alignment"].is_number()), "{shown:?}");
+}
+
+#[test]
 fn a_pipeline_names_its_captioner() {
     let folder = TempDir::new().unwrap();
     let film = film(folder.path(), "film.mp4");

@@ -54,6 +54,14 @@ struct Connection {
     is_up: Arc<AtomicBool>,
 }
 
+impl Connection {
+    /// Whether nothing was seen although frames came that could be decoded.
+    fn is_blind(&self) -> bool {
+        let left_out = self.received.before_keyframe + self.received.behind;
+        self.since.is_none() && self.received.received > left_out
+    }
+}
+
 /// How a connection ended.
 enum Ending {
     /// The stream is over.
@@ -236,15 +244,6 @@ impl<'a> Watcher<'a> {
     }
 }
 
-/// Whether a decoder in hardware may be why a connection has failed, so that the next ones go without: a
-/// driver has ended or starved the host, or nothing came of what was given to it.
-fn may_be_hardware(kind: Kind, received: &Received) -> bool {
-    let is_host = matches!(kind, Kind::Corrupt | Kind::Internal | Kind::Exhausted);
-    let left_out = received.before_keyframe + received.behind;
-    let is_blind = received.encoded + received.skipped == 0 && received.received > left_out;
-    is_host || is_blind
-}
-
 /// Why nothing was seen up to now, where nothing was.
 fn outage(reasons: &mut Vec<String>) -> Option<String> {
     let reasons = std::mem::take(reasons);
@@ -271,12 +270,20 @@ impl Source for Watcher<'_> {
         if let Some(recording) = &mut self.recording {
             recording.finish();
         }
+        if let Err(error) = &ending {
+            // A host that is silent is ended, too.
+            let has_died = !self.host.is_running() && error.kind() != Kind::Unavailable;
+            if self.hardware && (has_died || connection.is_blind()) {
+                self.hardware = false;
+                let name = shared.cameras[self.camera].input.name();
+                tracing::warn!(
+                    "{name}: decoded without hardware from now on, which may have failed"
+                );
+            }
+        }
         // Whatever was wrong with it, the next connection has a host of its own.
         self.host.end();
         self.frames = self.frames.and(&connection.received).closed();
-        if let Err(error) = &ending {
-            self.hardware &= !may_be_hardware(error.kind(), &connection.received);
-        }
         let frames = self.frames;
         shared.update(self.camera, |status| status.frames = frames);
         if connection.since.is_some() && !matches!(ending, Ok(Ending::Unwanted)) {
@@ -299,26 +306,5 @@ impl Source for Watcher<'_> {
             Err(error) => self.wait(format!("camera unreachable: {}", error.reason())),
         }
         Ok(Streams::MayFollow)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hardware_is_given_up_only_for_what_it_may_have_done() {
-        let none = Received::default();
-        // A camera that is not there, and one that brings nothing before its first keyframe.
-        assert!(!may_be_hardware(Kind::Unavailable, &none));
-        let waits = Received { received: 50, before_keyframe: 50, ..none };
-        assert!(!may_be_hardware(Kind::Unavailable, &waits));
-        let healthy = Received { received: 50, encoded: 2, skipped: 47, ..none };
-        assert!(!may_be_hardware(Kind::Unavailable, &healthy));
-        // A host that died, and a device that took frames and gave no picture.
-        assert!(may_be_hardware(Kind::Corrupt, &healthy));
-        assert!(may_be_hardware(Kind::Exhausted, &none));
-        let blind = Received { received: 50, before_keyframe: 10, ..none };
-        assert!(may_be_hardware(Kind::Unavailable, &blind));
     }
 }

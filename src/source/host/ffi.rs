@@ -472,49 +472,78 @@ pub fn decode_subtitle(
     }
 }
 
-/// Gives a decoder that is not open yet the first device of this machine that decodes `codec` in hardware;
-/// whether there is one. What the device cannot do, the decoder does itself: without a choice of ours it
-/// takes the device's format where that is offered (`avcodec_default_get_format`), and is asked again
-/// without it where the device fails to begin.
-pub fn use_hardware(context: &mut ffmpeg::codec::Context, codec: ffmpeg::Codec) -> bool {
-    // SAFETY: a codec is static data, and so are its configurations, of which the last is followed by
-    // null. The device is made by the callee or not at all; the context, which is borrowed mutably and
-    // had none, owns and frees it. The log's level is a global integer.
-    unsafe {
-        // That a machine has no such device is no error.
-        av::av_log_set_level(av::AV_LOG_QUIET);
-        let is_found = (0..)
-            .map_while(|index| av::avcodec_get_hw_config(codec.as_ptr(), index).as_ref())
-            .filter(|way| way.methods & av::AV_CODEC_HW_CONFIG_METHOD_HW_DEVICE_CTX as c_int != 0)
-            .any(|way| {
-                let device = &raw mut (*context.as_mut_ptr()).hw_device_ctx;
+/// Devices of this machine that may decode in hardware.
+#[derive(Debug)]
+pub struct Hardware(Vec<(av::AVHWDeviceType, *mut av::AVBufferRef)>);
+
+impl Hardware {
+    /// Opens those that are there, which takes a moment.
+    pub fn open() -> Hardware {
+        use av::AVHWDeviceType::{AV_HWDEVICE_TYPE_CUDA, AV_HWDEVICE_TYPE_VAAPI};
+        let open = |kind| {
+            let mut device = ptr::null_mut();
+            // SAFETY: the device is made by the callee, or not at all.
+            let code = unsafe {
                 let none = (ptr::null(), ptr::null_mut());
-                av::av_hwdevice_ctx_create(device, way.device_type, none.0, none.1, 0) >= 0
-            });
+                av::av_hwdevice_ctx_create(&raw mut device, kind, none.0, none.1, 0)
+            };
+            (code >= 0).then_some((kind, device))
+        };
+        // That a machine has no such device is no error.
+        // SAFETY: sets a global integer.
+        unsafe { av::av_log_set_level(av::AV_LOG_QUIET) };
+        let kinds = [AV_HWDEVICE_TYPE_CUDA, AV_HWDEVICE_TYPE_VAAPI];
+        let devices = kinds.into_iter().filter_map(open).collect();
         log_errors_only();
-        is_found
+        Hardware(devices)
+    }
+
+    /// Lets a decoder that is not open yet use the first device that decodes `codec`. What the device cannot do,
+    /// the decoder does itself: without a choice of ours it takes the device's format where that is offered
+    /// (`avcodec_default_get_format`), and is asked again without it where the device fails to begin.
+    pub fn lend(&self, context: &mut ffmpeg::codec::Context, codec: ffmpeg::Codec) {
+        const BY_DEVICE: c_int = av::AV_CODEC_HW_CONFIG_METHOD_HW_DEVICE_CTX as c_int;
+        // SAFETY: a codec is static data, and so are its ways to decode, which are followed by null.
+        let way = |index| unsafe { av::avcodec_get_hw_config(codec.as_ptr(), index).as_ref() };
+        let decodes = |kind| {
+            let mut ways = (0..).map_while(way);
+            ways.any(|way| way.methods & BY_DEVICE != 0 && way.device_type == kind)
+        };
+        if let Some((_, device)) = self.0.iter().find(|(kind, _)| decodes(*kind)) {
+            // SAFETY: the device lives as long as `self`; the context, which is borrowed mutably and had none,
+            // owns and frees the new reference to it.
+            unsafe { (*context.as_mut_ptr()).hw_device_ctx = av::av_buffer_ref(*device) };
+        }
+    }
+}
+
+impl Drop for Hardware {
+    fn drop(&mut self) {
+        for (_, device) in &mut self.0 {
+            // SAFETY: made by `av_hwdevice_ctx_create`, freed once.
+            unsafe { av::av_buffer_unref(device) };
+        }
     }
 }
 
 /// Brings a picture that lies in a device's memory into this machine's; whether it lay there.
 pub fn fetch(frame: &mut frame::Video) -> Result<bool, ffmpeg::Error> {
-    let mut here = frame::Video::empty();
     // SAFETY: both frames are valid; the callees make buffers of the other's size for the empty one, or
-    // give an error code.
-    let code = unsafe {
+    // give an error code. What is cut off a picture at its left and above, the decoder cannot cut in a
+    // device's memory.
+    unsafe {
         let there = frame.as_ptr();
         if (*there).hw_frames_ctx.is_null() {
             return Ok(false);
         }
-        match av::av_hwframe_transfer_data(here.as_mut_ptr(), there, 0) {
-            done if done >= 0 => av::av_frame_copy_props(here.as_mut_ptr(), there),
-            failed => failed,
-        }
-    };
-    if code < 0 {
-        return Err(ffmpeg::Error::from(code));
+        let mut copy = frame::Video::empty();
+        let here = copy.as_mut_ptr();
+        let done = |code: c_int| if code < 0 { Err(ffmpeg::Error::from(code)) } else { Ok(()) };
+        done(av::av_hwframe_transfer_data(here, there, 0))?;
+        done(av::av_frame_copy_props(here, there))?;
+        done(av::av_frame_apply_cropping(here, av::AV_FRAME_CROP_UNALIGNED as c_int))?;
+        *frame = copy;
     }
-    *frame = here;
     Ok(true)
 }
 

@@ -29,11 +29,12 @@ use self::arrivals::{Loss, Unit};
 use self::reception::{Coded, Reception};
 use self::recording::Recording;
 use super::delivery::Delivery;
+use super::ffi::{self, Hardware};
 use super::nal::Framing;
 use super::orientation::Orientation;
 use super::sampler::{Decision, Sampler, Shown};
 use super::signature::{Signature, Signer};
-use super::{Outbox, explain, ffi};
+use super::{Outbox, explain};
 use crate::error::{Error, Result};
 use crate::source::protocol::{Address, LiveRequest, Message, NO_FRAME, Received, Summary};
 use crate::time::{Micros, Timestamp};
@@ -61,13 +62,15 @@ pub(super) fn serve(
     request: &LiveRequest,
     outbox: &mut Outbox,
 ) -> Result<Summary> {
+    // Before anything comes that would have to wait for it.
+    let hardware = request.hardware.then(Hardware::open);
     let mut reception = Reception::open(address, file.map(Into::into), request)?;
     let (sounds, arrivals) = (reception.sounds.clone(), Arc::clone(&reception.arrivals));
     std::thread::scope(|scope| {
         if let (Some(sounds), Some(to)) = (&sounds, sound) {
             scope.spawn(|| sound::serve(sounds, &arrivals, request, to));
         }
-        let summary = serve_picture(&mut reception, request, outbox);
+        let summary = serve_picture(&mut reception, request, hardware, outbox);
         if let Some(sounds) = &sounds {
             sounds.close();
         }
@@ -78,15 +81,20 @@ pub(super) fn serve(
 fn serve_picture(
     reception: &mut Reception,
     request: &LiveRequest,
+    hardware: Option<Hardware>,
     outbox: &mut Outbox,
 ) -> Result<Summary> {
     let mut recording = request.record.then(|| Recording::new(request.zero_us));
-    let mut run = Run::new(request, outbox);
+    let mut run = Run::new(request, hardware, outbox);
     let mut told = Instant::now();
     let ended = loop {
         let has_ended = reception.has_ended();
         match reception.arrivals.pop(TICK, monotonic_us) {
             Some(unit) => {
+                // Should decoding hang, it is known that something came.
+                if run.decoder.is_none() {
+                    run.tell(reception);
+                }
                 if let Err(error) = run.take(unit) {
                     break Err(error);
                 }
@@ -130,6 +138,8 @@ struct Run<'a> {
     delivery: Delivery<'a>,
     signer: Signer,
     last_signature: Option<Signature>,
+    /// What may decode in place of this processor.
+    hardware: Option<Hardware>,
     decoder: Option<Decoder>,
     /// Why nothing may be seen before the frame that was captured then.
     loss: Option<(i64, Loss)>,
@@ -148,19 +158,22 @@ struct Decoder {
     video: ffmpeg::decoder::Video,
     /// Frames that went in and have not come out.
     held: u64,
+    /// Frames of which no picture came, since the last of which one did.
+    failed: u64,
     /// Capture time and own timestamp of what went in last.
     times: VecDeque<(i64, i64)>,
     last_in: i64,
 }
 
 impl<'a> Run<'a> {
-    fn new(request: &LiveRequest, outbox: &'a mut Outbox) -> Self {
+    fn new(request: &LiveRequest, hardware: Option<Hardware>, outbox: &'a mut Outbox) -> Self {
         Run {
             request: request.clone(),
             sampler: Sampler::new(request.targets),
             delivery: Delivery::new(request.rendition, Orientation::default(), outbox),
             signer: Signer::default(),
             last_signature: None,
+            hardware,
             decoder: None,
             loss: None,
             undecodable: 0,
@@ -180,7 +193,7 @@ impl<'a> Run<'a> {
         let Coded { codec, mut packet, .. } = unit.packet;
         if self.decoder.as_ref().is_none_or(|decoder| decoder.codec != codec) {
             self.drain();
-            self.decoder = Some(Decoder::open(codec, self.request.hardware)?);
+            self.decoder = Some(Decoder::open(codec, self.hardware.as_ref())?);
         }
         let Some(decoder) = &mut self.decoder else { return Ok(()) };
         let step = self.request.targets.step_num / u64::from(self.request.targets.step_den);
@@ -201,9 +214,16 @@ impl<'a> Run<'a> {
             Err(ffmpeg::Error::Other { errno: ffmpeg::error::ENOMEM }) => {
                 return Err(Error::exhausted("the decoder ran out of the memory it may use"));
             }
-            Err(_) => self.counts.undecodable += 1,
+            Err(_) => decoder.fail(&mut self.counts),
         }
         self.receive();
+        // A device that has failed, or that this stream is too much for.
+        if self.hardware.is_some()
+            && self.decoder.as_ref().is_some_and(|decoder| decoder.failed > MOST_HELD)
+        {
+            self.drain();
+            self.hardware = None;
+        }
         Ok(())
     }
 
@@ -224,10 +244,11 @@ impl<'a> Run<'a> {
             match ffi::fetch(&mut current) {
                 Ok(is_hardware) => self.counts.in_hardware += u64::from(is_hardware),
                 Err(_) => {
-                    self.counts.undecodable += 1;
+                    decoder.fail(&mut self.counts);
                     continue;
                 }
             }
+            decoder.failed = 0;
             let captured = current.timestamp().unwrap_or(decoder.last_in);
             let raw_pts = decoder.times.iter().find(|(time, _)| *time == captured);
             let raw_pts = raw_pts.map_or(captured, |(_, raw_pts)| *raw_pts);
@@ -237,7 +258,7 @@ impl<'a> Run<'a> {
             && decoder.held > MOST_HELD
         {
             decoder.held -= 1;
-            self.counts.undecodable += 1;
+            decoder.fail(&mut self.counts);
         }
     }
 
@@ -345,15 +366,14 @@ impl<'a> Run<'a> {
 }
 
 impl Decoder {
-    /// By hardware where that may be and can be.
-    fn open(codec: Id, hardware: bool) -> Result<Decoder> {
+    fn open(codec: Id, hardware: Option<&Hardware>) -> Result<Decoder> {
         let found = ffmpeg::decoder::find(codec).ok_or_else(|| {
             Error::unsupported(format!("this FFmpeg has no decoder for {}", codec.name()))
         })?;
         let cannot = |cause| explain("the decoder cannot be opened", cause);
         let mut context = ffmpeg::codec::Context::new_with_codec(found);
-        if hardware {
-            ffi::use_hardware(&mut context, found);
+        if let Some(hardware) = hardware {
+            hardware.lend(&mut context, found);
         }
         // One thread: more would hold frames back.
         let mut options = ffmpeg::Dictionary::new();
@@ -363,7 +383,14 @@ impl Decoder {
             .open_as_with(found, options)
             .and_then(ffmpeg::decoder::Opened::video)
             .map_err(cannot)?;
-        Ok(Decoder { codec, video, held: 0, times: VecDeque::new(), last_in: i64::MIN })
+        let times = VecDeque::new();
+        Ok(Decoder { codec, video, held: 0, failed: 0, times, last_in: i64::MIN })
+    }
+
+    /// No picture came of a frame.
+    fn fail(&mut self, counts: &mut Received) {
+        self.failed += 1;
+        counts.undecodable += 1;
     }
 }
 
@@ -390,7 +417,7 @@ mod tests {
 
     /// The pictures of a film, small, in the order in which they come out, and how many of them hardware
     /// has decoded.
-    fn decoded(film: &std::path::Path, hardware: bool) -> (Vec<Vec<u8>>, usize) {
+    fn decoded(film: &std::path::Path, hardware: Option<&Hardware>) -> (Vec<Vec<u8>>, usize) {
         let mut input = ffmpeg::format::input(film).unwrap();
         let mut decoder = Decoder::open(Id::H264, hardware).unwrap();
         let mut scaler: Option<Scaler> = None;
@@ -426,8 +453,8 @@ mod tests {
                 .status()
                 .unwrap();
             assert!(made.success());
-            let (by_processor, none) = decoded(&film, false);
-            let (by_hardware, count) = decoded(&film, true);
+            let (by_processor, none) = decoded(&film, None);
+            let (by_hardware, count) = decoded(&film, Some(&Hardware::open()));
             assert_eq!((by_processor.len(), none), (50, 0), "{format}");
             if count == 0 {
                 eprintln!("no hardware decodes {format} here: the processor did");
