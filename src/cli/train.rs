@@ -59,8 +59,9 @@ pub struct Args {
 }
 
 fn inputs(name: &str) -> Result<Inputs, String> {
-    Inputs::named(name)
-        .ok_or_else(|| "write tokens, features or both, or one of these with +cells".to_owned())
+    Inputs::named(name).ok_or_else(|| {
+        "write tokens, features or both, or one of these with +cells, as features+cells".to_owned()
+    })
 }
 
 pub fn run(args: Args) -> CommandResult {

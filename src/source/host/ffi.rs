@@ -472,13 +472,13 @@ pub fn decode_subtitle(
     }
 }
 
-/// Devices of this machine that may decode in hardware.
+/// Devices of this machine that may decode in hardware: one at least.
 #[derive(Debug)]
 pub struct Hardware(Vec<(av::AVHWDeviceType, *mut av::AVBufferRef)>);
 
 impl Hardware {
-    /// Opens those that are there, which takes a moment.
-    pub fn open() -> Hardware {
+    /// Opens those that are there, which takes a moment; `None` where there are none.
+    pub fn open() -> Option<Hardware> {
         use av::AVHWDeviceType::{AV_HWDEVICE_TYPE_CUDA, AV_HWDEVICE_TYPE_VAAPI};
         let open = |kind| {
             let mut device = ptr::null_mut();
@@ -493,9 +493,9 @@ impl Hardware {
         // SAFETY: sets a global integer.
         unsafe { av::av_log_set_level(av::AV_LOG_QUIET) };
         let kinds = [AV_HWDEVICE_TYPE_CUDA, AV_HWDEVICE_TYPE_VAAPI];
-        let devices = kinds.into_iter().filter_map(open).collect();
+        let devices: Vec<_> = kinds.into_iter().filter_map(open).collect();
         log_errors_only();
-        Hardware(devices)
+        (!devices.is_empty()).then_some(Hardware(devices))
     }
 
     /// Lets a decoder that is not open yet use the first device that decodes `codec`. What the device cannot do,

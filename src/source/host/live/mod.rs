@@ -63,7 +63,7 @@ pub(super) fn serve(
     outbox: &mut Outbox,
 ) -> Result<Summary> {
     // Before anything comes that would have to wait for it.
-    let hardware = request.hardware.then(Hardware::open);
+    let hardware = request.hardware.then(Hardware::open).flatten();
     let mut reception = Reception::open(address, file.map(Into::into), request)?;
     let (sounds, arrivals) = (reception.sounds.clone(), Arc::clone(&reception.arrivals));
     std::thread::scope(|scope| {
@@ -454,7 +454,7 @@ mod tests {
                 .unwrap();
             assert!(made.success());
             let (by_processor, none) = decoded(&film, None);
-            let (by_hardware, count) = decoded(&film, Some(&Hardware::open()));
+            let (by_hardware, count) = decoded(&film, Hardware::open().as_ref());
             assert_eq!((by_processor.len(), none), (50, 0), "{format}");
             if count == 0 {
                 eprintln!("no hardware decodes {format} here: the processor did");
