@@ -473,9 +473,11 @@ pub fn decode_subtitle(
 }
 
 /// Devices of this machine that may decode in hardware: one at least.
+#[cfg(feature = "live")]
 #[derive(Debug)]
 pub struct Hardware(Vec<(av::AVHWDeviceType, *mut av::AVBufferRef)>);
 
+#[cfg(feature = "live")]
 impl Hardware {
     /// Opens those that are there, which takes a moment; `None` where there are none.
     pub fn open() -> Option<Hardware> {
@@ -517,6 +519,7 @@ impl Hardware {
     }
 }
 
+#[cfg(feature = "live")]
 impl Drop for Hardware {
     fn drop(&mut self) {
         for (_, device) in &mut self.0 {
@@ -527,6 +530,7 @@ impl Drop for Hardware {
 }
 
 /// Brings a picture that lies in a device's memory into this machine's; whether it lay there.
+#[cfg(feature = "live")]
 pub fn fetch(frame: &mut frame::Video) -> Result<bool, ffmpeg::Error> {
     // SAFETY: both frames are valid; the callees make buffers of the other's size for the empty one, or
     // give an error code. What is cut off a picture at its left and above, the decoder cannot cut in a
