@@ -9,6 +9,10 @@
 //! of a sign, and a factor of its own, as in the authors' extension to more bits (Gao and others 2024,
 //! "Practical and asymptotically optimal quantization of high-dimensional vectors").
 
+use half::f16;
+
+use super::dot::dot;
+
 /// Bits of a query's dimension, for products with signs.
 const QUERY_BITS: usize = 4;
 /// The levels of a fine code are `level - MIDDLE` steps, `level` being 0 to 15.
@@ -157,8 +161,8 @@ impl CodedQuery {
     }
 
     /// The query's product with a rotated centre.
-    pub fn centre_product(&self, centre: &[f32]) -> f32 {
-        self.rotated.iter().zip(centre).map(|(a, b)| a * b).sum()
+    pub fn centre_product(&self, centre: &[f16]) -> f32 {
+        dot(&self.rotated, centre)
     }
 
     /// Estimates the query's products with vectors: `codes` one after the other, with the `factors`

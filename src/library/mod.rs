@@ -27,6 +27,7 @@ mod live;
 mod lock;
 mod merge;
 mod migrate;
+mod neighbourhoods;
 mod pages;
 mod part;
 mod reader;

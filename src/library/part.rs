@@ -6,24 +6,31 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use half::f16;
+use rayon::prelude::*;
 
 use super::codes::{CodedQuery, Rotation, code_words, encode, encode_fine, fine_bytes};
 use super::dot::dot;
+use super::neighbourhoods::{self, Neighbourhoods};
 use super::rows;
 use super::vectors::Row;
 use crate::error::{Error, Result};
 use crate::time::{Span, Timestamp};
 
-const MAGIC: [u8; 8] = *b"cnlxvec2";
-const HEADER_BYTES: usize = 8 + 32 + 4 * 8 + 4;
+const MAGIC: [u8; 8] = *b"cnlxvec3";
+const HEADER_BYTES: usize = 8 + 32 + 4 * 8 + 4 + 4;
 
 /// No part has more rows, nor embeddings of more bytes: they are in memory while it is made.
 const MOST_ROWS: usize = 65_536;
 const MOST_BYTES: usize = 48 << 20;
+
+/// The best of a hundred and more numbers that are distributed normally is by so many deviations better than
+/// their mean, on average.
+const BEST_OF_MANY: f32 = 2.6;
 
 /// What a part is made of. A part of another state is of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,14 +70,29 @@ pub(super) struct Part {
     pub range: KeyRange,
     dimension: usize,
     pub rows: Vec<Row>,
-    centre: Vec<f32>,
+    /// CRC-32 of each embedding.
+    sums: Vec<u32>,
+    coded: Coded,
+    values_at: u64,
+}
+
+/// What the rows of a part are estimated by: their codes, neighbourhood after neighbourhood. The place of
+/// a code is its *slot*.
+#[derive(Debug, Default)]
+struct Coded {
+    /// The rotated centres, row-major.
+    centres: Vec<f16>,
+    /// By how much the best of a neighbourhood's rows is likely to be nearer to a query of length 1 than
+    /// the centre is.
+    reaches: Vec<f32>,
+    /// For each neighbourhood, the slot behind its last.
+    ends: Vec<u32>,
+    /// For each slot, the place of its row.
+    places: Vec<u32>,
     factors: Vec<f32>,
     codes: Vec<u64>,
     fine_factors: Vec<f32>,
     fine_codes: Vec<u8>,
-    /// CRC-32 of each embedding.
-    sums: Vec<u32>,
-    values_at: u64,
 }
 
 impl Part {
@@ -100,10 +122,14 @@ impl Part {
                 Error::unsupported("is of another state of the library").in_source(path.display())
             );
         }
+        let neighbourhoods = u32::from_le_bytes(fields.take()) as usize;
         let count =
             usize::try_from(count).ok().filter(|count| (1..=full(dimension)).contains(count));
         let count = count.ok_or_else(|| damaged("impossible count of rows"))?;
-        let column_bytes = column_bytes(count, dimension);
+        if !(1..=count).contains(&neighbourhoods) {
+            return Err(damaged("impossible count of neighbourhoods"));
+        }
+        let column_bytes = column_bytes(count, neighbourhoods, dimension);
         let values_at = (HEADER_BYTES + column_bytes + 4) as u64;
         if bytes != values_at + (count * dimension * 2) as u64 {
             return Err(damaged("is cut off or too long"));
@@ -124,47 +150,68 @@ impl Part {
             source,
             span: Span::new(Timestamp(start), Timestamp(end)),
         };
-        Ok(Part {
-            path: path.to_owned(),
-            range,
-            dimension,
-            rows: sources.into_iter().zip(starts).zip(ends).map(row).collect(),
-            centre: fields.column(dimension, f32::from_le_bytes),
+        let rows = sources.into_iter().zip(starts).zip(ends).map(row).collect();
+        let sums = fields.column(count, u32::from_le_bytes);
+        let coded = Coded {
+            centres: fields.column(neighbourhoods * dimension, f16::from_le_bytes),
+            reaches: fields.column(neighbourhoods, f32::from_le_bytes),
+            ends: fields.column(neighbourhoods, u32::from_le_bytes),
+            places: fields.column(count, u32::from_le_bytes),
             factors: fields.column(count, f32::from_le_bytes),
-            sums: fields.column(count, u32::from_le_bytes),
             codes: fields.column(count * code_words(dimension), u64::from_le_bytes),
             fine_factors: fields.column(count, f32::from_le_bytes),
             fine_codes: fields.column(count * fine_bytes(dimension), u8::from_le_bytes),
-            values_at,
-            file,
-        })
+        };
+        let is_whole = coded.ends.is_sorted()
+            && coded.ends.last().is_some_and(|end| *end as usize == count)
+            && coded.places.iter().all(|place| (*place as usize) < count);
+        if !is_whole {
+            return Err(damaged("impossible neighbourhoods"));
+        }
+        Ok(Part { path: path.to_owned(), range, dimension, rows, sums, coded, values_at, file })
     }
 
-    /// The rows' estimated products with a query, `places` of them.
+    /// For each neighbourhood, the query's product with its centre, and how much more it may be with its
+    /// best row.
+    pub fn neighbourhoods<'a>(
+        &'a self,
+        query: &'a CodedQuery,
+    ) -> impl Iterator<Item = (f32, f32)> + 'a {
+        let Coded { centres, reaches, .. } = &self.coded;
+        let centres = centres.chunks_exact(self.dimension.max(1));
+        centres.map(|centre| query.centre_product(centre)).zip(reaches.iter().copied())
+    }
+
+    /// The slots of a neighbourhood.
+    pub fn slots(&self, neighbourhood: usize) -> Range<usize> {
+        let end = |number: usize| self.coded.ends[number] as usize;
+        neighbourhood.checked_sub(1).map_or(0, end)..end(neighbourhood)
+    }
+
+    /// The place of the row in a slot.
+    pub fn place(&self, slot: usize) -> usize {
+        self.coded.places[slot] as usize
+    }
+
+    /// The estimated products of a query and the rows in `slots` of a neighbourhood, with whose centre
+    /// the product is `base`.
     pub fn estimate(
         &self,
         query: &CodedQuery,
-        places: std::ops::Range<usize>,
+        base: f32,
+        slots: Range<usize>,
         estimates: &mut Vec<f32>,
     ) {
         let words = code_words(self.dimension);
-        let base = query.centre_product(&self.centre);
-        let codes = &self.codes[places.start * words..places.end * words];
-        query.estimate(base, codes, &self.factors[places], estimates);
+        let codes = &self.coded.codes[slots.start * words..slots.end * words];
+        query.estimate(base, codes, &self.coded.factors[slots], estimates);
     }
 
-    /// The estimated products of a query and the rows at `places`, by their fine codes.
-    pub fn estimate_fine<'a>(
-        &'a self,
-        query: &'a CodedQuery,
-        places: impl IntoIterator<Item = usize> + 'a,
-    ) -> impl Iterator<Item = f32> + 'a {
+    /// As [`Part::estimate`] for one slot, by its fine code.
+    pub fn estimate_fine(&self, query: &CodedQuery, base: f32, slot: usize) -> f32 {
         let bytes = fine_bytes(self.dimension);
-        let base = query.centre_product(&self.centre);
-        places.into_iter().map(move |place| {
-            let code = &self.fine_codes[place * bytes..(place + 1) * bytes];
-            query.estimate_fine(base, code, self.fine_factors[place])
-        })
+        let code = &self.coded.fine_codes[slot * bytes..(slot + 1) * bytes];
+        query.estimate_fine(base, code, self.coded.fine_factors[slot])
     }
 
     /// The exact product of `query` and the row at `place`. `scratch` saves allocations.
@@ -240,24 +287,29 @@ pub(super) fn write(
     let writing = |cause| Error::io(path, "write", cause);
     let Columns { rows, values } = columns;
     let dimension = origin.dimension;
-    let rotation = Rotation::new(dimension);
-    let (centre, coded) = coded(&rotation, values);
+    let coded = Coded::of(values, dimension);
+    let neighbourhoods = coded.ends.len();
 
-    let mut head = Vec::with_capacity(HEADER_BYTES + column_bytes(rows.len(), dimension) + 4);
+    let column_bytes = column_bytes(rows.len(), neighbourhoods, dimension);
+    let mut head = Vec::with_capacity(HEADER_BYTES + column_bytes + 4);
     head.extend(MAGIC);
     head.extend(origin.identity.as_bytes());
     for number in [origin.generation, range.after, range.through, rows.len() as i64] {
         head.extend(number.to_le_bytes());
     }
     head.extend((dimension as u32).to_le_bytes());
+    head.extend((neighbourhoods as u32).to_le_bytes());
     head.extend(rows.iter().flat_map(|row| row.source.to_le_bytes()));
     head.extend(rows.iter().flat_map(|row| row.span.start.0.to_le_bytes()));
     head.extend(rows.iter().flat_map(|row| row.span.end.0.to_le_bytes()));
-    head.extend(centre.iter().flat_map(|value| value.to_le_bytes()));
-    head.extend(coded.factors.iter().flat_map(|factor| factor.to_le_bytes()));
     let bytes = rows::halves_to_bytes(values);
     let sum = |row: &[u8]| crc32fast::hash(row).to_le_bytes();
     head.extend(bytes.chunks_exact(dimension * 2).flat_map(sum));
+    head.extend(rows::halves_to_bytes(&coded.centres));
+    head.extend(coded.reaches.iter().flat_map(|reach| reach.to_le_bytes()));
+    head.extend(coded.ends.iter().flat_map(|end| end.to_le_bytes()));
+    head.extend(coded.places.iter().flat_map(|place| place.to_le_bytes()));
+    head.extend(coded.factors.iter().flat_map(|factor| factor.to_le_bytes()));
     head.extend(coded.codes.iter().flat_map(|word| word.to_le_bytes()));
     head.extend(coded.fine_factors.iter().flat_map(|factor| factor.to_le_bytes()));
     head.extend(&coded.fine_codes);
@@ -271,56 +323,67 @@ pub(super) fn write(
     Ok(())
 }
 
-/// What the rows of a part are estimated by.
-#[derive(Debug, Default)]
-struct Coded {
-    factors: Vec<f32>,
-    codes: Vec<u64>,
-    fine_factors: Vec<f32>,
-    fine_codes: Vec<u8>,
-}
-
-/// The rotated centre of all vectors, and each one's codes.
-fn coded(rotation: &Rotation, values: &[f16]) -> (Vec<f32>, Coded) {
-    use rayon::prelude::*;
-    const BLOCK: usize = 2_048;
-    let dimension = rotation.dimension();
-    let mut sums = vec![0f64; dimension];
-    for row in values.chunks_exact(dimension) {
-        for (sum, value) in sums.iter_mut().zip(row) {
-            *sum += value.to_f64();
+impl Coded {
+    fn of(values: &[f16], dimension: usize) -> Self {
+        let rotation = Rotation::new(dimension);
+        let Neighbourhoods { centres, of } = neighbourhoods::divide(values, dimension);
+        let mut places: Vec<u32> = (0..of.len() as u32).collect();
+        // A stable sort: a neighbourhood's rows stay in order.
+        places.sort_by_key(|&place| of[place as usize]);
+        let neighbourhoods: Vec<Coded> = places
+            .par_chunk_by(|&a, &b| of[a as usize] == of[b as usize])
+            .map(|places| {
+                let centre = of[places[0] as usize] * dimension;
+                let centre = centres[centre..centre + dimension].to_vec();
+                Coded::of_neighbourhood(&rotation, centre, values, places)
+            })
+            .collect();
+        let mut coded = Coded::default();
+        for one in neighbourhoods {
+            coded.centres.extend(one.centres);
+            coded.reaches.extend(one.reaches);
+            coded.places.extend(one.places);
+            coded.ends.push(coded.places.len() as u32);
+            coded.factors.extend(one.factors);
+            coded.codes.extend(one.codes);
+            coded.fine_factors.extend(one.fine_factors);
+            coded.fine_codes.extend(one.fine_codes);
         }
+        coded
     }
-    let count = (values.len() / dimension.max(1)).max(1);
-    let mut centre: Vec<f32> = sums.iter().map(|sum| (sum / count as f64) as f32).collect();
-    rotation.apply(&mut centre);
-    let blocks: Vec<Coded> = values
-        .par_chunks(BLOCK * dimension)
-        .map(|block| {
-            let mut coded = Coded::default();
-            for row in block.chunks_exact(dimension) {
-                let mut offset: Vec<f32> = row.iter().map(|value| value.to_f32()).collect();
-                rotation.apply(&mut offset);
-                offset.iter_mut().zip(&centre).for_each(|(value, centre)| *value -= centre);
-                coded.factors.push(encode(&offset, &mut coded.codes));
-                coded.fine_factors.push(encode_fine(&offset, &mut coded.fine_codes));
-            }
-            coded
-        })
-        .collect();
-    let mut coded = Coded::default();
-    for block in blocks {
-        coded.factors.extend(block.factors);
-        coded.codes.extend(block.codes);
-        coded.fine_factors.extend(block.fine_factors);
-        coded.fine_codes.extend(block.fine_codes);
+
+    fn of_neighbourhood(
+        rotation: &Rotation,
+        mut centre: Vec<f32>,
+        values: &[f16],
+        places: &[u32],
+    ) -> Self {
+        let dimension = rotation.dimension();
+        rotation.apply(&mut centre);
+        let centre: Vec<f16> = centre.into_iter().map(f16::from_f32).collect();
+        let mut coded = Coded { places: places.to_vec(), ..Coded::default() };
+        let mut squares = 0.0;
+        for &place in places {
+            let at = place as usize * dimension;
+            let row = &values[at..at + dimension];
+            let mut offset: Vec<f32> = row.iter().map(|value| value.to_f32()).collect();
+            rotation.apply(&mut offset);
+            offset.iter_mut().zip(&centre).for_each(|(value, centre)| *value -= centre.to_f32());
+            squares += offset.iter().map(|value| value * value).sum::<f32>();
+            coded.factors.push(encode(&offset, &mut coded.codes));
+            coded.fine_factors.push(encode_fine(&offset, &mut coded.fine_codes));
+        }
+        let deviation = (squares / (places.len() * dimension) as f32).sqrt();
+        coded.reaches.push(BEST_OF_MANY * deviation);
+        coded.centres = centre;
+        coded
     }
-    (centre, coded)
 }
 
-fn column_bytes(count: usize, dimension: usize) -> usize {
+/// Bytes between the header and its checksum.
+fn column_bytes(count: usize, neighbourhoods: usize, dimension: usize) -> usize {
     let codes = 4 + 8 * code_words(dimension) + 4 + fine_bytes(dimension);
-    count * (3 * 8 + 4 + codes) + 4 * dimension
+    count * (3 * 8 + 4 + 4 + codes) + neighbourhoods * (2 * dimension + 4 + 4)
 }
 
 /// Takes fields from bytes that are known to be long enough.

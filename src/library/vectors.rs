@@ -1,9 +1,11 @@
 //! The embeddings of one table, and which of them are nearest to a query.
 //!
-//! Rows that a [`Part`] of the index covers are found by their codes first: of the candidates that
-//! are estimated best by one bit a dimension, those that are best by four are compared exactly. The
-//! newest rows, and all of a library without an index,
-//! are in memory and each is compared.
+//! Rows that a [`Part`] of the index covers are found by their codes first: in the neighbourhoods whose
+//! centres are nearest to the query, of the candidates that are estimated best by one bit a dimension,
+//! those that are best by four are compared exactly. The newest rows, and all of a library without an
+//! index, are in memory and each is compared.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 use rusqlite::{Connection, params};
@@ -19,11 +21,15 @@ use crate::time::Span;
 /// Vectors scored by one task.
 const BLOCK: usize = 2_048;
 
+/// The neighbourhoods that are looked into hold one row of so many, and at least so many rows.
+const LOOKED_INTO: usize = 6;
+const LOOKED_INTO_LEAST: usize = 65_536;
+
 /// Candidates: so many for each row that is asked for, and at least one of so many that there are. With
 /// more rows, more come between the best and where they are estimated to be; `benches/search` measures
 /// what of the best ten is found.
 const CANDIDATES: usize = 10;
-const ONE_OF: usize = 80;
+const ONE_OF: usize = 250;
 
 /// What a vector belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,37 +182,23 @@ impl VectorSet {
             return Ok(Vec::new());
         }
         let coded = CodedQuery::new(&self.rotation, query);
-        let blocks: Vec<(usize, usize)> = self
-            .parts
-            .iter()
-            .enumerate()
-            .flat_map(|(part, of)| (0..of.rows.len()).step_by(BLOCK).map(move |at| (part, at)))
+        let (all, near) = self.neighbourhoods(&coded);
+        let mut best = self.best_by_codes(&coded, &all, 0..near, candidates, keeps);
+        // Where a filter leaves few, all are found.
+        if best.found.len() < candidates {
+            best = best.and(self.best_by_codes(&coded, &all, near..all.len(), candidates, keeps));
+        }
+        let best = self.best_by_fine_codes(&coded, &all, &best.places(), most);
+        let mut places: Vec<(usize, usize)> = best
+            .into_iter()
+            .map(|(number, slot)| (all[number].part, self.parts[all[number].part].place(slot)))
             .collect();
-        let each = blocks.len().div_ceil(rayon::current_num_threads().max(1));
-        let nearest = blocks
-            .par_chunks(each)
-            .map(|blocks| {
-                let mut nearest = Nearest::new(candidates);
-                let mut estimates = Vec::with_capacity(BLOCK);
-                for &(number, first) in blocks {
-                    let part = &self.parts[number];
-                    let places = first..part.rows.len().min(first + BLOCK);
-                    part.estimate(&coded, places.clone(), &mut estimates);
-                    for (place, &score) in places.zip(&estimates) {
-                        if score > nearest.floor && keeps(&part.rows[place]) {
-                            nearest.add(score, (number, place));
-                        }
-                    }
-                }
-                nearest
-            })
-            .reduce(|| Nearest::new(candidates), Nearest::and);
-        let places = self.best_by_fine_codes(&coded, &nearest.places(), most);
+        places.sort_unstable();
         let products: Result<Vec<Vec<(Row, f32)>>> = places
             .par_chunks(128)
             .map(|places| {
                 let mut scratch = Scratch::default();
-                let product = |&(number, place): &Place| {
+                let product = |&(number, place): &(usize, usize)| {
                     let part = &self.parts[number];
                     Ok((part.rows[place], part.product(query, place, &mut scratch)?))
                 };
@@ -216,24 +208,83 @@ impl VectorSet {
         Ok(products?.concat())
     }
 
-    /// Of these places, the best by estimate.
-    fn best_by_fine_codes(&self, query: &CodedQuery, places: &[Place], most: usize) -> Vec<Place> {
-        let estimate = |places: &[Place]| {
-            let mut nearest = Nearest::new(most);
-            for places in places.chunk_by(|(part, _), (other, _)| part == other) {
-                let part = &self.parts[places[0].0];
-                let estimates = part.estimate_fine(query, places.iter().map(|(_, place)| *place));
-                for (place, score) in places.iter().zip(estimates) {
-                    if score > nearest.floor {
-                        nearest.add(score, *place);
+    /// All neighbourhoods, first those in which the best rows are likely to be, and how many are looked into.
+    fn neighbourhoods(&self, query: &CodedQuery) -> (Vec<Neighbourhood>, usize) {
+        let mut all: Vec<Neighbourhood> = Vec::new();
+        for (part, of) in self.parts.iter().enumerate() {
+            let neighbourhoods = of.neighbourhoods(query).enumerate();
+            all.extend(neighbourhoods.map(|(number, (product, reach))| Neighbourhood {
+                part,
+                number,
+                product,
+                best: product + reach,
+            }));
+        }
+        all.sort_by(|a, b| b.best.total_cmp(&a.best));
+        let rows = self.parts.iter().map(|part| part.rows.len()).sum::<usize>();
+        let wanted = (rows / LOOKED_INTO).max(LOOKED_INTO_LEAST);
+        let mut passed = 0;
+        let near = all.iter().take_while(|of| {
+            let is_wanted = passed < wanted;
+            passed += self.parts[of.part].slots(of.number).len();
+            is_wanted
+        });
+        let near = near.count();
+        (all, near)
+    }
+
+    /// The best rows of some neighbourhoods by their signs.
+    fn best_by_codes(
+        &self,
+        query: &CodedQuery,
+        all: &[Neighbourhood],
+        among: Range<usize>,
+        most: usize,
+        keeps: &(impl Fn(&Row) -> bool + Sync),
+    ) -> Nearest {
+        // Each task begins with near ones: then most of its rows are below its floor.
+        let tasks = rayon::current_num_threads().max(1);
+        let best = (0..tasks).into_par_iter().map(|task| {
+            let mut best = Nearest::new(most);
+            let mut estimates = Vec::new();
+            for number in among.clone().skip(task).step_by(tasks) {
+                let Neighbourhood { part, number: of_part, product, .. } = all[number];
+                let part = &self.parts[part];
+                let slots = part.slots(of_part);
+                part.estimate(query, product, slots.clone(), &mut estimates);
+                for (slot, &score) in slots.zip(&estimates) {
+                    if score > best.floor && keeps(&part.rows[part.place(slot)]) {
+                        best.add(score, (number, slot));
                     }
                 }
             }
-            nearest
+            best
+        });
+        best.reduce(|| Nearest::new(most), Nearest::and)
+    }
+
+    /// Of these places, the best by their fine codes.
+    fn best_by_fine_codes(
+        &self,
+        query: &CodedQuery,
+        all: &[Neighbourhood],
+        places: &[Place],
+        most: usize,
+    ) -> Vec<Place> {
+        let best = |places: &[Place]| {
+            let mut best = Nearest::new(most);
+            for &(number, slot) in places {
+                let Neighbourhood { part, product, .. } = all[number];
+                let score = self.parts[part].estimate_fine(query, product, slot);
+                if score > best.floor {
+                    best.add(score, (number, slot));
+                }
+            }
+            best
         };
         let each = places.len().div_ceil(rayon::current_num_threads().max(1)).max(BLOCK);
-        let nearest = places.par_chunks(each).map(estimate);
-        nearest.reduce(|| Nearest::new(most), Nearest::and).places()
+        let best = places.par_chunks(each).map(best);
+        best.reduce(|| Nearest::new(most), Nearest::and).places()
     }
 
     /// In order of key.
@@ -309,7 +360,18 @@ pub(super) fn read_rows(
     Ok(last_key)
 }
 
-/// Where a row is: the part and the place in it.
+/// A neighbourhood of a part, to a query.
+#[derive(Debug, Clone, Copy)]
+struct Neighbourhood {
+    part: usize,
+    number: usize,
+    /// The query's product with its centre.
+    product: f32,
+    /// That with its best row, as it is likely to be.
+    best: f32,
+}
+
+/// Where a row is: which of the query's neighbourhoods, and the slot; for the newest rows 0, and the place.
 type Place = (usize, usize);
 
 /// Collects the places with the highest scores; of equal ones the first.
@@ -361,7 +423,86 @@ impl Nearest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::library::part::{self, KeyRange, Origin};
+    use crate::time::Timestamp;
+    use half::f16;
     use proptest::prelude::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    const WIDE: usize = 32;
+    const PARTS: usize = 3;
+    const ROWS: usize = 30_000;
+
+    /// A unit vector near one of 300 directions.
+    fn vector(random: &mut ChaCha8Rng) -> Vec<f16> {
+        let mut direction = ChaCha8Rng::seed_from_u64(random.random_range(0..300));
+        let values: Vec<f32> = (0..WIDE)
+            .map(|_| direction.random_range(-1.0..1.0f32) + random.random_range(-0.7..0.7f32))
+            .collect();
+        let length = values.iter().map(|value| value * value).sum::<f32>().sqrt();
+        values.into_iter().map(|value| f16::from_f32(value / length)).collect()
+    }
+
+    /// More rows than are looked into, one a second; and all their values.
+    fn many_rows(folder: &std::path::Path) -> (VectorSet, Vec<f16>) {
+        let mut random = ChaCha8Rng::seed_from_u64(11);
+        let mut set = VectorSet::new(Embedded::Clips);
+        set.rotation = Rotation::new(WIDE);
+        set.state = State { recipe: 1, dimension: WIDE, ..State::default() };
+        let identity = blake3::hash(b"test");
+        let origin = Origin { identity, generation: 0, dimension: WIDE };
+        let mut all = Vec::new();
+        for number in 0..PARTS {
+            let seconds = number * ROWS..(number + 1) * ROWS;
+            let at = |second: usize| Timestamp(second as i64 * 1_000_000);
+            let row = |second| Row { source: 1, span: Span::new(at(second), at(second + 1)) };
+            let values: Vec<f16> = (0..ROWS).flat_map(|_| vector(&mut random)).collect();
+            all.extend(&values);
+            let columns = Columns { rows: seconds.map(row).collect(), values };
+            let (path, range) =
+                (folder.join(number.to_string()), KeyRange { after: 0, through: 1 });
+            part::write(&path, &origin, range, &columns).unwrap();
+            set.parts.push(Part::open(&path, &origin).unwrap());
+        }
+        (set, all)
+    }
+
+    #[test]
+    fn the_best_are_found_without_looking_into_every_neighbourhood() {
+        let folder = tempfile::tempdir().unwrap();
+        let (set, all) = many_rows(folder.path());
+        let mut random = ChaCha8Rng::seed_from_u64(12);
+        let (mut found, mut wanted) = (0, 0);
+        for _ in 0..20 {
+            let query: Vec<f32> = vector(&mut random).iter().map(|value| value.to_f32()).collect();
+            let coded = CodedQuery::new(&set.rotation, &query);
+            let (neighbourhoods, near) = set.neighbourhoods(&coded);
+            assert!(near < neighbourhoods.len());
+            let exact = |keeps: &dyn Fn(i64) -> bool, most: usize| -> Vec<i64> {
+                let mut scores: Vec<(f32, i64)> = (0..)
+                    .zip(all.chunks_exact(WIDE))
+                    .filter(|(second, _)| keeps(*second))
+                    .map(|(second, values)| (dot(&query, values), second))
+                    .collect();
+                scores.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+                scores.into_iter().take(most).map(|(_, second)| second).collect()
+            };
+            let second = |row: &Row| row.span.start.0 / 1_000_000;
+            let hits = |most, keeps: &(dyn Fn(&Row) -> bool + Sync)| -> Vec<i64> {
+                let hits = set.best(&query, most, keeps).unwrap();
+                hits.iter().take(most).map(|(row, _)| second(row)).collect()
+            };
+            let best = exact(&|_| true, 10);
+            let hits_of_all = hits(100, &|_| true);
+            wanted += best.len();
+            found += best.iter().filter(|second| hits_of_all[..10].contains(second)).count();
+            // A filter that leaves fewer than there are candidates makes it exact, wherever they lie.
+            let is_rare = |second: i64| second % 1_000 == 7;
+            assert_eq!(hits(100, &|row| is_rare(second(row))), exact(&is_rare, 100));
+        }
+        assert!(found * 100 >= wanted * 98, "{found} of {wanted}");
+    }
 
     proptest! {
         #[test]
