@@ -96,7 +96,7 @@ impl Conversion {
     fn version(&self) -> u32 {
         match self {
             Conversion::EfficientNetLite { .. } => 1,
-            Conversion::SentenceBert { .. } => 2,
+            Conversion::SentenceBert { .. } => 3,
             Conversion::Whisper { .. } => 1,
         }
     }

@@ -1,7 +1,8 @@
-//! A sentence encoder as an ONNX graph: BERT with mean pooling and L2 norm.
+//! A sentence encoder as an ONNX graph: BERT with mean pooling and L2 norm, its matrices in 8 bits.
 //!
 //! Devlin and others, "BERT" (2018); Reimers and Gurevych, "Sentence-BERT" (2019).
 
+use super::blocks;
 use super::build::{Attribute, GraphBuilder, batch_of};
 use super::checkpoint::Checkpoint;
 use super::proto::Dim;
@@ -173,20 +174,15 @@ impl Network<'_> {
         outputs: usize,
         scale: f32,
     ) -> Result<String> {
-        let weights = self.take(&format!("{name}.weight"), &[outputs, inputs])?;
-        let mut biases = self.take(&format!("{name}.bias"), &[outputs])?;
-        let mut transposed = vec![0.0; weights.len()];
-        for (output, row) in weights.chunks_exact(inputs).enumerate() {
-            for (input, weight) in row.iter().enumerate() {
-                transposed[input * outputs + output] = weight * scale;
-            }
-        }
-        for bias in &mut biases {
-            *bias *= scale;
-        }
-        let weight = self.graph.f32(&format!("{name}.weight"), &[inputs, outputs], &transposed);
+        let scaled = |mut values: Vec<f32>| {
+            values.iter_mut().for_each(|value| *value *= scale);
+            values
+        };
+        let weights = scaled(self.take(&format!("{name}.weight"), &[outputs, inputs])?);
+        let biases = scaled(self.take(&format!("{name}.bias"), &[outputs])?);
         let bias = self.graph.f32(&format!("{name}.bias"), &[outputs], &biases);
-        let product = self.graph.node("MatMul", &format!("{name}.product"), &[input, &weight], &[]);
+        let product = format!("{name}.product");
+        let product = blocks::product(&mut self.graph, &product, input, &weights, inputs);
         Ok(self.graph.node("Add", name, &[&product, &bias], &[]))
     }
 

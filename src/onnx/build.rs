@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 /// ONNX 1.15: the first operator set with `Gelu`.
 const OPSET: i64 = 20;
 const IR_VERSION: i64 = 9;
+/// Operators that only ONNX Runtime has, and their version.
+const RUNTIME_DOMAIN: &str = "com.microsoft";
+const RUNTIME_OPSET: i64 = 1;
 
 /// A node's attribute.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +90,28 @@ impl GraphBuilder {
         inputs: &[&str],
         attributes: &[(&str, Attribute<'_>)],
     ) -> Name {
+        self.node_of("", op, output, inputs, attributes)
+    }
+
+    /// As [`GraphBuilder::node`], of an operator that only ONNX Runtime has.
+    pub(super) fn runtime_node(
+        &mut self,
+        op: &str,
+        output: &str,
+        inputs: &[&str],
+        attributes: &[(&str, Attribute<'_>)],
+    ) -> Name {
+        self.node_of(RUNTIME_DOMAIN, op, output, inputs, attributes)
+    }
+
+    fn node_of(
+        &mut self,
+        domain: &str,
+        op: &str,
+        output: &str,
+        inputs: &[&str],
+        attributes: &[(&str, Attribute<'_>)],
+    ) -> Name {
         let attribute = |(name, value): &(&str, Attribute<'_>)| {
             let mut proto =
                 AttributeProto { name: (*name).to_owned(), ..AttributeProto::default() };
@@ -105,17 +130,23 @@ impl GraphBuilder {
             name: output.to_owned(),
             op_type: op.to_owned(),
             attribute: attributes.iter().map(attribute).collect(),
+            domain: domain.to_owned(),
         });
         output.to_owned()
     }
 
     /// The graph as an ONNX file's bytes: the same for the same calls.
     pub(super) fn finish(self) -> Vec<u8> {
+        let mut opset_import = vec![OperatorSetIdProto { domain: String::new(), version: OPSET }];
+        if self.graph.node.iter().any(|node| node.domain == RUNTIME_DOMAIN) {
+            let (domain, version) = (RUNTIME_DOMAIN.to_owned(), RUNTIME_OPSET);
+            opset_import.push(OperatorSetIdProto { domain, version });
+        }
         let model = ModelProto {
             ir_version: IR_VERSION,
             producer_name: "cinelex".to_owned(),
             graph: Some(self.graph),
-            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
+            opset_import,
         };
         model.encode_to_vec()
     }

@@ -5,6 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::{Conversion, Manifest, Models, Progress, Variant};
 
 mod bert;
+mod blocks;
 mod build;
 mod checkpoint;
 mod ctranslate2;
