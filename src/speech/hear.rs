@@ -23,8 +23,9 @@ pub struct Heard {
     pub fresh: Option<Timestamp>,
 }
 
-/// Beginnings that are followed at a time, as in Whisper's own program.
-const BEAMS: u8 = 5;
+/// Beginnings that are followed at a time, as many as whisper.cpp can. It draws by chance how each goes on, so that
+/// five, as in Whisper's own program, leave out likely words too often.
+const BEAMS: u8 = 8;
 /// Whisper may end before the speech does: the rest is read by itself, so many times at most.
 const MOST_PASSES: usize = 6;
 /// Speech without words that makes a rest worth reading.
