@@ -122,6 +122,7 @@ pub(super) fn encode_fine(offset: &[f32], codes: &mut Vec<u8>) -> f32 {
 pub(super) struct CodedQuery {
     /// Rotated.
     rotated: Vec<f32>,
+    length: f32,
     /// `code_words` times [`QUERY_BITS`] words: the bits of each stretch of 64 dimensions, the lowest
     /// bits first.
     planes: Vec<[u64; QUERY_BITS]>,
@@ -139,6 +140,7 @@ impl CodedQuery {
     pub fn new(rotation: &Rotation, query: &[f32]) -> Self {
         let mut rotated = query.to_vec();
         rotation.apply(&mut rotated);
+        let length = rotated.iter().map(|value| value * value).sum::<f32>().sqrt();
         let least = rotated.iter().copied().fold(f32::INFINITY, f32::min);
         let most = rotated.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let levels = (1 << QUERY_BITS) - 1;
@@ -157,7 +159,11 @@ impl CodedQuery {
             rotated.iter().map(|value| (value / fine_step).round() as i8).collect();
         let fine_sum = fine_step * fine.iter().map(|value| f32::from(*value)).sum::<f32>();
         fine.resize(2 * fine_bytes(query.len()), 0);
-        CodedQuery { rotated, planes, least, step, sum, fine, fine_step, fine_sum }
+        CodedQuery { rotated, length, planes, least, step, sum, fine, fine_step, fine_sum }
+    }
+
+    pub fn length(&self) -> f32 {
+        self.length
     }
 
     /// The query's product with a rotated centre.

@@ -22,6 +22,8 @@ use crate::error::{Error, Result};
 use crate::time::{Span, Timestamp};
 
 const MAGIC: [u8; 8] = *b"cnlxvec3";
+/// What all versions begin with.
+const ANY_MAGIC: &[u8] = b"cnlxvec";
 const HEADER_BYTES: usize = 8 + 32 + 4 * 8 + 4 + 4;
 
 /// No part has more rows, nor embeddings of more bytes: they are in memory while it is made.
@@ -107,8 +109,12 @@ impl Part {
         let mut header = [0; HEADER_BYTES];
         file.read_exact(&mut header).map_err(|_| damaged("too short"))?;
         let mut fields = Fields(&header);
-        if fields.take() != MAGIC {
-            return Err(damaged("is no part of an index of this version"));
+        let magic: [u8; 8] = fields.take();
+        if magic != MAGIC {
+            return Err(match magic.starts_with(ANY_MAGIC) {
+                true => Error::unsupported("is of another version").in_source(path.display()),
+                false => damaged("is no part of an index"),
+            });
         }
         let identity: [u8; 32] = fields.take();
         let number = |fields: &mut Fields<'_>| i64::from_le_bytes(fields.take());
@@ -178,8 +184,8 @@ impl Part {
         query: &'a CodedQuery,
     ) -> impl Iterator<Item = (f32, f32)> + 'a {
         let Coded { centres, reaches, .. } = &self.coded;
-        let centres = centres.chunks_exact(self.dimension.max(1));
-        centres.map(|centre| query.centre_product(centre)).zip(reaches.iter().copied())
+        let centres = centres.chunks_exact(self.dimension).zip(reaches);
+        centres.map(|(centre, reach)| (query.centre_product(centre), reach * query.length()))
     }
 
     /// The slots of a neighbourhood.
@@ -360,7 +366,10 @@ impl Coded {
     ) -> Self {
         let dimension = rotation.dimension();
         rotation.apply(&mut centre);
-        let centre: Vec<f16> = centre.into_iter().map(f16::from_f32).collect();
+        // What no embedding is as long as must not become infinite.
+        let most = f16::MAX.to_f32();
+        let centre: Vec<f16> =
+            centre.into_iter().map(|value| f16::from_f32(value.clamp(-most, most))).collect();
         let mut coded = Coded { places: places.to_vec(), ..Coded::default() };
         let mut squares = 0.0;
         for &place in places {
@@ -404,5 +413,74 @@ impl Fields<'_> {
         let (column, rest) = self.0.split_at(count * BYTES);
         self.0 = rest;
         column.as_chunks().0.iter().map(|field| read(*field)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    const WIDE: usize = 4;
+    const ROWS: usize = 300;
+
+    fn origin() -> Origin {
+        Origin { identity: blake3::hash(b"test"), generation: 3, dimension: WIDE }
+    }
+
+    fn written(path: &Path) -> Vec<u8> {
+        let at = |row: usize| Timestamp(row as i64 * 1_000);
+        let row = |row| Row { source: 1, span: Span::new(at(row), at(row + 1)) };
+        let value = |at: usize| f16::from_f32((at * 37 % 101) as f32 / 101.0 - 0.4);
+        let columns = Columns {
+            rows: (0..ROWS).map(row).collect(),
+            values: (0..ROWS * WIDE).map(value).collect(),
+        };
+        write(path, &origin(), KeyRange { after: 0, through: 300 }, &columns).unwrap();
+        std::fs::read(path).unwrap()
+    }
+
+    #[test]
+    fn what_a_right_checksum_covers_is_not_trusted_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("part");
+        let whole = written(&path);
+        let part = Part::open(&path, &origin()).unwrap();
+        let neighbourhoods = part.coded.ends.len();
+        assert!(neighbourhoods > 1);
+        let slots = (0..neighbourhoods).flat_map(|number| part.slots(number));
+        let mut places: Vec<usize> = slots.map(|slot| part.place(slot)).collect();
+        places.sort_unstable();
+        assert!(places.into_iter().eq(0..ROWS));
+
+        let ends = HEADER_BYTES + ROWS * 28 + neighbourhoods * (2 * WIDE + 4);
+        let last_end = ends + 4 * (neighbourhoods - 1);
+        let places = last_end + 4;
+        let end_of_columns = HEADER_BYTES + column_bytes(ROWS, neighbourhoods, WIDE);
+        let count = HEADER_BYTES - 4;
+        for (at, value) in [
+            (count, 0),
+            (count, ROWS as u32 + 1),
+            (count, u32::MAX),
+            (ends, ROWS as u32 + 7),
+            (last_end, ROWS as u32 - 1),
+            (last_end, u32::MAX),
+            (places, ROWS as u32),
+            (places + 4 * (ROWS - 1), u32::MAX),
+        ] {
+            let mut bytes = whole.clone();
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            let sum = crc32fast::hash(&bytes[..end_of_columns]);
+            bytes[end_of_columns..end_of_columns + 4].copy_from_slice(&sum.to_le_bytes());
+            std::fs::write(&path, bytes).unwrap();
+            let error = Part::open(&path, &origin()).unwrap_err();
+            assert_eq!(error.kind(), Kind::Corrupt, "{at}: {error}");
+        }
+
+        // Another version is no damage.
+        for (magic, kind) in [(b"cnlxvec2", Kind::Unsupported), (b"cnlxsec3", Kind::Corrupt)] {
+            std::fs::write(&path, [&magic[..], &whole[8..]].concat()).unwrap();
+            assert_eq!(Part::open(&path, &origin()).unwrap_err().kind(), kind);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The embeddings of one table, and which of them are nearest to a query.
 //!
 //! Rows that a [`Part`] of the index covers are found by their codes first: in the neighbourhoods whose
-//! centres are nearest to the query, of the candidates that are estimated best by one bit a dimension,
+//! best row is likely to be nearest to the query, of the candidates that are estimated best by one bit a dimension,
 //! those that are best by four are compared exactly. The newest rows, and all of a library without an
 //! index, are in memory and each is compared.
 
@@ -184,14 +184,14 @@ impl VectorSet {
         let coded = CodedQuery::new(&self.rotation, query);
         let (all, near) = self.neighbourhoods(&coded);
         let mut best = self.best_by_codes(&coded, &all, 0..near, candidates, keeps);
-        // Where a filter leaves few, all are found.
+        // Where a filter leaves few, they are looked for everywhere.
         if best.found.len() < candidates {
             best = best.and(self.best_by_codes(&coded, &all, near..all.len(), candidates, keeps));
         }
         let best = self.best_by_fine_codes(&coded, &all, &best.places(), most);
         let mut places: Vec<(usize, usize)> = best
             .into_iter()
-            .map(|(number, slot)| (all[number].part, self.parts[all[number].part].place(slot)))
+            .map(|(rank, slot)| (all[rank].part, self.parts[all[rank].part].place(slot)))
             .collect();
         places.sort_unstable();
         let products: Result<Vec<Vec<(Row, f32)>>> = places
@@ -223,13 +223,11 @@ impl VectorSet {
         all.sort_by(|a, b| b.best.total_cmp(&a.best));
         let rows = self.parts.iter().map(|part| part.rows.len()).sum::<usize>();
         let wanted = (rows / LOOKED_INTO).max(LOOKED_INTO_LEAST);
-        let mut passed = 0;
-        let near = all.iter().take_while(|of| {
-            let is_wanted = passed < wanted;
-            passed += self.parts[of.part].slots(of.number).len();
-            is_wanted
-        });
-        let near = near.count();
+        let (mut near, mut passed) = (0, 0);
+        while near < all.len() && passed < wanted {
+            passed += self.parts[all[near].part].slots(all[near].number).len();
+            near += 1;
+        }
         (all, near)
     }
 
@@ -247,14 +245,14 @@ impl VectorSet {
         let best = (0..tasks).into_par_iter().map(|task| {
             let mut best = Nearest::new(most);
             let mut estimates = Vec::new();
-            for number in among.clone().skip(task).step_by(tasks) {
-                let Neighbourhood { part, number: of_part, product, .. } = all[number];
+            for rank in among.clone().skip(task).step_by(tasks) {
+                let Neighbourhood { part, number, product, .. } = all[rank];
                 let part = &self.parts[part];
-                let slots = part.slots(of_part);
+                let slots = part.slots(number);
                 part.estimate(query, product, slots.clone(), &mut estimates);
                 for (slot, &score) in slots.zip(&estimates) {
                     if score > best.floor && keeps(&part.rows[part.place(slot)]) {
-                        best.add(score, (number, slot));
+                        best.add(score, (rank, slot));
                     }
                 }
             }
@@ -273,11 +271,11 @@ impl VectorSet {
     ) -> Vec<Place> {
         let best = |places: &[Place]| {
             let mut best = Nearest::new(most);
-            for &(number, slot) in places {
-                let Neighbourhood { part, product, .. } = all[number];
+            for &(rank, slot) in places {
+                let Neighbourhood { part, product, .. } = all[rank];
                 let score = self.parts[part].estimate_fine(query, product, slot);
                 if score > best.floor {
-                    best.add(score, (number, slot));
+                    best.add(score, (rank, slot));
                 }
             }
             best
@@ -371,7 +369,7 @@ struct Neighbourhood {
     best: f32,
 }
 
-/// Where a row is: which of the query's neighbourhoods, and the slot; for the newest rows 0, and the place.
+/// Where a row is: the rank of its neighbourhood to the query, and the slot; for the newest rows 0, and the place.
 type Place = (usize, usize);
 
 /// Collects the places with the highest scores; of equal ones the first.
@@ -497,7 +495,7 @@ mod tests {
             let hits_of_all = hits(100, &|_| true);
             wanted += best.len();
             found += best.iter().filter(|second| hits_of_all[..10].contains(second)).count();
-            // A filter that leaves fewer than there are candidates makes it exact, wherever they lie.
+            // A filter that leaves no more than are read makes it exact, wherever they lie.
             let is_rare = |second: i64| second % 1_000 == 7;
             assert_eq!(hits(100, &|row| is_rare(second(row))), exact(&is_rare, 100));
         }
