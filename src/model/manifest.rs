@@ -198,7 +198,7 @@ impl Manifest {
         })
     }
 
-    /// Names the model's content: another one whenever a file's hash changes. Variants share it,
+    /// Names the model's content: another one whenever a file's hash changes. Variants and forms share it,
     /// so what only they are made with does not count.
     pub fn identity(&self) -> String {
         let mut hash = Sha256::new();
@@ -207,6 +207,11 @@ impl Manifest {
             hash.update(file.sha256.as_bytes());
         }
         format!("{}-{}", self.id, &super::store::hex(&hash.finalize())[..12])
+    }
+
+    /// Which way of writing the graph it is run by. What one form gives differs from another's by rounding.
+    pub fn form(&self) -> u32 {
+        self.conversion.as_ref().map_or(0, Conversion::version)
     }
 
     /// The file with activation ranges, for models that have an int8 variant.

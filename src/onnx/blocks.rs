@@ -1,5 +1,6 @@
 //! Weights in 8 bits: each stretch of an output's weights has a scale of its own, as the blocks of GGML's
-//! `Q8_0` have. The runtime rounds what it is multiplied with in the same stretches, and adds integers.
+//! `Q8_0` have. The runtime rounds what it is multiplied with in the same stretches and adds integers, where it has code for
+//! that on the processor; elsewhere it multiplies floats.
 //!
 //! One scale for each output, with one for all of the input, is faster by a little and loses more.
 

@@ -20,7 +20,7 @@ use super::{TextTower, space_id};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Manifest, Models};
 
-/// Changes whenever the same names and tower would give other directions.
+/// Changes whenever the same names and tower would give other directions, but for rounding.
 const VERSION: u32 = 1;
 
 /// Maps an encoder's class probabilities to where words about the picture lie. Words need no
@@ -67,7 +67,7 @@ impl JointSpace {
         }
         let shape = (names.len(), tower.text()?.dim);
         let id = identity(tower, &names);
-        let path = cached_path(models, id);
+        let path = cached_path(models, id, tower.form());
         let embeddings = match read(&path, shape) {
             Ok(embeddings) => embeddings,
             Err(error) => {
@@ -147,8 +147,9 @@ fn identity(tower: &Manifest, names: &[String]) -> blake3::Hash {
     hash.finalize()
 }
 
-fn cached_path(models: &Models, id: blake3::Hash) -> PathBuf {
-    models.cache_folder().join("derived").join(format!("class-names-{}.f32", &id.to_hex()[..32]))
+fn cached_path(models: &Models, id: blake3::Hash, form: u32) -> PathBuf {
+    let name = format!("class-names-{}.v{form}.f32", &id.to_hex()[..32]);
+    models.cache_folder().join("derived").join(name)
 }
 
 /// Reads what [`write`] wrote: BLAKE3 of the rest, then the rows, little endian.
