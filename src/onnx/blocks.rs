@@ -34,7 +34,7 @@ pub(super) fn product(
         ("block_size", Attribute::Int(BLOCK as i64)),
         ("accuracy_level", Attribute::Int(IN_EIGHT_BITS)),
     ];
-    graph.runtime_node("MatMulNBits", name, &[input, &steps, &scales], &attributes)
+    graph.node("com.microsoft.MatMulNBits", name, &[input, &steps, &scales], &attributes)
 }
 
 /// Each row's weights in steps, filled up to whole blocks, and the width of each block's steps.

@@ -82,7 +82,8 @@ impl GraphBuilder {
         self.initializer(name, data_type::UINT8, dims, values.to_vec())
     }
 
-    /// Adds a node with one output, which is named `output`, as is the node.
+    /// Adds a node with one output, which is named `output`, as is the node. An operator that only ONNX Runtime
+    /// has is named with its domain: `com.microsoft.MatMulNBits`.
     pub(super) fn node(
         &mut self,
         op: &str,
@@ -90,28 +91,7 @@ impl GraphBuilder {
         inputs: &[&str],
         attributes: &[(&str, Attribute<'_>)],
     ) -> Name {
-        self.node_of("", op, output, inputs, attributes)
-    }
-
-    /// As [`GraphBuilder::node`], of an operator that only ONNX Runtime has.
-    pub(super) fn runtime_node(
-        &mut self,
-        op: &str,
-        output: &str,
-        inputs: &[&str],
-        attributes: &[(&str, Attribute<'_>)],
-    ) -> Name {
-        self.node_of(RUNTIME_DOMAIN, op, output, inputs, attributes)
-    }
-
-    fn node_of(
-        &mut self,
-        domain: &str,
-        op: &str,
-        output: &str,
-        inputs: &[&str],
-        attributes: &[(&str, Attribute<'_>)],
-    ) -> Name {
+        let (domain, op) = op.rsplit_once('.').unwrap_or(("", op));
         let attribute = |(name, value): &(&str, Attribute<'_>)| {
             let mut proto =
                 AttributeProto { name: (*name).to_owned(), ..AttributeProto::default() };
