@@ -129,6 +129,11 @@ impl VectorSet {
         self.parts.is_empty() && self.newest.rows.is_empty()
     }
 
+    /// How many rows parts cover.
+    fn indexed(&self) -> usize {
+        self.parts.iter().map(|part| part.rows.len()).sum()
+    }
+
     /// All rows, in order of key.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
         self.parts.iter().flat_map(|part| &part.rows).chain(&self.newest.rows)
@@ -161,8 +166,7 @@ impl VectorSet {
                 query.len()
             )));
         }
-        let rows = self.parts.iter().map(|part| part.rows.len()).sum::<usize>();
-        let candidates = most.saturating_mul(CANDIDATES).max(rows / ONE_OF);
+        let candidates = most.saturating_mul(CANDIDATES).max(self.indexed() / ONE_OF);
         let mut found = self.best_of_parts(query, candidates, most, &keeps)?;
         found.extend(self.best_of_newest(query, most, &keeps));
         // A stable sort: equal ones stay in order of key.
@@ -221,8 +225,7 @@ impl VectorSet {
             }));
         }
         all.sort_by(|a, b| b.best.total_cmp(&a.best));
-        let rows = self.parts.iter().map(|part| part.rows.len()).sum::<usize>();
-        let wanted = (rows / LOOKED_INTO).max(LOOKED_INTO_LEAST);
+        let wanted = (self.indexed() / LOOKED_INTO).max(LOOKED_INTO_LEAST);
         let (mut near, mut passed) = (0, 0);
         while near < all.len() && passed < wanted {
             passed += self.parts[all[near].part].slots(all[near].number).len();
