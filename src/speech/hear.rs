@@ -23,13 +23,14 @@ pub struct Heard {
     pub fresh: Option<Timestamp>,
 }
 
-/// Beginnings that are followed at a time, as many as whisper.cpp can. It draws by chance how each goes on, so that
-/// five, as in Whisper's own program, leave out likely words too often.
-const BEAMS: u8 = 8;
+/// Beginnings that are followed at a time, as in Whisper's own program.
+const BEAMS: u8 = 5;
 /// Whisper may end before the speech does: the rest is read by itself, so many times at most.
 const MOST_PASSES: usize = 6;
 /// Speech without words that makes a rest worth reading.
 const LEAST_REST: Micros = Micros::from_millis(900);
+/// Speech that makes a sentence worth reading that Whisper has begun and not written.
+const LEAST_BEGUN: Micros = Micros::from_millis(200);
 /// Below this log-probability words may be those of another language: read as English, German and French
 /// have -0.8 to -1.3, English itself -0.1 to -0.3.
 const STRANGE: f32 = -0.65;
@@ -152,19 +153,23 @@ impl Listener {
             let Some(last) = written.words.last() else { break };
             let heard_to = last.span.end;
             append(&mut all, written.words);
-            // The rest is read where its next speech begins.
-            let rest = window.speech.iter().find(|part| part.end > heard_to + SLACK);
-            let Some(rest) = rest else { break };
-            let next = (rest.start - Micros::from_millis(100)).max(heard_to);
-            if speech_after(window, next) < LEAST_REST || next <= from + SLACK {
-                break;
+            let begun = written.open.filter(|open| speech_after(window, *open) >= LEAST_BEGUN);
+            match begun.or_else(|| rest(window, heard_to)) {
+                Some(next) if next > from + SLACK => from = next,
+                _ => break,
             }
-            from = next;
         }
         let (span, seam, fresh) = (window.span(), window.seam, window.fresh);
         let heard = Heard { span, seam, words: all, language: language.to_owned(), fresh };
         Ok((heard, likely.unwrap_or(0.0)))
     }
+}
+
+/// Where what is said after an instant is read from, if there is enough of it: where its speech begins.
+fn rest(window: &Window, heard_to: Timestamp) -> Option<Timestamp> {
+    let speech = window.speech.iter().find(|part| part.end > heard_to + SLACK)?;
+    let next = (speech.start - Micros::from_millis(100)).max(heard_to);
+    (speech_after(window, next) >= LEAST_REST).then_some(next)
 }
 
 /// Adds words that come later; times never go back.
@@ -185,7 +190,7 @@ fn speech_after(window: &Window, at: Timestamp) -> Micros {
 
 /// Reads; where that is doubted, reads in another way; and leaves out what is surely nothing.
 fn read_judged(
-    reader: &mut Reader,
+    reader: &mut Reader<'_>,
     samples: &[f32],
     at: Timestamp,
     window: &Window,
@@ -204,14 +209,20 @@ fn read_judged(
             window.speech.iter().copied().filter(|part| part.end > at).collect();
         let first = speech.first().map_or(at, |part| part.start.max(at));
         let start = reading.start.unwrap_or(first).max(first);
-        let end = at + length(samples.len());
+        let end = reading.open.unwrap_or(at + length(samples.len()));
         let mut found = words(&reading.pieces, start, language);
         let squeezed = drop_squeezed(&mut found);
         fit(&mut found, &speech);
         for word in &mut found {
             word.span = Span::new(word.span.start.min(end), word.span.end.min(end));
         }
-        Ok(Written { words: found, log_probability, silence: reading.silence, squeezed })
+        Ok(Written {
+            words: found,
+            log_probability,
+            silence: reading.silence,
+            open: reading.open,
+            squeezed,
+        })
     };
     let mut written = read(How { beams: BEAMS, times: true })?;
     if written.is_doubted() {

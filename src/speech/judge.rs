@@ -1,6 +1,7 @@
 //! Telling what was said from what was made up: loops, guesses, and words for silence.
 
 use super::words::Word;
+use crate::time::Timestamp;
 
 /// What Whisper wrote for one stretch of sound.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,6 +11,8 @@ pub(super) struct Written {
     pub(super) log_probability: f32,
     /// That nobody speaks, as Whisper has it.
     pub(super) silence: f32,
+    /// When a sentence begins that was not written.
+    pub(super) open: Option<Timestamp>,
     /// Words were left out that had no time.
     pub(super) squeezed: bool,
 }
@@ -39,11 +42,7 @@ impl Written {
 
     /// From which word on a loop says nothing new.
     pub(super) fn turns_in_a_loop(&self) -> Option<usize> {
-        let bare = |word: &Word| -> String {
-            let letters = word.text.chars().filter(|c| c.is_alphanumeric());
-            letters.flat_map(char::to_lowercase).collect()
-        };
-        let words: Vec<String> = self.words.iter().map(bare).collect();
+        let words: Vec<String> = self.words.iter().map(Word::letters).collect();
         loop_start(&words)
     }
 
@@ -92,7 +91,7 @@ fn loop_start<T: PartialEq>(words: &[T]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::{Span, Timestamp};
+    use crate::time::Span;
 
     fn written(text: &str, log_probability: f32, silence: f32) -> Written {
         let word = |text: &str| Word {
@@ -105,6 +104,7 @@ mod tests {
             words: text.split_whitespace().map(word).collect(),
             log_probability,
             silence,
+            open: None,
             squeezed: false,
         }
     }

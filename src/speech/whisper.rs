@@ -9,10 +9,13 @@ use whisper_rs::{
     WhisperContextParameters, WhisperState,
 };
 
+use super::rules::{Rules, log_sum};
+use super::search::{Beams, Likely, Token, search};
+use super::steer::{self, Decoder};
 use super::words::Piece;
 use crate::error::{Error, Result};
 use crate::model::{Manifest, Models};
-use crate::onnx::ggml::{self, AUDIO_POSITIONS, Sizes};
+use crate::onnx::ggml::{self, AUDIO_POSITIONS, ENGLISH_VOCABULARY, Sizes};
 use crate::time::{Micros, Timestamp};
 
 /// Samples of one position of the encoder.
@@ -24,7 +27,9 @@ const STEP: usize = 64;
 const LEAST: usize = 320;
 /// Pieces that are written for one window at most. Whisper stops at 219 by itself, and by its alignment
 /// then ends the process where the window seems to be shorter than 0.15 s.
-const MOST_PIECES: i32 = 200;
+const MOST_PIECES: u8 = 200;
+/// A beginning that is this much less likely than the best, one in 55, is given up.
+const BEHIND: f32 = 4.0;
 /// Memory that whisper.cpp may take for aligning: all pieces by all heads over 30 s take 41 MB, some
 /// four times. Only what is used is taken.
 const ALIGNING_BYTES: usize = 256 << 20;
@@ -43,6 +48,7 @@ pub struct Whisper {
     /// BCP-47; none for those that know many.
     languages: Vec<String>,
     sizes: Sizes,
+    rules: Rules,
 }
 
 impl fmt::Debug for Whisper {
@@ -73,7 +79,10 @@ impl Whisper {
         });
         let context =
             WhisperContext::new_with_params(Path::new(&path), parameters).map_err(cannot)?;
+        let piece = |token| context.token_to_bytes(token).ok();
+        let rules = Rules::new(context.token_eot(), context.token_beg(), piece);
         Ok(Whisper {
+            rules,
             context,
             _heads: heads,
             id: manifest.id.clone(),
@@ -102,17 +111,28 @@ impl Whisper {
     }
 
     /// What a window is read with.
-    pub(super) fn reader(&self) -> Result<Reader> {
+    pub(super) fn reader(&self) -> Result<Reader<'_>> {
         let state = self.context.create_state().map_err(|cause| {
             Error::exhausted(format!("model {} takes more memory than there is", self.id))
                 .caused_by(cause)
         })?;
-        Ok(Reader {
-            state,
-            languages: self.sizes.languages(),
-            end_of_text: self.context.token_eot(),
-            first_time: self.context.token_beg(),
-        })
+        Ok(Reader { whisper: self, state })
+    }
+
+    /// What Whisper reads before it writes.
+    fn prompt(&self, language: &str, times: bool) -> Vec<Token> {
+        let mut prompt = vec![self.context.token_sot()];
+        if self.is_multilingual() {
+            let id = whisper_rs::get_lang_id(language).unwrap_or(0);
+            prompt.extend([self.context.token_lang(id), self.context.token_transcribe()]);
+        }
+        prompt.extend((!times).then(|| self.context.token_not()));
+        prompt
+    }
+
+    /// Whether it can write times: whisper.cpp keeps the first distilled models from it.
+    fn writes_times(&self) -> bool {
+        self.sizes.decoder_layers != 2 || self.sizes.vocabulary > ENGLISH_VOCABULARY + 1
     }
 }
 
@@ -157,25 +177,25 @@ pub(super) struct Reading {
     pub(super) start: Option<Timestamp>,
     /// That nobody speaks.
     pub(super) silence: f32,
+    /// When a sentence begins that was not written: Whisper ends so where it does not hear a sentence's end.
+    pub(super) open: Option<Timestamp>,
 }
 
 /// Memory of its own for a model.
-pub(super) struct Reader {
+pub(super) struct Reader<'a> {
+    whisper: &'a Whisper,
     state: WhisperState,
-    languages: usize,
-    end_of_text: i32,
-    first_time: i32,
 }
 
-impl fmt::Debug for Reader {
+impl fmt::Debug for Reader<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").finish_non_exhaustive()
+        f.debug_struct("Reader").field("whisper", self.whisper).finish_non_exhaustive()
     }
 }
 
-impl Reader {
-    /// Reads at most 30 s of sound, of which the first sample is at `at`, with one thread. The same is read
-    /// of it by all that have read the same before.
+impl Reader<'_> {
+    /// Reads at most 30 s of sound, of which the first sample is at `at`, with one thread. The same sound
+    /// is always read the same.
     pub(super) fn read(
         &mut self,
         samples: &[f32],
@@ -183,22 +203,20 @@ impl Reader {
         language: &str,
         how: How,
     ) -> Result<Reading> {
-        let nothing = Reading { pieces: Vec::new(), start: None, silence: 1.0 };
+        let mut reading = Reading { pieces: Vec::new(), start: None, silence: 1.0, open: None };
         if samples.len() < LEAST_SAMPLES {
-            return Ok(nothing);
+            return Ok(reading);
         }
-        let strategy = match how.beams {
-            1 => SamplingStrategy::Greedy { best_of: 1 },
-            beams => SamplingStrategy::BeamSearch { beam_size: beams.into(), patience: -1.0 },
-        };
-        let mut parameters = FullParams::new(strategy);
+        let whisper = self.whisper;
+        let rules = &whisper.rules;
+        let times = how.times && whisper.writes_times();
+        let mut parameters = FullParams::new(SamplingStrategy::Greedy { best_of: 1 });
         parameters.set_n_threads(1);
         parameters.set_language(Some(language));
         parameters.set_no_context(true);
         parameters.set_single_segment(true);
-        parameters.set_no_timestamps(!how.times);
-        parameters.set_max_tokens(MOST_PIECES);
-        parameters.set_suppress_nst(true);
+        parameters.set_no_timestamps(!times);
+        parameters.set_max_tokens(MOST_PIECES.into());
         // Another temperature would be drawn by chance; what is doubted is read another way instead.
         parameters.set_temperature_inc(0.0);
         parameters.set_print_progress(false);
@@ -206,23 +224,54 @@ impl Reader {
         parameters.set_print_realtime(false);
         parameters.set_print_timestamps(false);
         parameters.set_audio_ctx(positions(samples.len()));
+
+        let prompt = whisper.prompt(language, times);
+        let mut found: Vec<Likely> = Vec::new();
+        steer::read(&mut self.state, parameters, samples, rules.end, |decoder| {
+            reading.silence = silence(decoder, whisper, &prompt)?;
+            let mut beginning = Beginning { decoder, held: prompt.clone(), prompt: prompt.len() };
+            let beams = Beams {
+                count: how.beams.into(),
+                end: rules.end,
+                most: MOST_PIECES.into(),
+                behind: BEHIND,
+            };
+            found = search(beams, |path| {
+                let logits = beginning.after(path)?;
+                Ok(rules.likeliest(path, logits, times, 2 * beams.count))
+            })?;
+            beginning.after(&[])?;
+            Ok(found.iter().map(|(token, _)| *token).collect())
+        })?;
+
+        let since_start = |token: Token| at + hundredths(i64::from(token - rules.first_time) * 2);
+        let is_time = |token: Token| token >= rules.first_time;
+        reading.start = found
+            .first()
+            .filter(|(first, _)| is_time(*first))
+            .map(|(first, _)| since_start(*first));
+        if let [.., (closes, _), (opens, _)] = found[..]
+            && is_time(closes)
+            && is_time(opens)
+        {
+            reading.open = Some(since_start(opens));
+        }
         let failed = |cause| Error::internal("whisper.cpp failed").caused_by(cause);
-        self.state.full(parameters, samples).map_err(failed)?;
-        let mut reading = nothing;
+        // What it has written is what was found, or the beginning of it: it ends where the sound does.
+        let mut found = found.into_iter();
         for segment in self.state.as_iter() {
-            reading.silence = segment.no_speech_probability();
-            for number in 0..segment.n_tokens() {
-                let Some(token) = segment.get_token(number) else { continue };
+            for token in (0..segment.n_tokens()).filter_map(|at| segment.get_token(at)) {
                 let data = token.token_data();
-                if data.id < self.end_of_text {
+                let Some((id, log_probability)) = found.next().filter(|(id, _)| *id == data.id)
+                else {
+                    break;
+                };
+                if id < rules.end {
                     reading.pieces.push(Piece {
                         bytes: token.to_bytes().map_err(failed)?.to_vec(),
-                        log_probability: data.plog,
+                        log_probability,
                         end: (at + hundredths(data.t_dtw) - LAG).max(at),
                     });
-                } else if data.id >= self.first_time && reading.pieces.is_empty() {
-                    let since = i64::from(data.id - self.first_time) * 2;
-                    reading.start = Some(at + hundredths(since));
                 }
             }
         }
@@ -236,8 +285,39 @@ impl Reader {
         self.state.pcm_to_mel(samples, 1).map_err(failed)?;
         let (_, likely) = self.state.lang_detect(0, 1).map_err(failed)?;
         // The library knows languages that older models have no token for.
-        let known = (0_i32..).zip(likely).take(self.languages);
+        let known = (0_i32..).zip(likely).take(self.whisper.sizes.languages());
         Ok(known.filter_map(|(id, likely)| Some((whisper_rs::get_lang_str(id)?, likely))).collect())
+    }
+}
+
+/// How likely nobody speaks, which Whisper says right after the first token of the prompt.
+fn silence(decoder: &mut Decoder, whisper: &Whisper, prompt: &[Token]) -> Result<f32> {
+    let logits = decoder.after(&prompt[..1], 0)?;
+    let silent = usize::try_from(whisper.context.token_nosp()).ok().and_then(|at| logits.get(at));
+    let silent = silent.copied().unwrap_or(f32::NEG_INFINITY);
+    let likely = (silent - log_sum(logits)).exp();
+    decoder.after(prompt, 0)?;
+    Ok(likely)
+}
+
+/// A beginning that a decoder holds.
+struct Beginning<'a> {
+    decoder: &'a mut Decoder,
+    /// The prompt and what follows it.
+    held: Vec<Token>,
+    prompt: usize,
+}
+
+impl Beginning<'_> {
+    /// The logits after the prompt and `path`. What is held already is not read again.
+    fn after(&mut self, path: &[Token]) -> Result<&mut [f32]> {
+        let prompt = self.prompt;
+        let same = self.held[prompt..].iter().zip(path).take_while(|(a, b)| a == b).count();
+        self.held.truncate(prompt + same);
+        self.held.extend(&path[same..]);
+        // The last is read again where all are held, for what comes after it.
+        let past = (prompt + same).min(self.held.len() - 1);
+        self.decoder.after(&self.held[past..], past)
     }
 }
 

@@ -23,6 +23,14 @@ pub struct Word {
     pub glued: bool,
 }
 
+impl Word {
+    /// What it is known by: its letters and digits, small.
+    pub(super) fn letters(&self) -> String {
+        let letters = self.text.chars().filter(|c| c.is_alphanumeric());
+        letters.flat_map(char::to_lowercase).collect()
+    }
+}
+
 /// Languages that are written without spaces between words, by the codes that Whisper has for them.
 const WITHOUT_SPACES: [&str; 7] = ["zh", "yue", "ja", "th", "lo", "my", "km"];
 
@@ -136,21 +144,30 @@ fn whole_characters(pieces: &[Piece]) -> Vec<Characters> {
     found
 }
 
-/// Takes out words that have no time of their own, two or more in a row: what was written twice has a
-/// place in the sound only once. Whether there were such.
+/// Takes out words that have no time of their own, two or more in a row, where they end the text or are said in
+/// it another time: what was written twice has a place in the sound only once. Whether there were such.
 pub(super) fn drop_squeezed(words: &mut Vec<Word>) -> bool {
-    let is_empty: Vec<bool> = words.iter().map(|word| word.span.length() <= Micros::ZERO).collect();
-    let squeezed = |at: usize| {
-        let beside = [at.checked_sub(1), Some(at + 1)].into_iter().flatten();
-        is_empty[at] && beside.into_iter().any(|at| is_empty.get(at) == Some(&true))
-    };
-    let before = words.len();
+    let letters: Vec<String> = words.iter().map(Word::letters).collect();
+    let mut wanted = vec![true; words.len()];
     let mut at = 0;
-    words.retain(|_| {
-        at += 1;
-        !squeezed(at - 1)
-    });
+    for run in words.chunk_by(|a, b| has_time(a) == has_time(b)) {
+        let (before, others) = letters.split_at(at);
+        let (said, after) = others.split_at(run.len());
+        let is_twice = |word: &String| before.contains(word) || after.contains(word);
+        let is_doubled = after.is_empty() || said.iter().all(is_twice);
+        if run.len() > 1 && is_doubled && !run.iter().any(has_time) {
+            wanted[at..at + run.len()].fill(false);
+        }
+        at += run.len();
+    }
+    let before = words.len();
+    let mut wanted = wanted.into_iter();
+    words.retain(|_| wanted.next().unwrap_or(true));
     words.len() < before
+}
+
+fn has_time(word: &Word) -> bool {
+    word.span.length() > Micros::ZERO
 }
 
 /// Moves the words' times to where somebody speaks: a word that seems to begin or end in a pause begins
@@ -253,6 +270,14 @@ mod tests {
         assert!(drop_squeezed(&mut found));
         assert_eq!(shown(&found), [("no", 0, 400), ("I", 400, 400), ("sir", 400, 900)]);
         assert!(!drop_squeezed(&mut found));
+
+        let once = [(" been", 300), (" lover", 300), (" husband", 300), (" friend", 900)];
+        let mut found = words(&pieces(&once), Timestamp(0), "en");
+        assert!(!drop_squeezed(&mut found));
+        let after_all = [(" friend", 900), (" thank", 900), (" you", 900)];
+        let mut found = words(&pieces(&after_all), Timestamp(0), "en");
+        assert!(drop_squeezed(&mut found));
+        assert_eq!(shown(&found), [("friend", 0, 900)]);
     }
 
     proptest! {
