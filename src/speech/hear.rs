@@ -139,8 +139,7 @@ impl Listener {
     /// With the log-probability of the first words.
     fn hear_in(&self, window: &Window, language: &str) -> Result<(Heard, f32)> {
         let at = self.models.for_language(language)?;
-        // Not the one of the window before: whisper.cpp draws what its first beam tries by chance, from
-        // numbers that go on.
+        // Not the one of the window before: nothing of that one may have a consequence here.
         let mut reader = self.models.0[at].reader()?;
         let mut all: Vec<Word> = Vec::new();
         let mut likely = None;

@@ -24,6 +24,8 @@ pub(super) struct Beams {
     pub(super) behind: f32,
 }
 
+/// A beginning is given up that would not be the best text even if so many certain tokens ended it.
+const REACH: usize = 10;
 /// So many tokens of a text are asked for before another beginning is looked at: of the likeliest, and of
 /// each other one.
 const AHEAD: [usize; 2] = [6, 3];
@@ -31,7 +33,8 @@ const AHEAD: [usize; 2] = [6, 3];
 /// The text of the highest mean log-probability among those found, without its end. `next` gives the
 /// likeliest tokens after a beginning, in falling order; twice as many as there are beams suffice.
 ///
-/// It ends as CTranslate2's does, which faster-whisper runs: once as many texts are finished as there are beams.
+/// It ends as CTranslate2's does, which faster-whisper runs: once as many texts are finished as there are beams; or
+/// sooner, where what goes on cannot be the best.
 pub(super) fn search(
     beams: Beams,
     mut next: impl FnMut(&[Token]) -> Result<Vec<Likely>>,
@@ -51,13 +54,16 @@ pub(super) fn search(
         candidates.sort_by(|a, b| b.0.total_cmp(&a.0));
         candidates.truncate(2 * beams.count);
         let Some(&(best, ..)) = candidates.first() else { break };
+        // What a beginning needs, were it to end `REACH` certain tokens later, to be better than all that is finished.
+        let needed = finished.iter().map(|(mean, _)| *mean).fold(f32::NEG_INFINITY, f32::max)
+            * (length + 1 + REACH) as f32;
         alive.clear();
         for (rank, &(sum, beginning, likely)) in candidates.iter().enumerate() {
             if likely.0 == beams.end {
                 if rank < beams.count {
                     finished.push((sum / length.max(1) as f32, beginning));
                 }
-            } else if alive.len() < beams.count && best - sum < beams.behind {
+            } else if alive.len() < beams.count && best - sum < beams.behind && sum > needed {
                 alive.push(tree.child(beginning, likely));
             }
         }
@@ -201,17 +207,18 @@ mod tests {
             }
             all.sort_by(|a, b| b.0.total_cmp(&a.0));
             all.truncate(2 * beams.count);
+            let best = finished.iter().map(|(mean, _)| *mean).fold(f32::NEG_INFINITY, f32::max);
             alive.clear();
             for (rank, (sum, path)) in all.into_iter().enumerate() {
                 if path.last() == Some(&END) {
                     if rank < beams.count {
                         finished.push((sum / length.max(1) as f32, path[..length].to_vec()));
                     }
-                } else if alive.len() < beams.count {
+                } else if alive.len() < beams.count && sum > best * (length + 1 + REACH) as f32 {
                     alive.push((sum, path));
                 }
             }
-            if finished.len() >= beams.count {
+            if finished.len() >= beams.count || alive.is_empty() {
                 break;
             }
         }

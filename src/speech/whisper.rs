@@ -228,8 +228,8 @@ impl Reader<'_> {
         let prompt = whisper.prompt(language, times);
         let mut found: Vec<Likely> = Vec::new();
         steer::read(&mut self.state, parameters, samples, rules.end, |decoder| {
-            reading.silence = silence(decoder, whisper, &prompt)?;
-            let mut beginning = Beginning { decoder, held: prompt.clone(), prompt: prompt.len() };
+            let mut beginning = Beginning { decoder, prompt: &prompt, held: Vec::new() };
+            reading.silence = beginning.silence(whisper)?;
             let beams = Beams {
                 count: how.beams.into(),
                 end: rules.end,
@@ -290,33 +290,37 @@ impl Reader<'_> {
     }
 }
 
-/// How likely nobody speaks, which Whisper says right after the first token of the prompt.
-fn silence(decoder: &mut Decoder, whisper: &Whisper, prompt: &[Token]) -> Result<f32> {
-    let logits = decoder.after(&prompt[..1], 0)?;
-    let silent = usize::try_from(whisper.context.token_nosp()).ok().and_then(|at| logits.get(at));
-    let silent = silent.copied().unwrap_or(f32::NEG_INFINITY);
-    let likely = (silent - log_sum(logits)).exp();
-    decoder.after(prompt, 0)?;
-    Ok(likely)
-}
-
-/// A beginning that a decoder holds.
+/// What a decoder holds.
 struct Beginning<'a> {
     decoder: &'a mut Decoder,
-    /// The prompt and what follows it.
+    prompt: &'a [Token],
+    /// The prompt and what follows it, or less.
     held: Vec<Token>,
-    prompt: usize,
 }
 
 impl Beginning<'_> {
-    /// The logits after the prompt and `path`. What is held already is not read again.
+    /// How likely nobody speaks, which Whisper says right after the first token of the prompt; 0 for models of many
+    /// languages, which say so of speech that sounds strange to them, too.
+    fn silence(&mut self, whisper: &Whisper) -> Result<f32> {
+        if whisper.is_multilingual() {
+            return Ok(0.0);
+        }
+        self.held.clear();
+        self.held.extend(self.prompt.first());
+        let logits = self.decoder.after(&self.held, 0)?;
+        let silent = usize::try_from(whisper.context.token_nosp());
+        let silent = silent.ok().and_then(|at| logits.get(at)).copied();
+        Ok((silent.unwrap_or(f32::NEG_INFINITY) - log_sum(logits)).exp())
+    }
+
+    /// The logits after the prompt and `path`. What is held already is not read again, but for the last token.
     fn after(&mut self, path: &[Token]) -> Result<&mut [f32]> {
-        let prompt = self.prompt;
-        let same = self.held[prompt..].iter().zip(path).take_while(|(a, b)| a == b).count();
-        self.held.truncate(prompt + same);
-        self.held.extend(&path[same..]);
-        // The last is read again where all are held, for what comes after it.
-        let past = (prompt + same).min(self.held.len() - 1);
+        let wanted = || self.prompt.iter().chain(path);
+        let same = self.held.iter().zip(wanted()).take_while(|(a, b)| a == b).count();
+        let rest: Vec<Token> = wanted().skip(same).copied().collect();
+        self.held.truncate(same);
+        self.held.extend(rest);
+        let past = same.min(self.held.len().saturating_sub(1));
         self.decoder.after(&self.held[past..], past)
     }
 }
