@@ -89,7 +89,7 @@ impl Rules {
         let is_closed = backwards.next().is_none_or(is_time);
         if let Some(last) = path.iter().rev().find(|token| is_time(token)) {
             // A sentence has a length; the next may begin where it ends.
-            let least = index(*last) + usize::from(!(was_time && !is_closed));
+            let least = index(*last) + usize::from(!was_time || is_closed);
             let least = least.min(logits.len());
             logits[first_time..least].fill(f32::NEG_INFINITY);
         }
