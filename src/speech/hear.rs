@@ -208,7 +208,8 @@ fn read_judged(
             window.speech.iter().copied().filter(|part| part.end > at).collect();
         let first = speech.first().map_or(at, |part| part.start.max(at));
         let start = reading.start.unwrap_or(first).max(first);
-        let end = reading.open.unwrap_or(at + length(samples.len()));
+        let sound_end = at + length(samples.len());
+        let end = reading.open.map_or(sound_end, |open| open.min(sound_end));
         let mut found = words(&reading.pieces, start, language);
         let squeezed = drop_squeezed(&mut found);
         fit(&mut found, &speech);

@@ -63,6 +63,8 @@ impl Written {
     pub(super) fn without_loop(mut self) -> Written {
         if let Some(at) = self.turns_in_a_loop() {
             self.words.truncate(at);
+            // The rest is read from the last word that is kept, not from where the loop has led.
+            self.open = None;
         }
         self
     }
@@ -130,6 +132,15 @@ mod tests {
         ] {
             assert_eq!(text(&written(said, -0.3, 0.0).without_loop()), kept);
         }
+    }
+
+    #[test]
+    fn a_loop_leads_nowhere() {
+        let open = Some(Timestamp(9));
+        let straight = Written { open, ..written("a b c", -0.3, 0.0) };
+        assert_eq!(straight.without_loop().open, open);
+        let looped = Written { open, ..written("a b c a b c a b c", -0.3, 0.0) };
+        assert_eq!(looped.without_loop().open, None);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Source: `whisper/decoding.py` and `whisper/tokenizer.py` of OpenAI's Whisper (`SuppressBlank`,
 //! `SuppressTokens`, `ApplyTimestampRules`, `non_speech_tokens`).
 
+use std::collections::HashSet;
+
 use super::search::{Likely, Token};
 
 /// Pieces that write down sound that is no speech, by themselves or after a space.
@@ -35,10 +37,10 @@ impl Rules {
         first_time: Token,
         piece: impl Fn(Token) -> Option<&'a [u8]>,
     ) -> Rules {
+        let listed: HashSet<&[u8]> = NO_SPEECH.split(' ').map(str::as_bytes).collect();
         let is_no_speech = |bytes: &[u8]| {
             let bare = bytes.strip_prefix(b" ").unwrap_or(bytes);
-            let is_listed = NO_SPEECH.split(' ').any(|listed| listed.as_bytes() == bare);
-            is_listed || bare == NOTE || NO_BEGINNING.contains(&bytes)
+            listed.contains(bare) || bare == NOTE || NO_BEGINNING.contains(&bytes)
         };
         let all = || (0..end).filter_map(|token| Some((token, piece(token)?)));
         Rules {
@@ -62,14 +64,14 @@ impl Rules {
         if logits.len() < first_time || first_time <= end {
             return Vec::new();
         }
-        for token in
-            self.never.iter().chain(path.is_empty().then_some(self.blank.as_ref()).flatten())
-        {
+        for token in &self.never {
             logits[index(*token)] = f32::NEG_INFINITY;
         }
         logits[end + 1..first_time].fill(f32::NEG_INFINITY);
         if path.is_empty() {
-            logits[end] = f32::NEG_INFINITY;
+            for token in self.blank.into_iter().chain([self.end]) {
+                logits[index(token)] = f32::NEG_INFINITY;
+            }
         }
         if times {
             self.keep_to_sentences(path, logits);

@@ -91,7 +91,6 @@ struct Node {
     log_probability: f32,
     /// Of all tokens up to here.
     sum: f32,
-    length: usize,
     /// What may come, once it has been asked for.
     next: Option<Vec<Likely>>,
     after: Vec<usize>,
@@ -103,15 +102,12 @@ impl Tree {
     }
 
     fn push(&mut self, before: Option<usize>, (token, log_probability): Likely) -> usize {
-        let (sum, length) =
-            before.map_or((0.0, 0), |at| (self.nodes[at].sum, self.nodes[at].length + 1));
-        let sum = sum + log_probability;
+        let sum = before.map_or(0.0, |at| self.nodes[at].sum) + log_probability;
         self.nodes.push(Node {
             before,
             token,
             log_probability,
             sum,
-            length,
             next: None,
             after: Vec::new(),
         });
@@ -129,7 +125,7 @@ impl Tree {
     }
 
     fn path(&self, mut to: usize) -> Vec<Likely> {
-        let mut path = Vec::with_capacity(self.nodes[to].length);
+        let mut path = Vec::new();
         while let Some(before) = self.nodes[to].before {
             path.push((self.nodes[to].token, self.nodes[to].log_probability));
             to = before;
@@ -146,13 +142,13 @@ impl Tree {
         beams: Beams,
         next: &mut impl FnMut(&[Token]) -> Result<Vec<Likely>>,
     ) -> Result<()> {
-        let mut path: Vec<Token> = Vec::new();
-        for asked in 0..=ahead {
-            if self.nodes[at].next.is_some() || self.nodes[at].length >= beams.most {
+        if self.nodes[at].next.is_some() {
+            return Ok(());
+        }
+        let mut path: Vec<Token> = self.path(at).into_iter().map(|(token, _)| token).collect();
+        for _ in 0..=ahead {
+            if self.nodes[at].next.is_some() || path.len() >= beams.most {
                 break;
-            }
-            if asked == 0 {
-                path.extend(self.path(at).into_iter().map(|(token, _)| token));
             }
             let likely = next(&path)?;
             let first = likely.first().copied();

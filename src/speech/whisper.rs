@@ -246,10 +246,11 @@ impl Reader<'_> {
 
         let since_start = |token: Token| at + hundredths(i64::from(token - rules.first_time) * 2);
         let is_time = |token: Token| token >= rules.first_time;
-        reading.start = found
-            .first()
-            .filter(|(first, _)| is_time(*first))
-            .map(|(first, _)| since_start(*first));
+        if let [(first, _), ..] = found[..]
+            && is_time(first)
+        {
+            reading.start = Some(since_start(first));
+        }
         if let [.., (closes, _), (opens, _)] = found[..]
             && is_time(closes)
             && is_time(opens)
