@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::index::distinct;
+use super::index::{cores, describers, distinct};
 use super::output::{self, Format, Places, Texts};
 use super::progress::IndexProgress;
 use super::{CommandResult, Failure, Outcome, caption_line, interrupt, one_line};
@@ -66,9 +66,9 @@ pub fn run(args: Args) -> CommandResult {
     let places = Places::new(args.output.as_deref(), format, &locations, "captions")
         .map_err(Failure::usage)?;
     let cancel = interrupt::cancel_on_signal()?;
-    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let mut loaded =
-        Loaded::load(pipeline, &models, args.device, cores.get()).map_err(Failure::cannot_open)?;
+    let cores = cores();
+    let mut loaded = Loaded::load(pipeline, &models, args.device, cores.get(), describers())
+        .map_err(Failure::cannot_open)?;
     if let Some(beams) = args.beams {
         loaded.set_beams(usize::from(beams));
     }

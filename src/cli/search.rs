@@ -1,5 +1,6 @@
 //! `cinelex search`: words or a picture to moments.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -264,8 +265,8 @@ fn image_vector(reader: &Reader, image: &Path, args: &Args) -> Result<Vec<f32>, 
         ))));
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut loaded =
-        Loaded::load(pipeline, &models, Device::Cpu, threads).map_err(Failure::cannot_open)?;
+    let mut loaded = Loaded::load(pipeline, &models, Device::Cpu, threads, NonZeroUsize::MIN)
+        .map_err(Failure::cannot_open)?;
     let recipe = reader.current(RecipeKind::Clip)?;
     let encoder = |recipe: &crate::library::Recipe| recipe.description.get("encoder").cloned();
     match &recipe {

@@ -1,5 +1,7 @@
 //! What a trained transformer makes of segments: captions, embeddings, alignments.
 
+use std::num::NonZeroUsize;
+
 use half::f16;
 use ndarray::Array1;
 
@@ -9,7 +11,7 @@ use crate::library::{SeenClip, SegmentReading};
 use crate::model::{CaptionerSpec, Manifest, Models};
 use crate::onnx::transformer::{Network, Precision};
 use crate::text::pieces::UNKNOWN;
-use crate::transformer::{Captioner, Fitting, Segment, Trained, VisualToken, Writing, spread};
+use crate::transformer::{Captioner, Fitting, Segment, Trained, VisualToken, Writing};
 
 /// Segments that are read and written about at a time.
 pub(super) const AT_A_TIME: usize = 8;
@@ -28,17 +30,21 @@ pub struct Describer {
 pub(super) struct Described<'a> {
     /// What was said, where the network may know the language, and its embedding.
     pub said: Option<(&'a str, &'a [f16])>,
-    /// In order of start; those that [`Describer::chosen`] names.
+    /// In order of start; at most [`Describer::clips`].
     pub clips: Vec<SeenClip>,
 }
 
 impl Describer {
-    /// Loads the network of a captioner's manifest, with `threads` for one run.
+    /// Loads the network of a captioner's manifest, to be used `side_by_side`.
     ///
     /// # Errors
     /// `NotFound` or `Corrupt` for its file; `InvalidInput` where it is not what the manifest says.
-    pub(super) fn load(models: &Models, manifest: &Manifest, threads: usize) -> Result<Self> {
-        let spec = manifest.captioner()?.clone();
+    pub(super) fn load(
+        models: &Models,
+        manifest: &Manifest,
+        side_by_side: NonZeroUsize,
+    ) -> Result<Vec<Self>> {
+        let spec = manifest.captioner()?;
         let trained = Trained::named(models, manifest)?;
         let network = trained.network;
         let says = (spec.cells, spec.codebook.is_some());
@@ -49,13 +55,23 @@ impl Describer {
                 manifest.id
             )));
         }
-        let captioner = Captioner::new(models, &trained, Precision::Fp32, threads)?;
-        Ok(Describer { spec, fitting: trained.fitting, network, captioner })
+        let describer = || {
+            let captioner = Captioner::new(models, &trained, Precision::Fp32, 1)?;
+            let (spec, fitting) = (spec.clone(), trained.fitting.clone());
+            Ok(Describer { spec, fitting, network, captioner })
+        };
+        std::thread::scope(|scope| {
+            let loading: Vec<_> = (0..side_by_side.get()).map(|_| scope.spawn(describer)).collect();
+            let loaded = loading.into_iter().map(|thread| {
+                thread.join().unwrap_or_else(|_| Err(Error::internal("loading panicked")))
+            });
+            loaded.collect()
+        })
     }
 
-    /// Which of so many clips of a segment are seen: spread evenly.
-    pub(super) fn chosen(&self, clips: usize) -> impl Iterator<Item = usize> + use<> {
-        spread(clips, self.spec.clips.min(self.network.clips))
+    /// How many of a segment's clips are seen at most; they are spread evenly over it.
+    pub(super) fn clips(&self) -> usize {
+        self.spec.clips.min(self.network.clips)
     }
 
     /// The embedding of one clip's picture; `None` where it lacks what the network sees.

@@ -103,7 +103,7 @@ pub fn index(
     let mut recorder = Recorder { shared: &shared, streams: HashMap::new() };
     let understood = StageStats::new("segment");
     let described = StageStats::new("caption");
-    let has_captions = loaded.describer.is_some();
+    let has_captions = !loaded.describers.is_empty();
     let listened = StageStats::new("listen");
     let Halves { encode, quantize, mut understand } = loaded.halves(Lent {
         batch: options.batch,

@@ -1,5 +1,6 @@
 //! A pipeline with its models in memory, and the recipes that these make.
 
+use std::num::NonZeroUsize;
 use std::sync::Mutex;
 
 use serde_json::json;
@@ -36,8 +37,8 @@ pub struct Loaded {
     /// `None` where the encoder tells no classes apart.
     pub space: Option<JointSpace>,
     pub tower: TextTower,
-    /// `None` where segments get no captions.
-    pub describer: Option<Describer>,
+    /// What writes captions, side by side; none where segments get no captions.
+    pub describers: Vec<Describer>,
     pub clip_recipe: Recipe,
     pub segment_recipe: Recipe,
 }
@@ -64,7 +65,8 @@ pub(super) struct Halves<'a> {
 }
 
 impl Loaded {
-    /// Loads all models of a pipeline. `threads` work on one batch of pictures.
+    /// Loads all models of a pipeline. `threads` work on one batch of pictures, and captions are written by so
+    /// many `describers` side by side.
     ///
     /// # Errors
     /// `NotFound` for a model that is not set up; `InvalidInput` where models do not fit together;
@@ -74,6 +76,7 @@ impl Loaded {
         models: &Models,
         device: Device,
         threads: usize,
+        describers: NonZeroUsize,
     ) -> Result<Loaded> {
         let encoder_manifest = models.manifest(&pipeline.encoder)?;
         let text_manifest = models.manifest(&pipeline.text)?;
@@ -130,18 +133,18 @@ impl Loaded {
             // Segments are made of clips.
             "clips": clip_recipe.id,
         });
-        let mut describer = None;
+        let mut describing = Vec::new();
         if let Some(reference) = &pipeline.captioner {
             let manifest = models.manifest(reference)?;
-            let loaded = Describer::load(models, &manifest, 1)?;
-            fits(&loaded, &pipeline, &encoder_manifest, codebook.as_ref(), tower.space())
+            describing = Describer::load(models, &manifest, describers)?;
+            let first = &describing[0];
+            fits(first, &pipeline, &encoder_manifest, codebook.as_ref(), tower.space())
                 .map_err(|error| error.in_source(format!("captioner {}", manifest.id)))?;
             segments["captioner"] = json!({
                 "version": CAPTIONS_VERSION,
                 "id": manifest.identity(),
-                "how": loaded.spec,
+                "how": first.spec,
             });
-            describer = Some(loaded);
         }
         let segment_recipe = recipe(RecipeKind::Segment, segments, Some(row), None)?;
         Ok(Loaded {
@@ -150,7 +153,7 @@ impl Loaded {
             codebook,
             space,
             tower,
-            describer,
+            describers: describing,
             clip_recipe,
             segment_recipe,
         })
@@ -187,7 +190,7 @@ impl Loaded {
                 segment: pipeline.segment,
                 clip_recipe: &self.clip_recipe.id,
                 recipe: &self.segment_recipe.id,
-                describer: self.describer.as_mut(),
+                describers: &mut self.describers,
                 codebook,
                 stats: lent.understood,
                 describing: lent.described,
@@ -199,7 +202,7 @@ impl Loaded {
     /// How many beginnings of a caption are followed at a time, in place of what the captioner's
     /// manifest says.
     pub fn set_beams(&mut self, beams: usize) {
-        if let Some(describer) = &mut self.describer {
+        for describer in &mut self.describers {
             describer.spec.beams = beams;
         }
     }
@@ -211,7 +214,7 @@ impl Loaded {
     /// `Unsupported` where the encoder has no classes and there is no captioner; else the decoder's
     /// and the encoder's.
     pub fn embed_picture(&mut self, host: &mut Host, picture: &Input) -> Result<Vec<f32>> {
-        if self.space.is_none() && self.describer.is_none() {
+        if self.space.is_none() && self.describers.is_empty() {
             return Err(Error::unsupported(format!(
                 "encoder {} maps pictures into no space that can be searched",
                 self.pipeline.encoder
@@ -234,8 +237,8 @@ impl Loaded {
     }
 
     fn embed_features(&mut self, frame: FrameFeatures) -> Result<Vec<f32>> {
-        let Loaded { codebook, space, describer, pipeline, .. } = self;
-        if let Some(describer) = describer {
+        let Loaded { codebook, space, describers, pipeline, .. } = self;
+        if let Some(describer) = describers.first_mut() {
             let cells = if pipeline.cells { frame.cells } else { Vec::new() };
             let words = codebook.as_ref().map(|codebook| words(codebook, &frame.features, &cells));
             let clip = SeenClip {

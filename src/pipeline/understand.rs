@@ -3,12 +3,13 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use crossbeam_channel::Receiver;
 use half::f16;
 
 use super::describe::{AT_A_TIME, Described, Describer};
 use super::report::Made;
 use crate::codebook::Codebook;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Cancel, StageStats};
 use crate::library::{Reader, RecipeId, SegmentReading, SegmentRecord, SourceId, State, Writer};
 use crate::media::{ClipHead, Cue};
@@ -17,8 +18,9 @@ use crate::time::{Micros, Span, Timestamp};
 use crate::transcript::{
     SegmentPlan, SegmentRules, SentenceRules, chosen_track, segments, sentences,
 };
+use crate::transformer::spread;
 
-/// Turns clips and cues into segments, a source at a time.
+/// Turns clips and cues into segments.
 pub(super) struct Understand<'a> {
     pub library: &'a Mutex<Writer>,
     pub reader: Reader,
@@ -27,8 +29,9 @@ pub(super) struct Understand<'a> {
     pub segment: SegmentRules,
     pub clip_recipe: &'a RecipeId,
     pub recipe: &'a RecipeId,
-    /// What writes captions, and the codebook that its visual words are of.
-    pub describer: Option<&'a mut Describer>,
+    /// What writes captions, side by side; none where nothing does.
+    pub describers: &'a mut [Describer],
+    /// That of the visual words that these see.
     pub codebook: Option<&'a Codebook>,
     pub stats: &'a StageStats,
     pub describing: &'a StageStats,
@@ -40,22 +43,56 @@ const TEXTS_A_RUN: usize = 32;
 /// No sentence begins longer than this before its end.
 const LONGEST_CUE: Micros = Micros::from_millis(120_000);
 
+/// Clips of a source whose segments are to be made anew.
+pub(super) type Part = (SourceId, Span);
+
+/// A part with its segments, before they are described.
+struct Planned {
+    part: Part,
+    clips: Vec<ClipHead>,
+    plans: Vec<SegmentPlan>,
+    /// Of the words of each.
+    embeddings: Vec<Vec<f16>>,
+}
+
 impl Understand<'_> {
     /// Understands what earlier runs have left, then every source that `stored` names, until it
     /// says `None`.
-    pub fn all(&mut self, stored: &crossbeam_channel::Receiver<Option<SourceId>>) -> Result<Made> {
-        let stats = self.stats;
-        let mut all = Made::default();
+    pub fn all(&mut self, stored: &Receiver<Option<SourceId>>) -> Result<Made> {
         let left = self.library().left_to_understand(self.clip_recipe, self.recipe)?;
-        let describing = self.describing;
-        let next = || stored.recv().ok().flatten();
+        let (mut left, mut named) = (left.into_iter(), Named::new(stored));
+        self.understand(|waits| {
+            let source = left.next().or_else(|| named.next(waits))?;
+            Some((source, Span::ALL))
+        })
+    }
+
+    /// Understands the parts that `stored` names until it says `None`.
+    pub fn parts(&mut self, stored: &Receiver<Option<Part>>) -> Result<Made> {
+        let mut named = Named::new(stored);
+        self.understand(|waits| named.next(waits))
+    }
+
+    /// Understands what `next` names, which waits for it where it is told so. Parts that are there at the same
+    /// time are described together, since a short film's few segments would fill no batch.
+    fn understand(&mut self, mut next: impl FnMut(bool) -> Option<Part>) -> Result<Made> {
+        let (stats, describing) = (self.stats, self.describing);
+        let mut all = Made::default();
         // While there is nothing to divide, there is nothing to describe.
-        let named = std::iter::from_fn(|| stats.starved(|| describing.starved(next)));
-        for source in left.into_iter().chain(named) {
-            // The sources that are passed over now are left to the next run.
-            if !self.cancel.is_cancelled() {
-                all.add(self.part(source, Span::ALL)?);
+        while let Some(part) = stats.starved(|| describing.starved(|| next(true))) {
+            // What is passed over now is left to the next run.
+            if self.cancel.is_cancelled() {
+                continue;
             }
+            let mut together = vec![self.planned(part)?];
+            let mut segments = together[0].plans.len();
+            while segments < AT_A_TIME * self.describers.len() {
+                let Some(part) = next(false) else { break };
+                let planned = self.planned(part)?;
+                segments += planned.plans.len();
+                together.push(planned);
+            }
+            all.add(self.finish(together)?);
         }
         Ok(all)
     }
@@ -64,38 +101,47 @@ impl Understand<'_> {
         self.library.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the segments anew of the clips that start in `span`.
-    pub fn part(&mut self, source: SourceId, span: Span) -> Result<Made> {
+    fn planned(&mut self, part: Part) -> Result<Planned> {
+        let (source, span) = part;
         let clips = self.reader.clip_heads(source, self.clip_recipe, span)?;
-        let (stats, describing) = (self.stats, self.describing);
-        let (plans, embeddings) = worked(stats, || self.plans(source, span, &clips))?;
-        let readings = worked(describing, || self.describe(source, &clips, &plans, &embeddings))?;
-        // Captions of a long film take a while; without the rest, the next run makes all of them.
-        let Some(readings) = readings else { return Ok(Made::default()) };
-        worked(stats, || {
-            let records: Vec<SegmentRecord> = plans
-                .into_iter()
-                .zip(embeddings)
-                .zip(readings)
-                .map(|((plan, embedding), reading)| SegmentRecord {
-                    span: plan.span,
-                    text: plan.text,
-                    language: plan.language,
-                    embedding,
-                    reading,
-                })
-                .collect();
-            let mut library = self.library();
-            library.commit_segments_in(source, self.recipe, span, &records)?;
-            if library.progress(source, self.clip_recipe)? == State::Complete {
-                library.finish_source(source, self.recipe, State::Complete, None)?;
+        let (plans, embeddings) = worked(self.stats, || self.plans(source, span, &clips))?;
+        Ok(Planned { part, clips, plans, embeddings })
+    }
+
+    /// Describes the segments of parts, and commits them a part at a time.
+    fn finish(&mut self, parts: Vec<Planned>) -> Result<Made> {
+        let mut made = Made::default();
+        let mut readings = self.describe(&parts)?.into_iter();
+        worked(self.stats, || {
+            for Planned { part: (source, span), plans, embeddings, .. } in parts {
+                // The run was stopped before it was described; the next one makes all of it.
+                if !self.describers.is_empty() && readings.len() < plans.len() {
+                    break;
+                }
+                let records: Vec<SegmentRecord> = plans
+                    .into_iter()
+                    .zip(embeddings)
+                    .map(|(plan, embedding)| SegmentRecord {
+                        span: plan.span,
+                        text: plan.text,
+                        language: plan.language,
+                        embedding,
+                        reading: readings.next(),
+                    })
+                    .collect();
+                let mut library = self.library();
+                library.commit_segments_in(source, self.recipe, span, &records)?;
+                if library.progress(source, self.clip_recipe)? == State::Complete {
+                    library.finish_source(source, self.recipe, State::Complete, None)?;
+                }
+                self.stats.count_items(records.len());
+                let has_caption = |record: &&SegmentRecord| {
+                    record.reading.as_ref().is_some_and(|reading| reading.caption.is_some())
+                };
+                let captions = records.iter().filter(has_caption).count() as u64;
+                made.add(Made { segments: records.len() as u64, captions });
             }
-            stats.count_items(records.len());
-            let has_caption = |record: &&SegmentRecord| {
-                record.reading.as_ref().is_some_and(|reading| reading.caption.is_some())
-            };
-            let captions = records.iter().filter(has_caption).count() as u64;
-            Ok(Made { segments: records.len() as u64, captions })
+            Ok(made)
         })
     }
 
@@ -121,40 +167,63 @@ impl Understand<'_> {
         Ok((plans, embeddings))
     }
 
-    /// What the transformer makes of each segment, where there is one; `None` where the run was
-    /// stopped before it was done.
-    fn describe(
-        &mut self,
-        source: SourceId,
-        clips: &[ClipHead],
-        plans: &[SegmentPlan],
-        embeddings: &[Vec<f16>],
-    ) -> Result<Option<Vec<Option<SegmentReading>>>> {
-        let Some(describer) = &mut self.describer else {
-            return Ok(Some(vec![None; plans.len()]));
+    /// What the transformer makes of the parts' segments, in order: of none where there is no transformer, and of
+    /// the first ones where the run is stopped before all are described.
+    fn describe(&mut self, parts: &[Planned]) -> Result<Vec<SegmentReading>> {
+        let segments: Vec<(&Planned, usize)> = parts
+            .iter()
+            .flat_map(|part| (0..part.plans.len()).map(move |segment| (part, segment)))
+            .collect();
+        let batches: Vec<&[(&Planned, usize)]> = segments.chunks(AT_A_TIME).collect();
+        let side_by_side = batches.len().min(self.describers.len());
+        let Some(seen) = self.describers.first().map(Describer::clips) else {
+            return Ok(Vec::new());
         };
-        let mut readings = Vec::with_capacity(plans.len());
-        for (batch, embeddings) in plans.chunks(AT_A_TIME).zip(embeddings.chunks(AT_A_TIME)) {
-            if self.cancel.is_cancelled() {
-                return Ok(None);
+        let (codebook, describing) = (self.codebook, self.describing);
+        let (queue, waiting) = crossbeam_channel::bounded(side_by_side);
+        std::thread::scope(|scope| {
+            let describe = |describer: &mut Describer, waiting: &Receiver<(usize, Vec<_>)>| {
+                let _used = describing.on_thread();
+                let next = || describing.starved(|| waiting.recv().ok());
+                let described = std::iter::from_fn(next).map(|(batch, segments)| {
+                    let readings = describing.busy(|| describer.describe(&segments, codebook))?;
+                    describing.count_items(readings.len());
+                    Ok((batch, readings))
+                });
+                described.collect::<Result<Vec<(usize, Vec<SegmentReading>)>>>()
+            };
+            let threads: Vec<_> = self.describers[..side_by_side]
+                .iter_mut()
+                .map(|describer| {
+                    let waiting = waiting.clone();
+                    scope.spawn(move || describe(describer, &waiting))
+                })
+                .collect();
+            drop(waiting);
+            for (number, batch) in batches.iter().enumerate() {
+                if self.cancel.is_cancelled() {
+                    break;
+                }
+                let segments = batch.iter().map(|(part, segment)| {
+                    seen_segment(&self.reader, self.clip_recipe, part, *segment, seen)
+                });
+                let segments = segments.collect::<Result<Vec<_>>>()?;
+                // Nobody takes it where all have failed.
+                if queue.send((number, segments)).is_err() {
+                    break;
+                }
             }
-            let mut segments = Vec::with_capacity(batch.len());
-            for (plan, embedding) in batch.iter().zip(embeddings) {
-                let of_plan = clips_of(clips, plan.span);
-                let starts: Vec<Timestamp> = describer
-                    .chosen(of_plan.len())
-                    .map(|place| of_plan[place].span.start)
-                    .collect();
-                let clips = self.reader.seen_clips(source, self.clip_recipe, &starts)?;
-                // There is an embedding where the words are in a language that the tower reads.
-                let said = (!embedding.is_empty()).then_some((plan.text.as_str(), &embedding[..]));
-                segments.push(Described { said, clips });
+            drop(queue);
+            let mut readings = vec![Vec::new(); batches.len()];
+            for thread in threads {
+                let described =
+                    thread.join().unwrap_or_else(|_| Err(Error::internal("describing panicked")));
+                for (number, batch) in described? {
+                    readings[number] = batch;
+                }
             }
-            let described = describer.describe(&segments, self.codebook)?;
-            self.describing.count_items(described.len());
-            readings.extend(described.into_iter().map(Some));
-        }
-        Ok(Some(readings))
+            Ok(readings.concat())
+        })
     }
 
     /// The embedding of each plan's words; empty where there are none, or in a language that the
@@ -175,6 +244,46 @@ impl Understand<'_> {
     }
 }
 
+/// A segment with those of its clips that a describer sees, at most so many.
+fn seen_segment<'a>(
+    reader: &Reader,
+    recipe: &RecipeId,
+    part: &'a Planned,
+    segment: usize,
+    most: usize,
+) -> Result<Described<'a>> {
+    let (plan, embedding) = (&part.plans[segment], &part.embeddings[segment]);
+    let clips = clips_of(&part.clips, plan.span);
+    let starts: Vec<Timestamp> =
+        spread(clips.len(), most).map(|place| clips[place].span.start).collect();
+    let (source, _) = part.part;
+    // There is an embedding where the words are in a language that the tower reads.
+    let said = (!embedding.is_empty()).then_some((plan.text.as_str(), &embedding[..]));
+    Ok(Described { said, clips: reader.seen_clips(source, recipe, &starts)? })
+}
+
+/// What a queue names, until it says `None`: nobody may wait for more then.
+struct Named<'a, T> {
+    queue: &'a Receiver<Option<T>>,
+    is_over: bool,
+}
+
+impl<'a, T> Named<'a, T> {
+    fn new(queue: &'a Receiver<Option<T>>) -> Self {
+        Named { queue, is_over: false }
+    }
+
+    /// The next; `None` when there are no more, or, without waiting, none yet.
+    fn next(&mut self, waits: bool) -> Option<T> {
+        if self.is_over {
+            return None;
+        }
+        let next = if waits { self.queue.recv().ok() } else { Some(self.queue.try_recv().ok()?) };
+        self.is_over = next.as_ref().is_none_or(Option::is_none);
+        next.flatten()
+    }
+}
+
 /// Times work and counts its processor time.
 fn worked<R>(stats: &StageStats, work: impl FnOnce() -> R) -> R {
     let _used = stats.on_thread();
@@ -192,4 +301,25 @@ fn clips_of(clips: &[ClipHead], span: Span) -> &[ClipHead] {
 fn knows_words(tower: &TextTower, plan: &SegmentPlan) -> bool {
     !plan.text.is_empty()
         && plan.language.as_deref().is_none_or(|tag| reads(tower.languages(), tag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_taken_without_waiting_and_nothing_after_the_end() {
+        let (sender, queue) = crossbeam_channel::bounded(8);
+        let mut named = Named::new(&queue);
+        assert_eq!(named.next(false), None);
+        for item in [Some(1), Some(2), None, Some(3)] {
+            sender.send(item).unwrap();
+        }
+        assert_eq!((named.next(true), named.next(false)), (Some(1), Some(2)));
+        // It waits for ever where the end that it came upon without waiting is forgotten.
+        assert_eq!((named.next(false), named.next(true), named.next(false)), (None, None, None));
+        drop(sender);
+        assert_eq!(Named::new(&queue).next(true), Some(3));
+        assert_eq!(Named::new(&queue).next(true), None);
+    }
 }

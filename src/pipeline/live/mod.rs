@@ -43,8 +43,8 @@ use super::ears::Hearing;
 #[cfg(feature = "speech")]
 use super::listening::How;
 use super::loaded::{Halves, Lent, Loaded};
-use super::report::Made;
 use super::shared::{NoMore, lock};
+use super::understand::Part;
 use crate::error::{Error, Result};
 use crate::graph::{Cancel, QueueLimits, Run, StageStats, StreamId};
 use crate::library::{
@@ -53,7 +53,7 @@ use crate::library::{
 };
 use crate::picture::{ClipGrid, ClipRules};
 use crate::source::{Host, Input, Limits, Location, Rendition, Transport};
-use crate::time::{Span, Timestamp};
+use crate::time::Timestamp;
 
 /// What may wait between two stages: a few clips, since what waits is late.
 const QUEUE: QueueLimits = QueueLimits { items: 16, bytes: 64 << 20 };
@@ -124,9 +124,6 @@ struct Session {
     /// Media time zero on the monotonic clock.
     zero_us: i64,
 }
-
-/// A part of a source: a chunk.
-type Part = (SourceId, Span);
 
 /// Parts that may wait to be understood; those beyond wait in the recorder.
 const MOST_PARTS: usize = 64;
@@ -305,7 +302,7 @@ pub fn watch(
         ClipGrid::new(shared.clip, start)
     };
     let (understood, described) = (StageStats::new("segment"), StageStats::new("caption"));
-    let has_captions = loaded.describer.is_some();
+    let has_captions = !loaded.describers.is_empty();
     // What is in hand is finished, whatever the user wishes.
     let never = Cancel::default();
     let Halves { encode, quantize, mut understand } = loaded.halves(Lent {
@@ -326,13 +323,7 @@ pub fn watch(
         // Gone when this is left, however it is.
         let (_goes_on, over) = crossbeam_channel::bounded::<()>(0);
         scope.spawn(move || upkeep.run(&over));
-        let understanding = scope.spawn(|| {
-            let mut made = Made::default();
-            while let Ok(Some((source, span))) = understood.starved(|| parts.recv()) {
-                made.add(understand.part(source, span)?);
-            }
-            Ok(made)
-        });
+        let understanding = scope.spawn(|| understand.parts(&parts));
         // Told even if a stage panics, since the scope waits for the thread.
         let over = NoMore(&shared.understand);
         let listened = shared.cameras.iter().filter_map(|camera| camera.listened.as_ref());
