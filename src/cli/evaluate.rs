@@ -65,8 +65,8 @@ struct Common {
     #[arg(long, value_name = "FILE")]
     network: Option<PathBuf>,
     /// The encoder that the network was trained with: a model's id (see `cinelex models list`) or a
-    /// manifest
-    #[arg(long, default_value = "efficientnet-lite0", value_name = "ID|FILE")]
+    /// manifest; `ID@int8` is that with 8 bits, as pictures are indexed unless a pipeline says otherwise
+    #[arg(long, default_value = "efficientnet-lite0@int8", value_name = "ID|FILE")]
     encoder: String,
     /// The codebook that it was trained with, where it sees visual words
     #[arg(long, default_value = "codebook-default", value_name = "ID|FILE")]

@@ -50,7 +50,7 @@ pub fn run(args: Args) -> CommandResult {
         manifests.push(models.manifest(name).map_err(Failure::usage)?);
     }
     if which.models.is_empty() {
-        manifests = models.built_in().to_vec();
+        manifests = models.built_in().iter().flat_map(Manifest::variants).collect();
     }
     let mut lines = Vec::new();
     for manifest in &manifests {
@@ -128,10 +128,7 @@ impl ModelLine {
 
     /// As it is written to name this model.
     fn name(&self) -> String {
-        match self.variant {
-            Variant::Fp32 => self.id.clone(),
-            Variant::Int8 => format!("{}@int8", self.id),
-        }
+        self.variant.name(&self.id)
     }
 
     pub(super) fn print_table(lines: &[ModelLine]) -> Result<()> {

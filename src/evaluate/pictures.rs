@@ -354,6 +354,8 @@ fn cached_path(collection: &Collection, photos: &[&Photo], eye: Eye<'_>) -> Resu
     };
     field(&VERSION.to_le_bytes());
     field(eye.encoder.identity().as_bytes());
+    // Features of 8 bits are others than those of 32.
+    field(format!("{:?} {}", eye.encoder.variant, eye.encoder.form()).as_bytes());
     field(format!("{:?}", eye.view).as_bytes());
     for photo in photos {
         field(photo.image.as_bytes());

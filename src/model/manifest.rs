@@ -93,11 +93,12 @@ pub enum Conversion {
 impl Conversion {
     /// Raised whenever [`crate::onnx`] would write another graph from the same checkpoint, so that
     /// graphs converted by an older Cinelex are not used.
-    fn version(&self) -> u32 {
-        match self {
-            Conversion::EfficientNetLite { .. } => 1,
-            Conversion::SentenceBert { .. } => 3,
-            Conversion::Whisper { .. } => 1,
+    fn version(&self, variant: Variant) -> u32 {
+        match (self, variant) {
+            (Conversion::EfficientNetLite { .. }, Variant::Fp32) => 1,
+            (Conversion::EfficientNetLite { .. }, Variant::Int8) => 2,
+            (Conversion::SentenceBert { .. }, _) => 3,
+            (Conversion::Whisper { .. }, _) => 1,
         }
     }
 }
@@ -109,6 +110,27 @@ pub enum Variant {
     Fp32,
     /// Static 8-bit quantization.
     Int8,
+}
+
+/// What an id or a path ends with where the variant of 8 bits is meant.
+const INT8: &str = "@int8";
+
+impl Variant {
+    /// Which model is named by this, and which of its variants.
+    pub fn named(reference: &str) -> (&str, Variant) {
+        match reference.strip_suffix(INT8) {
+            Some(model) => (model, Variant::Int8),
+            None => (reference, Variant::Fp32),
+        }
+    }
+
+    /// How this variant of a model is named.
+    pub fn name(self, model: &str) -> String {
+        match self {
+            Variant::Fp32 => model.to_owned(),
+            Variant::Int8 => format!("{model}{INT8}"),
+        }
+    }
 }
 
 /// How this project made a model's files.
@@ -175,6 +197,13 @@ impl Manifest {
         ))
     }
 
+    /// The model in each of its variants.
+    pub fn variants(&self) -> impl Iterator<Item = Manifest> {
+        let int8 = self.has_int8().then_some(Variant::Int8);
+        let variants = std::iter::once(Variant::Fp32).chain(int8);
+        variants.map(|variant| Manifest { variant, ..self.clone() })
+    }
+
     pub fn has_int8(&self) -> bool {
         self.ranges().is_some()
     }
@@ -211,7 +240,7 @@ impl Manifest {
 
     /// Which way of writing the graph it is run by. What one form gives differs from another's by rounding.
     pub fn form(&self) -> u32 {
-        self.conversion.as_ref().map_or(0, Conversion::version)
+        self.conversion.as_ref().map_or(0, |conversion| conversion.version(self.variant))
     }
 
     /// The file with activation ranges, for models that have an int8 variant.
@@ -227,12 +256,13 @@ impl Manifest {
     pub(super) fn graph_name(&self) -> Result<String> {
         match (&self.conversion, self.variant) {
             (Some(conversion), Variant::Fp32) => {
-                Ok(format!("{}.v{}.{}", self.id, conversion.version(), self.graph_ending()))
+                let version = conversion.version(self.variant);
+                Ok(format!("{}.v{version}.{}", self.id, self.graph_ending()))
             }
             (Some(conversion), Variant::Int8) => {
                 let ranges = &self.file(self.ranges().unwrap_or_default())?.sha256;
                 let made_with = ranges.get(..8).unwrap_or(ranges);
-                let version = conversion.version();
+                let version = conversion.version(self.variant);
                 Ok(format!("{}.int8-{made_with}.v{version}.onnx", self.id))
             }
             (None, _) => self

@@ -32,6 +32,7 @@ use store::Store;
 pub const DEFAULT_MODELS: &[&str] = &[
     "onnxruntime",
     "efficientnet-lite0",
+    "efficientnet-lite0@int8",
     "minilm",
     "silero-vad",
     "whisper-tiny.en",
@@ -39,7 +40,8 @@ pub const DEFAULT_MODELS: &[&str] = &[
 ];
 /// The models that the default pipeline needs.
 #[cfg(not(feature = "speech"))]
-pub const DEFAULT_MODELS: &[&str] = &["onnxruntime", "efficientnet-lite0", "minilm"];
+pub const DEFAULT_MODELS: &[&str] =
+    &["onnxruntime", "efficientnet-lite0", "efficientnet-lite0@int8", "minilm"];
 
 /// The models that are known, and the cache folder that holds their files.
 #[derive(Debug, Clone)]
@@ -97,10 +99,7 @@ impl Models {
     /// # Errors
     /// `NotFound`; `InvalidInput` with every mistake of the file.
     pub fn manifest(&self, id_or_path: &str) -> Result<Manifest> {
-        let (name, int8) = match id_or_path.strip_suffix("@int8") {
-            Some(name) => (name, true),
-            None => (id_or_path, false),
-        };
+        let (name, variant) = Variant::named(id_or_path);
         let mut manifest = if name.ends_with(".toml") {
             read_users(Path::new(name))?
         } else {
@@ -113,12 +112,10 @@ impl Models {
                 ))
             })?
         };
-        if int8 {
-            if !manifest.has_int8() {
-                return Err(Error::not_found(format!("model {name} has no variant int8")));
-            }
-            manifest.variant = Variant::Int8;
+        if variant == Variant::Int8 && !manifest.has_int8() {
+            return Err(Error::not_found(format!("model {name} has no variant int8")));
         }
+        manifest.variant = variant;
         Ok(manifest)
     }
 
@@ -202,9 +199,20 @@ impl Models {
         Ok(())
     }
 
-    /// Loads a model's graph into ONNX Runtime, with `threads` for one run.
+    /// Loads a model's graph into ONNX Runtime, with `threads` for one run. 8 bits are for processors: where
+    /// CUDA is, the model runs in 32 there.
     pub fn session(&self, manifest: &Manifest, device: Device, threads: usize) -> Result<Session> {
-        Session::load(&self.runtime()?, &self.graph(manifest)?, device, threads)
+        let load = |manifest: &Manifest, device| {
+            Session::load(&self.runtime()?, &self.graph(manifest)?, device, threads)
+        };
+        if manifest.variant == Variant::Fp32 || device == Device::Cpu {
+            return load(manifest, device);
+        }
+        let in_32_bits = Manifest { variant: Variant::Fp32, ..manifest.clone() };
+        match load(&in_32_bits, Device::Cuda) {
+            Err(_) if device == Device::Auto => load(manifest, Device::Cpu),
+            loaded => loaded,
+        }
     }
 
     /// Loads a graph that is not kept in the cache into ONNX Runtime, on the CPU.
@@ -320,12 +328,11 @@ fn built_in_content(manifest: &Manifest, file: &ModelFile) -> Option<&'static [u
 }
 
 fn not_set_up(manifest: &Manifest, path: &Path) -> Error {
-    let run = match manifest.variant {
-        Variant::Int8 => format!("cinelex setup {}@int8", manifest.id),
-        Variant::Fp32 if DEFAULT_MODELS.contains(&manifest.id.as_str()) => {
-            "cinelex setup".to_owned()
-        }
-        Variant::Fp32 => format!("cinelex setup {}", manifest.id),
+    let name = manifest.variant.name(&manifest.id);
+    let run = if DEFAULT_MODELS.contains(&name.as_str()) {
+        "cinelex setup".to_owned()
+    } else {
+        format!("cinelex setup {name}")
     };
     Error::not_found(format!(
         "model {} is not set up ({} is not there): run `{run}`",

@@ -190,14 +190,24 @@ fn build(
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(threads)?
         // Threads that spin while they wait take the cores from the decoders.
-        .with_intra_op_spinning(false)?
-        // Without it, 8-bit products overflow on processors that lack VNNI.
-        .with_precise_qmm()?;
+        .with_intra_op_spinning(false)?;
+    if !sums_without_overflow() {
+        builder = builder.with_precise_qmm()?;
+    }
     if cuda {
         // Without this, a runtime that lacks CUDA falls back to the CPU in silence.
         builder = builder.with_execution_providers([CUDA::default().build().error_on_failure()])?;
     }
     builder.commit_from_file(path)
+}
+
+/// Whether the processor adds up products of 8 bits in 32 (VNNI). Others add pairs of them in 16, where they
+/// overflow unless ONNX Runtime is told to do without signed weights. With VNNI that would only take twice as long.
+fn sums_without_overflow() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avxvnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    return true;
 }
 
 /// The environment variable that must be set, to anything, before ONNX Runtime is loaded. Without it, its

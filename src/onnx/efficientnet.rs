@@ -25,6 +25,9 @@ const STAGES: [(usize, usize, usize, usize, usize); 7] = [
     (1, 3, 1, 6, 320),
 ];
 const STEM_CHANNELS: usize = 32;
+/// The stem and so many blocks are not rounded: 8 bits would make them no faster, since they have few channels,
+/// and a third of what rounding adds to the features' error would be theirs.
+const NOT_ROUNDED: usize = 1;
 const HEAD_CHANNELS: usize = 1280;
 
 /// A square map of features: `[N, channels, side, side]`.
@@ -44,7 +47,7 @@ pub(super) enum Form<'a> {
     Float,
     /// Every activation is an output too, so that its range can be observed.
     Observed,
-    /// With activations rounded to 8 bits over these ranges, and weights to 8 bits.
+    /// With activations rounded to 8 bits over these ranges, and weights to 8 bits, but for the first blocks.
     Rounded(&'a Ranges),
 }
 
@@ -89,15 +92,9 @@ pub(super) fn convert(
     let image = graph.input_f32(&spec.input, batch_of(&[3, rows, columns]));
     graph.f32("zero", &[], &[0.0]);
     graph.f32("six", &[], &[6.0]);
-    let mut network = Network { graph, checkpoint, form };
+    let at_first = if let Form::Rounded(_) = form { Form::Float } else { form };
+    let mut network = Network { graph, checkpoint, form: at_first };
     let mut map = Map { name: image, channels: 3, height: rows, width: columns, scale: 0.0 };
-    if let Form::Rounded(_) = form {
-        let enters = |x: f32| (0..3).map(move |c| (x - spec.mean[c]) / spec.scale[c]);
-        let low = enters(0.0).fold(0.0, f32::min);
-        let high = enters(255.0).fold(0.0, f32::max);
-        let rounded = quantize::activation(&mut network.graph, &map.name, (low, high));
-        (map.name, map.scale) = (rounded.name, rounded.scale);
-    }
 
     map = network.conv(&Layer {
         output: "stem".to_owned(),
@@ -119,6 +116,12 @@ pub(super) fn convert(
             let channels = scaled_channels(channels, width);
             map = network.block(block, &map, kernel, stride, expansion, channels)?;
             block += 1;
+            if let Form::Rounded(_) = form
+                && block == NOT_ROUNDED
+            {
+                network.form = form;
+                map = network.activation(map)?;
+            }
         }
     }
     map = network.conv(&Layer {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::model::Models;
+use crate::model::{Models, Variant};
 use crate::picture::ClipRules;
 use crate::source::Fit;
 use crate::time::Micros;
@@ -107,7 +107,8 @@ impl Pipeline {
     fn default_captioner(&self, models: &Models) -> Option<String> {
         let manifest = models.built_in().iter().find(|known| known.id == DEFAULT_CAPTIONER)?;
         let spec = manifest.captioner().ok()?;
-        let fits = spec.encoder == self.encoder
+        let (encoder, _) = Variant::named(&self.encoder);
+        let fits = spec.encoder == encoder
             && spec.text == self.text
             && (!spec.cells || self.cells)
             && (spec.codebook.is_none() || spec.codebook == self.codebook);

@@ -170,12 +170,12 @@ fn a_wrong_pipeline_is_refused_with_every_mistake_and_its_line() {
     let text = include_str!("../../pipelines/default.toml")
         .replace("clip_secs = 1.5", "clip_secs = -1")
         .replace("frames_per_clip", "frames_a_clip")
-        .replace("\"efficientnet-lite0\"", "\"resnet\"");
+        .replace("\"efficientnet-lite0@int8\"", "\"resnet\"");
     fs::write(&file, text).unwrap();
     let library = folder.path().join("library");
     let refused = index_with(&library, &[&film], &["--pipeline", file.to_str().unwrap()]).exits(2);
     let place = |line: &str| format!("{}:{line}", file.display());
-    for (line, what) in [("7:", "clip_secs"), ("8:", "frames_a_clip"), ("14:", "resnet")] {
+    for (line, what) in [("7:", "clip_secs"), ("8:", "frames_a_clip"), ("15:", "resnet")] {
         let named = |text: &str| text.contains(&place(line)) && text.contains(what);
         assert!(refused.err.lines().any(named), "{line} {what} in {}", refused.err);
     }
@@ -233,7 +233,7 @@ fn a_model_that_is_not_what_its_manifest_says_is_refused() {
     )
     .unwrap();
     let text = include_str!("../../pipelines/default.toml")
-        .replace("\"efficientnet-lite0\"", "\"mine.toml\"")
+        .replace("\"efficientnet-lite0@int8\"", "\"mine.toml\"")
         .replace("\"3x3\"", "\"none\"");
     let pipeline = folder.path().join("pipeline.toml");
     fs::write(&pipeline, text).unwrap();

@@ -553,7 +553,7 @@ fn another_encoder_is_a_line_in_the_pipeline() {
     let folder = TempDir::new().unwrap();
     let film = film(folder.path(), "film.mp4");
     let text = include_str!("../../pipelines/default.toml")
-        .replace("\"efficientnet-lite0\"", "\"efficientnet-lite1\"");
+        .replace("\"efficientnet-lite0@int8\"", "\"efficientnet-lite1\"");
     let pipeline = folder.path().join("lite1.toml");
     fs::write(&pipeline, text).unwrap();
     let library = folder.path().join("library");

@@ -52,7 +52,7 @@ fn models_that_may_not_be_used_are_refused_before_anything_is_read() {
         .replace("commercial = true", "commercial = false");
     fs::write(folder.path().join("lite.toml"), encoder).unwrap();
     let text = include_str!("../../pipelines/default.toml")
-        .replace("encoder = \"efficientnet-lite0\"", "encoder = \"lite.toml\"");
+        .replace("encoder = \"efficientnet-lite0@int8\"", "encoder = \"lite.toml\"");
     let pipeline = folder.path().join("pipeline.toml");
     fs::write(&pipeline, text).unwrap();
     let library = folder.path().join("library");

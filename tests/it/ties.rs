@@ -29,7 +29,7 @@ impl Eye {
     /// Panics unless `recipe` is one of clips by the default models.
     pub fn of(recipe: &Recipe) -> Eye {
         let models = Models::open().unwrap();
-        let encoder = models.manifest("efficientnet-lite0").unwrap();
+        let encoder = models.manifest("efficientnet-lite0@int8").unwrap();
         let codebook = Codebook::named(&models, "codebook-default").unwrap();
         let said = &recipe.description;
         assert_eq!(said["encoder"], encoder.identity());
