@@ -110,19 +110,20 @@ def print_pairs(name, pairs, names):
 
 
 def print_limits(run, wall):
-    """What bounds a run, from its own counts: decoding and the network, on all processors."""
+    """What bounds a run, from its own counts: decoding, the network and captions, on all processors."""
     cores = len(os.sched_getaffinity(0))
     decoding = run["decoding"]
     stages = {stage["stage"]: stage for stage in run["stages"]}
     rest = run["cpu_secs"] - sum(stage["cpu_secs"] for stage in run["stages"])
     network = stages["encode"]["cpu_secs"] + max(rest, 0)
-    both = decoding["cpu_secs"] + network
+    captions = stages["caption"]["cpu_secs"] if "caption" in stages else 0
+    limit = (decoding["cpu_secs"] + network + captions) / cores
     print(
         f"  limits: decoding what is needed {decoding['cpu_secs']:.1f} s CPU "
         f"({decoding['frames_decoded']} of "
         f"{decoding['frames_decoded'] + decoding['frames_skipped']} frames), the network "
-        f"{network:.1f} s CPU; both on {cores} cores {both / cores:.1f} s, "
-        f"{100 * both / cores / wall:.0f} % of the {wall:.1f} s that it took",
+        f"{network:.1f} s CPU, captions {captions:.1f} s CPU; all on {cores} cores {limit:.1f} s, "
+        f"{100 * limit / wall:.0f} % of the {wall:.1f} s that it took",
         flush=True,
     )
 
