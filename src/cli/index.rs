@@ -153,7 +153,8 @@ pub fn run(args: Args) -> CommandResult {
     let cancel = interrupt::cancel_on_signal()?;
     #[cfg(feature = "live")]
     if let Some(streams) = streams {
-        let (loaded, library, reader) = open(&args, pipeline, &models)?;
+        // Frames go first.
+        let (loaded, library, reader) = open(&args, pipeline, &models, NonZeroUsize::MIN)?;
         let options = args.live.options(
             args.batch,
             args.device != Device::Cpu,
@@ -176,7 +177,7 @@ pub fn run(args: Args) -> CommandResult {
     }
     let (locations, missing) = distinct(found);
     let is_new = !args.library.exists();
-    let (loaded, library, reader) = open(&args, pipeline, &models)?;
+    let (loaded, library, reader) = open(&args, pipeline, &models, describers())?;
     let bars = (!args.json).then(|| IndexProgress::new(locations.len() + missing.len()));
     let show = |progress: &Progress<'_>| match (&bars, progress) {
         (Some(bars), progress) => bars.show(progress),
@@ -268,11 +269,11 @@ pub(super) fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-/// Networks that write captions side by side. Those are a tenth of the work, but all that is left when the last
+/// Networks that write captions side by side. Those are a tenth of the work or less, but all that is left when the last
 /// film is read; one takes 90 MB.
 pub(super) fn describers() -> NonZeroUsize {
     let cores = cores().get();
-    NonZeroUsize::new(cores.div_ceil(4).max(2).min(cores)).unwrap_or(NonZeroUsize::MIN)
+    NonZeroUsize::new(cores.div_ceil(4).clamp(2, 8).min(cores)).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// Loads the models and opens the library.
@@ -280,8 +281,9 @@ fn open(
     args: &Args,
     pipeline: Pipeline,
     models: &Models,
+    describers: NonZeroUsize,
 ) -> Result<(Loaded, Writer, Reader), Failure> {
-    let loaded = Loaded::load(pipeline, models, args.device, cores().get(), describers())
+    let loaded = Loaded::load(pipeline, models, args.device, cores().get(), describers)
         .map_err(Failure::cannot_open)?;
     let library = Writer::open(&args.library).map_err(Failure::cannot_open)?;
     let reader = Reader::open(&args.library).map_err(Failure::cannot_open)?;

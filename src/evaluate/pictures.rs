@@ -14,7 +14,7 @@ use crate::codebook::Codebook;
 use crate::error::{Error, Kind, Result};
 use crate::library::SeenClip;
 use crate::media::{CellFeatures, VisualWord};
-use crate::model::{Device, Manifest, Models};
+use crate::model::{Device, Manifest, Models, Variant};
 use crate::picture::{CELLS, Encoder};
 use crate::transformer::VisualToken;
 
@@ -354,8 +354,10 @@ fn cached_path(collection: &Collection, photos: &[&Photo], eye: Eye<'_>) -> Resu
     };
     field(&VERSION.to_le_bytes());
     field(eye.encoder.identity().as_bytes());
-    // Features of 8 bits are others than those of 32.
-    field(format!("{:?} {}", eye.encoder.variant, eye.encoder.form()).as_bytes());
+    // Features of 8 bits are others than those of 32, and are computed where there is no GPU.
+    if eye.encoder.variant == Variant::Int8 {
+        field(format!("int8 {} {}", eye.encoder.form(), eye.device).as_bytes());
+    }
     field(format!("{:?}", eye.view).as_bytes());
     for photo in photos {
         field(photo.image.as_bytes());

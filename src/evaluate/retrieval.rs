@@ -102,7 +102,7 @@ pub fn retrieval(
         && embedded.photos.len() == STUDY_PHOTOS
         && captions.len() == STUDY_CAPTIONS;
     Ok(Report {
-        encoder: setup.encoder.id.clone(),
+        encoder: setup.encoder.variant.name(&setup.encoder.id),
         tower: setup.tower.id.clone(),
         split: setup.split.to_owned(),
         photos: embedded.photos.len(),

@@ -27,7 +27,8 @@ pub use task::{
 
 use store::Store;
 
-/// The models that the default pipeline needs, and those that listen.
+/// The models that the default pipeline needs, and those that listen. The encoder computes in 8 bits on processors; on
+/// a GPU, in training and for codebooks in 32.
 #[cfg(feature = "speech")]
 pub const DEFAULT_MODELS: &[&str] = &[
     "onnxruntime",
@@ -210,7 +211,10 @@ impl Models {
         }
         let in_32_bits = Manifest { variant: Variant::Fp32, ..manifest.clone() };
         match load(&in_32_bits, Device::Cuda) {
-            Err(_) if device == Device::Auto => load(manifest, Device::Cpu),
+            Err(cause) if device == Device::Auto => {
+                tracing::debug!(%cause, "no CUDA, using the CPU");
+                load(manifest, Device::Cpu)
+            }
             loaded => loaded,
         }
     }

@@ -203,10 +203,9 @@ fn model(
     if reference.is_empty() {
         return String::new();
     }
+    let (named, variant) = Variant::named(reference);
     let resolved = match base {
-        Some(base) if reference.ends_with(".toml") => {
-            base.join(reference).to_string_lossy().into_owned()
-        }
+        Some(base) if named.ends_with(".toml") => variant.name(&base.join(named).to_string_lossy()),
         _ => reference.to_owned(),
     };
     match models.manifest(&resolved) {

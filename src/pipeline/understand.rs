@@ -1,6 +1,7 @@
 //! The other half: reads from the record what ingest has stored, and writes segments. It decodes
 //! nothing, so other sentence rules or another transformer re-read a library at little cost.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crossbeam_channel::Receiver;
@@ -74,25 +75,37 @@ impl Understand<'_> {
     }
 
     /// Understands what `next` names, which waits for it where it is told so. Parts that are there at the same
-    /// time are described together, since a short film's few segments would fill no batch.
+    /// time are described side by side, since a short film has segments for one describer only.
     fn understand(&mut self, mut next: impl FnMut(bool) -> Option<Part>) -> Result<Made> {
         let (stats, describing) = (self.stats, self.describing);
         let mut all = Made::default();
         // While there is nothing to divide, there is nothing to describe.
-        while let Some(part) = stats.starved(|| describing.starved(|| next(true))) {
+        while let Some(first) = stats.starved(|| describing.starved(|| next(true))) {
             // What is passed over now is left to the next run.
             if self.cancel.is_cancelled() {
                 continue;
             }
-            let mut together = vec![self.planned(part)?];
-            let mut segments = together[0].plans.len();
-            while segments < AT_A_TIME * self.describers.len() {
+            let (mut together, mut batches) = (vec![self.planned(first)?], 0);
+            let mut failed = None;
+            while let Some(last) = together.last() {
+                batches += last.plans.len().div_ceil(AT_A_TIME);
+                if batches >= self.describers.len() || self.cancel.is_cancelled() {
+                    break;
+                }
                 let Some(part) = next(false) else { break };
-                let planned = self.planned(part)?;
-                segments += planned.plans.len();
-                together.push(planned);
+                match self.planned(part) {
+                    Ok(planned) => together.push(planned),
+                    // Those before it are kept.
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                }
             }
             all.add(self.finish(together)?);
+            if let Some(error) = failed {
+                return Err(error);
+            }
         }
         Ok(all)
     }
@@ -111,10 +124,11 @@ impl Understand<'_> {
     /// Describes the segments of parts, and commits them a part at a time.
     fn finish(&mut self, parts: Vec<Planned>) -> Result<Made> {
         let mut made = Made::default();
-        let mut readings = self.describe(&parts)?.into_iter();
+        let (readings, described) = self.describe(&parts);
+        let mut readings = readings.into_iter();
         worked(self.stats, || {
             for Planned { part: (source, span), plans, embeddings, .. } in parts {
-                // The run was stopped before it was described; the next one makes all of it.
+                // It is not described to its end; the next run makes all of it.
                 if !self.describers.is_empty() && readings.len() < plans.len() {
                     break;
                 }
@@ -141,7 +155,7 @@ impl Understand<'_> {
                 let captions = records.iter().filter(has_caption).count() as u64;
                 made.add(Made { segments: records.len() as u64, captions });
             }
-            Ok(made)
+            described.map(|()| made)
         })
     }
 
@@ -168,61 +182,77 @@ impl Understand<'_> {
     }
 
     /// What the transformer makes of the parts' segments, in order: of none where there is no transformer, and of
-    /// the first ones where the run is stopped before all are described.
-    fn describe(&mut self, parts: &[Planned]) -> Result<Vec<SegmentReading>> {
-        let segments: Vec<(&Planned, usize)> = parts
-            .iter()
-            .flat_map(|part| (0..part.plans.len()).map(move |segment| (part, segment)))
-            .collect();
-        let batches: Vec<&[(&Planned, usize)]> = segments.chunks(AT_A_TIME).collect();
-        let side_by_side = batches.len().min(self.describers.len());
+    /// the first ones where the run is stopped, or something fails, before all are described.
+    fn describe(&mut self, parts: &[Planned]) -> (Vec<SegmentReading>, Result<()>) {
         let Some(seen) = self.describers.first().map(Describer::clips) else {
-            return Ok(Vec::new());
+            return (Vec::new(), Ok(()));
         };
+        // A batch is of one part: which others wait must have no consequence.
+        let batches: Vec<(&Planned, Range<usize>)> = parts
+            .iter()
+            .flat_map(|part| {
+                let starts = (0..part.plans.len()).step_by(AT_A_TIME);
+                starts.map(move |at| (part, at..part.plans.len().min(at + AT_A_TIME)))
+            })
+            .collect();
         let (codebook, describing) = (self.codebook, self.describing);
-        let (queue, waiting) = crossbeam_channel::bounded(side_by_side);
+        let _used = describing.on_thread();
+        let (queue, waiting) = crossbeam_channel::bounded(self.describers.len());
         std::thread::scope(|scope| {
             let describe = |describer: &mut Describer, waiting: &Receiver<(usize, Vec<_>)>| {
                 let _used = describing.on_thread();
-                let next = || describing.starved(|| waiting.recv().ok());
-                let described = std::iter::from_fn(next).map(|(batch, segments)| {
-                    let readings = describing.busy(|| describer.describe(&segments, codebook))?;
-                    describing.count_items(readings.len());
-                    Ok((batch, readings))
-                });
-                described.collect::<Result<Vec<(usize, Vec<SegmentReading>)>>>()
+                let mut described = Vec::new();
+                while let Ok((batch, segments)) = describing.starved(|| waiting.recv()) {
+                    match describing.busy(|| describer.describe(&segments, codebook)) {
+                        Ok(readings) => described.push((batch, readings)),
+                        Err(error) => return (described, Err(error)),
+                    }
+                    describing.count_items(segments.len());
+                }
+                (described, Ok(()))
             };
-            let threads: Vec<_> = self.describers[..side_by_side]
+            let threads: Vec<_> = self
+                .describers
                 .iter_mut()
+                .take(batches.len())
                 .map(|describer| {
                     let waiting = waiting.clone();
                     scope.spawn(move || describe(describer, &waiting))
                 })
                 .collect();
             drop(waiting);
-            for (number, batch) in batches.iter().enumerate() {
-                if self.cancel.is_cancelled() {
+            let mut outcome = Ok(());
+            for (number, (part, range)) in batches.iter().enumerate() {
+                // Before the end of the queue, only one that has failed is over.
+                let has_failed = threads.iter().any(|thread| thread.is_finished());
+                if has_failed || self.cancel.is_cancelled() {
                     break;
                 }
-                let segments = batch.iter().map(|(part, segment)| {
-                    seen_segment(&self.reader, self.clip_recipe, part, *segment, seen)
-                });
-                let segments = segments.collect::<Result<Vec<_>>>()?;
-                // Nobody takes it where all have failed.
-                if queue.send((number, segments)).is_err() {
-                    break;
+                let segment =
+                    |segment| seen_segment(&self.reader, self.clip_recipe, part, segment, seen);
+                let segments = range.clone().map(segment).collect::<Result<Vec<_>>>();
+                let is_taken = segments.map(|segments| queue.send((number, segments)).is_ok());
+                match is_taken {
+                    Ok(true) => (),
+                    Ok(false) => break,
+                    Err(error) => {
+                        outcome = Err(error);
+                        break;
+                    }
                 }
             }
             drop(queue);
             let mut readings = vec![Vec::new(); batches.len()];
             for thread in threads {
-                let described =
-                    thread.join().unwrap_or_else(|_| Err(Error::internal("describing panicked")));
-                for (number, batch) in described? {
-                    readings[number] = batch;
+                let panicked = |_| (Vec::new(), Err(Error::internal("describing panicked")));
+                let (described, ended) = thread.join().unwrap_or_else(panicked);
+                for (batch, of_batch) in described {
+                    readings[batch] = of_batch;
                 }
+                outcome = outcome.and(ended);
             }
-            Ok(readings.concat())
+            let first = readings.into_iter().take_while(|readings| !readings.is_empty());
+            (first.flatten().collect(), outcome)
         })
     }
 

@@ -13,7 +13,7 @@ use super::run::LONGEST;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::evaluate::agreement::Agreement;
-use crate::model::{Manifest, Models};
+use crate::model::{Manifest, Models, Variant};
 use crate::onnx::transformer::{Precision, reading_graph, writing_graph};
 
 const WEIGHTS: &str = "transformer.safetensors";
@@ -215,11 +215,12 @@ fn cells(seen: bool) -> &'static str {
 
 /// How a pipeline in another folder names a model: by its id, or by its manifest's whole path.
 fn named(reference: &str, manifest: &Manifest) -> Result<String> {
-    if !reference.ends_with(".toml") {
+    let (named, variant) = Variant::named(reference);
+    if !named.ends_with(".toml") {
         return Ok(reference.to_owned());
     }
-    std::path::absolute(reference)
-        .map(|path| path.display().to_string())
+    std::path::absolute(named)
+        .map(|path| variant.name(&path.display().to_string()))
         .map_err(|cause| Error::io(&manifest.id, "find the manifest of", cause))
 }
 

@@ -323,7 +323,7 @@ pub fn watch(
         // Gone when this is left, however it is.
         let (_goes_on, over) = crossbeam_channel::bounded::<()>(0);
         scope.spawn(move || upkeep.run(&over));
-        let understanding = scope.spawn(|| understand.parts(&parts));
+        let understanding = scope.spawn(move || understand.parts(&parts));
         // Told even if a stage panics, since the scope waits for the thread.
         let over = NoMore(&shared.understand);
         let listened = shared.cameras.iter().filter_map(|camera| camera.listened.as_ref());
