@@ -69,6 +69,7 @@ impl Understand<'_> {
     }
 
     /// Understands the parts that `stored` names until it says `None`.
+    #[cfg(feature = "live")]
     pub fn parts(&mut self, stored: &Receiver<Option<Part>>) -> Result<Made> {
         let mut named = Named::new(stored);
         self.understand(|waits| named.next(waits))
