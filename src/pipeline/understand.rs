@@ -1,6 +1,7 @@
 //! The other half: reads from the record what ingest has stored, and writes segments. It decodes
 //! nothing, so other sentence rules or another transformer re-read a library at little cost.
 
+use std::mem::take;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -86,16 +87,19 @@ impl Understand<'_> {
             if self.cancel.is_cancelled() {
                 continue;
             }
-            let (mut together, mut batches) = (vec![self.planned(first)?], 0);
+            let mut together = vec![self.planned(first)?];
             let mut failed = None;
-            while let Some(last) = together.last() {
-                batches += last.plans.len().div_ceil(AT_A_TIME);
-                if batches >= self.describers.len() || self.cancel.is_cancelled() {
-                    break;
-                }
+            while !self.is_enough(&together) && !self.cancel.is_cancelled() {
                 let Some(part) = next(false) else { break };
                 match self.planned(part) {
-                    Ok(planned) => together.push(planned),
+                    Ok(planned) => {
+                        let planned = vec![planned];
+                        // Those before it do not wait for the end of a long one.
+                        if self.is_enough(&planned) {
+                            all.add(self.finish(take(&mut together))?);
+                        }
+                        together.extend(planned);
+                    }
                     // Those before it are kept.
                     Err(error) => {
                         failed = Some(error);
@@ -109,6 +113,12 @@ impl Understand<'_> {
             }
         }
         Ok(all)
+    }
+
+    /// Whether the parts have work for every describer.
+    fn is_enough(&self, parts: &[Planned]) -> bool {
+        let batches = parts.iter().map(|part| part.plans.len().div_ceil(AT_A_TIME));
+        batches.sum::<usize>() >= self.describers.len()
     }
 
     fn library(&self) -> std::sync::MutexGuard<'_, Writer> {

@@ -118,29 +118,43 @@ fn slow_captioner(folder: &Path) -> PathBuf {
     manifest
 }
 
-/// A film of a minute with a sentence for each of its 40 clips.
+/// Clips of a [`talk`], and sentences: batches for more describers than any machine has.
+const TALK: usize = 80;
+
+/// A film with a sentence for each of its clips.
 fn talk(folder: &Path, name: &str) -> PathBuf {
-    let clock = |millis: i32| format!("00:00:{:02},{:03}", millis / 1_000, millis % 1_000);
-    let srt: String = (0..40)
+    let clock = |millis: usize| {
+        format!("00:{:02}:{:02},{:03}", millis / 60_000, millis / 1_000 % 60, millis % 1_000)
+    };
+    let srt: String = (0..TALK)
         .map(|at| {
             let (from, to) = (clock(1_500 * at), clock(1_500 * at + 1_400));
             format!("{}\n{from} --> {to}\nThe harbour has number {at}.\n\n", at + 1)
         })
         .collect();
-    let made = "-f lavfi -i testsrc2=s=160x90:r=4:d=60 -c:v libx264 -g 20 -pix_fmt yuv420p";
-    ffmpeg(folder, &format!("{made} {name}"));
+    let secs = TALK * 3 / 2;
+    let made = format!("-f lavfi -i testsrc2=s=160x90:r=4:d={secs} -c:v libx264 -g 20");
+    ffmpeg(folder, &format!("{made} -pix_fmt yuv420p {name}"));
     let film = folder.join(name);
     fs::write(film.with_extension("srt"), srt).unwrap();
     film
 }
 
-/// Interrupts a command when `library` holds so many clips: all of a [`talk`] that comes last, so that
-/// its segments are being described.
-fn interrupt_at(clips: u64, command: &mut Command, library: impl Fn() -> Option<PathBuf>) -> Ran {
+/// Interrupts a command when `library` holds all clips of a [`talk`], and the film before it is described if
+/// there is one, so that the segments of the talk are waiting to be described or are being.
+fn interrupt_in_talk(
+    command: &mut Command,
+    before: Option<&str>,
+    library: impl Fn() -> Option<PathBuf>,
+) -> Ran {
+    let is_time = |library: &Path| {
+        clips_of(library) >= TALK as u64 + before.map_or(0, |_| 2)
+            && before.is_none_or(|name| !captions(library, name).is_empty())
+    };
     command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     let patience = Instant::now() + Duration::from_secs(120);
-    while library().is_none_or(|library| clips_of(&library) < clips) {
+    while !library().is_some_and(|library| is_time(&library)) {
         assert!(Instant::now() < patience, "not all clips in two minutes");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -426,15 +440,15 @@ fn captions_that_are_interrupted_are_written_by_the_next_run() {
     let options = ["--workers", "1", "--captioner", path(&slow)];
     let mut index = command(["index", "--library", path(&library)]);
     index.args(options).args([&short, &talk]);
-    interrupt_at(42, &mut index, || {
+    interrupt_in_talk(&mut index, Some("short.mp4"), || {
         library.join("library.sqlite").exists().then(|| library.clone())
     });
     assert_eq!(captions(&library, "short.mp4").len(), 1);
     assert!(captions(&library, "talk.mp4").is_empty());
     let next = index_with(&library, &[&short, &talk], &options).exits(0);
     assert_eq!(next.source("talk.mp4")["clips"], 0, "{next:?}");
-    assert_eq!(items(&next, "caption"), Some(40));
-    assert_eq!(captions(&library, "talk.mp4").len(), 40);
+    assert_eq!(items(&next, "caption"), Some(TALK as u64));
+    assert_eq!(captions(&library, "talk.mp4").len(), TALK);
     run(["library", "check", path(&library)]).exits(0);
 }
 
@@ -454,12 +468,12 @@ fn an_interrupt_prints_what_is_captioned_and_leaves_nothing_behind() {
         command.args(sources).env("TMPDIR", &scratch);
         command
     };
-    let ran = interrupt_at(42, &mut caption(&[&short, &talk]), library);
+    let ran = interrupt_in_talk(&mut caption(&[&short, &talk]), Some("short.mp4"), library);
     assert!(ran.out.contains("short.mp4\n  0:00") && !ran.out.contains("talk.mp4"), "{ran:?}");
     assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
     // No empty file is in the way of the next.
     let subtitles = folder.path().join("talk.vtt");
-    interrupt_at(40, caption(&[&talk]).arg("-o").arg(&subtitles), library);
+    interrupt_in_talk(caption(&[&talk]).arg("-o").arg(&subtitles), None, library);
     assert!(!subtitles.exists());
 }
 
