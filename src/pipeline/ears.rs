@@ -77,7 +77,7 @@ impl Hearing {
 
     /// Loads the models.
     pub(super) fn load(&self) -> Result<Ears> {
-        let readers = self.readers.iter().map(|manifest| Whisper::load(&self.models, manifest));
+        let readers = self.readers.iter().map(|manifest| Whisper::open(&self.models, manifest));
         let models = Models::new(readers.collect::<Result<_>>()?);
         let language = models.only_language().map(str::to_owned);
         Ok(Ears { voice: Voice::load(&self.models, &self.voice)?, models, language })
@@ -120,7 +120,7 @@ impl Ears {
         let ids = if named.is_empty() { &built_in } else { named };
         let mut readers = Vec::new();
         for id in ids {
-            readers.push(Whisper::load(models, &models.manifest(id)?)?);
+            readers.push(Whisper::open(models, &models.manifest(id)?)?);
         }
         let readers = Models::new(readers);
         let language = language.or_else(|| readers.only_language());

@@ -1,9 +1,10 @@
 //! Whisper, as whisper.cpp runs it. Nothing else names it.
 
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Once;
 
+use once_cell::sync::OnceCell;
 use whisper_rs::{
     DtwAhead, DtwMode, DtwParameters, FullParams, SamplingStrategy, WhisperContext,
     WhisperContextParameters, WhisperState,
@@ -39,15 +40,22 @@ const LAG: Micros = Micros::from_millis(80);
 /// Shorter sound is not read at all.
 const LEAST_SAMPLES: usize = 4_000;
 
-/// A model, ready to be read with. Readers share it.
+/// A model to read with. Its network is loaded when there is something to read: most sound has no speech.
 pub struct Whisper {
-    context: WhisperContext,
-    /// whisper.cpp keeps only where these lie, and looks there again for each reader.
-    _heads: Box<[DtwAhead]>,
     pub(super) id: String,
+    path: PathBuf,
+    heads: Vec<DtwAhead>,
     /// BCP-47; none for those that know many.
     languages: Vec<String>,
     sizes: Sizes,
+    network: OnceCell<Network>,
+}
+
+/// The network of a model, in memory. Readers share it.
+struct Network {
+    context: WhisperContext,
+    /// whisper.cpp keeps only where these lie, and looks there again for each reader.
+    _heads: Box<[DtwAhead]>,
     rules: Rules,
 }
 
@@ -58,36 +66,46 @@ impl fmt::Debug for Whisper {
 }
 
 impl Whisper {
+    /// Makes sure that there is such a model and that it can be read.
+    ///
     /// # Errors
     /// As [`Models::graph`]; `Corrupt` where the file is no Whisper that can be read.
-    pub fn load(models: &Models, manifest: &Manifest) -> Result<Whisper> {
+    pub fn open(models: &Models, manifest: &Manifest) -> Result<Whisper> {
         let spec = manifest.speech()?;
         let path = models.graph(manifest)?;
         let sizes = ggml::check(&path)?;
         let heads = heads(&spec.heads, &sizes)
-            .map_err(|why| Error::invalid_input(format!("model {}: {why}", manifest.id)))?
-            .into_boxed_slice();
-        let cannot = |cause| {
-            Error::corrupt(format!("whisper.cpp cannot load {}", path.display())).caused_by(cause)
-        };
-        static QUIET: Once = Once::new();
-        QUIET.call_once(whisper_rs::install_logging_hooks);
-        let mut parameters = WhisperContextParameters::new();
-        parameters.dtw_parameters(DtwParameters {
-            mode: DtwMode::Custom { aheads: &heads },
-            dtw_mem_size: ALIGNING_BYTES,
-        });
-        let context =
-            WhisperContext::new_with_params(Path::new(&path), parameters).map_err(cannot)?;
-        let piece = |token| context.token_to_bytes(token).ok();
-        let rules = Rules::new(context.token_eot(), context.token_beg(), piece);
+            .map_err(|why| Error::invalid_input(format!("model {}: {why}", manifest.id)))?;
         Ok(Whisper {
-            rules,
-            context,
-            _heads: heads,
             id: manifest.id.clone(),
+            path,
+            heads,
             languages: spec.languages.clone(),
             sizes,
+            network: OnceCell::new(),
+        })
+    }
+
+    /// Its network, which the first to ask loads.
+    fn network(&self) -> Result<&Network> {
+        self.network.get_or_try_init(|| {
+            static QUIET: Once = Once::new();
+            QUIET.call_once(whisper_rs::install_logging_hooks);
+            let heads = self.heads.clone().into_boxed_slice();
+            let mut parameters = WhisperContextParameters::new();
+            parameters.dtw_parameters(DtwParameters {
+                mode: DtwMode::Custom { aheads: &heads },
+                dtw_mem_size: ALIGNING_BYTES,
+            });
+            let cannot = |cause| {
+                let path = self.path.display();
+                Error::corrupt(format!("whisper.cpp cannot load {path}")).caused_by(cause)
+            };
+            let context =
+                WhisperContext::new_with_params(&self.path, parameters).map_err(cannot)?;
+            let piece = |token| context.token_to_bytes(token).ok();
+            let rules = Rules::new(context.token_eot(), context.token_beg(), piece);
+            Ok(Network { rules, context, _heads: heads })
         })
     }
 
@@ -112,22 +130,12 @@ impl Whisper {
 
     /// What a window is read with.
     pub(super) fn reader(&self) -> Result<Reader<'_>> {
-        let state = self.context.create_state().map_err(|cause| {
+        let network = self.network()?;
+        let state = network.context.create_state().map_err(|cause| {
             Error::exhausted(format!("model {} takes more memory than there is", self.id))
                 .caused_by(cause)
         })?;
-        Ok(Reader { whisper: self, state })
-    }
-
-    /// What Whisper reads before it writes.
-    fn prompt(&self, language: &str, times: bool) -> Vec<Token> {
-        let mut prompt = vec![self.context.token_sot()];
-        if self.is_multilingual() {
-            let id = whisper_rs::get_lang_id(language).unwrap_or(0);
-            prompt.extend([self.context.token_lang(id), self.context.token_transcribe()]);
-        }
-        prompt.extend((!times).then(|| self.context.token_not()));
-        prompt
+        Ok(Reader { whisper: self, network, state })
     }
 
     /// Whether it can write times: whisper.cpp keeps the first distilled models from it.
@@ -184,6 +192,7 @@ pub(super) struct Reading {
 /// Memory of its own for a model.
 pub(super) struct Reader<'a> {
     whisper: &'a Whisper,
+    network: &'a Network,
     state: WhisperState,
 }
 
@@ -208,7 +217,7 @@ impl Reader<'_> {
             return Ok(reading);
         }
         let whisper = self.whisper;
-        let rules = &whisper.rules;
+        let rules = &self.network.rules;
         let times = how.times && whisper.writes_times();
         let mut parameters = FullParams::new(SamplingStrategy::Greedy { best_of: 1 });
         parameters.set_n_threads(1);
@@ -225,11 +234,15 @@ impl Reader<'_> {
         parameters.set_print_timestamps(false);
         parameters.set_audio_ctx(positions(samples.len()));
 
-        let prompt = whisper.prompt(language, times);
+        let prompt = self.prompt(language, times);
         let mut found: Vec<Likely> = Vec::new();
         steer::read(&mut self.state, parameters, samples, rules.end, |decoder| {
             let mut beginning = Beginning { decoder, prompt: &prompt, held: Vec::new() };
-            reading.silence = beginning.silence(whisper)?;
+            reading.silence = match whisper.is_multilingual() {
+                // It says so of speech that sounds strange to it, too.
+                true => 0.0,
+                false => beginning.silence(self.network.context.token_nosp())?,
+            };
             let beams = Beams {
                 count: how.beams.into(),
                 end: rules.end,
@@ -279,6 +292,18 @@ impl Reader<'_> {
         Ok(reading)
     }
 
+    /// What Whisper reads before it writes.
+    fn prompt(&self, language: &str, times: bool) -> Vec<Token> {
+        let context = &self.network.context;
+        let mut prompt = vec![context.token_sot()];
+        if self.whisper.is_multilingual() {
+            let id = whisper_rs::get_lang_id(language).unwrap_or(0);
+            prompt.extend([context.token_lang(id), context.token_transcribe()]);
+        }
+        prompt.extend((!times).then(|| context.token_not()));
+        prompt
+    }
+
     /// How likely each language is, by Whisper's codes. For a reader that has read nothing else: the
     /// positions of the window before would be those that are looked at.
     pub(super) fn languages(mut self, samples: &[f32]) -> Result<Vec<(&'static str, f32)>> {
@@ -300,17 +325,12 @@ struct Beginning<'a> {
 }
 
 impl Beginning<'_> {
-    /// How likely nobody speaks, which Whisper says right after the first token of the prompt; 0 for models of many
-    /// languages, which say so of speech that sounds strange to them, too.
-    fn silence(&mut self, whisper: &Whisper) -> Result<f32> {
-        if whisper.is_multilingual() {
-            return Ok(0.0);
-        }
+    /// How likely nobody speaks, which Whisper says by a token right after the first of the prompt.
+    fn silence(&mut self, token: Token) -> Result<f32> {
         self.held.clear();
         self.held.extend(self.prompt.first());
         let logits = self.decoder.after(&self.held, 0)?;
-        let silent = usize::try_from(whisper.context.token_nosp());
-        let silent = silent.ok().and_then(|at| logits.get(at)).copied();
+        let silent = usize::try_from(token).ok().and_then(|at| logits.get(at)).copied();
         Ok((silent.unwrap_or(f32::NEG_INFINITY) - log_sum(logits)).exp())
     }
 
