@@ -71,7 +71,7 @@ pub fn run(args: Args) -> CommandResult {
         .map_err(Failure::usage)?;
     let Language(language) = &args.language;
     let ears =
-        Ears::load(&models, &args.model, language.as_deref()).map_err(|error| {
+        Ears::open(&models, &args.model, language.as_deref()).map_err(|error| {
             match error.kind() {
                 Kind::InvalidInput => Failure::usage(error),
                 _ => Failure::cannot_open(error),

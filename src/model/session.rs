@@ -192,7 +192,7 @@ fn build(
         // Threads that spin while they wait take the cores from the decoders.
         .with_intra_op_spinning(false)?
         // For each shape of inputs that comes it would keep a plan of memory, and take a block of that size:
-        // texts have many shapes. It takes the same time without.
+        // texts have many shapes. On a CPU it takes the same time without.
         .with_memory_pattern(false)?;
     if !sums_without_overflow() {
         builder = builder.with_precise_qmm()?;

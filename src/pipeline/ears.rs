@@ -1,4 +1,4 @@
-//! What listening needs: which models, and these in memory.
+//! What listening needs: which models, and these opened.
 
 use serde_json::json;
 
@@ -20,7 +20,8 @@ const VOICE: &str = "silero-vad";
 const READERS: [&str; 2] = ["whisper-tiny.en", "whisper-base"];
 const ENGLISH: &str = "en";
 
-/// The models that `index` listens with. They are loaded when there is something to listen to.
+/// The models that `index` listens with. They are opened when there is something to listen to, and those that read
+/// words are loaded when somebody speaks.
 #[derive(Debug)]
 pub struct Hearing {
     models: model::Models,
@@ -64,10 +65,12 @@ impl Hearing {
         std::iter::once(&self.voice).chain(&self.readers)
     }
 
-    /// Loads the models for so many live streams, each with an ear of its own.
+    /// Loads the models for so many live streams, each with an ear of its own. The first words do not wait for it,
+    /// and nothing is given up for models that cannot be loaded.
     #[cfg(feature = "live")]
     pub(super) fn load_live(&self, count: usize) -> Result<LiveEars> {
-        let Ears { voice, models, language } = self.load()?;
+        let Ears { voice, models, language } = self.open()?;
+        models.load()?;
         let mut ears = vec![Ear::live(voice)];
         while ears.len() < count {
             ears.push(Ear::live(Voice::load(&self.models, &self.voice)?));
@@ -75,8 +78,8 @@ impl Hearing {
         Ok(LiveEars { ears, models, language })
     }
 
-    /// Loads the models.
-    pub(super) fn load(&self) -> Result<Ears> {
+    /// Opens the models.
+    pub(super) fn open(&self) -> Result<Ears> {
         let readers = self.readers.iter().map(|manifest| Whisper::open(&self.models, manifest));
         let models = Models::new(readers.collect::<Result<_>>()?);
         let language = models.only_language().map(str::to_owned);
@@ -95,7 +98,7 @@ pub(super) struct LiveEars {
     pub language: Option<String>,
 }
 
-/// Everything that listening needs, loaded.
+/// Everything that listening needs, opened.
 #[derive(Debug)]
 pub struct Ears {
     pub(super) voice: Voice,
@@ -105,12 +108,12 @@ pub struct Ears {
 }
 
 impl Ears {
-    /// Loads what is needed for this language (Whisper's code; `None`: whichever is spoken), or the
+    /// Opens what is needed for this language (Whisper's code; `None`: whichever is spoken), or the
     /// models that are named in place of the built-in ones.
     ///
     /// # Errors
     /// `NotFound` where a model is not set up; `InvalidInput` where none reads the language.
-    pub fn load(models: &model::Models, named: &[String], language: Option<&str>) -> Result<Ears> {
+    pub fn open(models: &model::Models, named: &[String], language: Option<&str>) -> Result<Ears> {
         let built_in = match language {
             Some(ENGLISH) => &READERS[..1],
             Some(_) => &READERS[1..],

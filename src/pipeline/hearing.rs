@@ -27,7 +27,7 @@ struct UnderWay {
 /// Listens to what `queue` gives until it says `None`, and commits what was heard, pause by pause.
 ///
 /// # Errors
-/// The library's, and those of loading the models.
+/// The library's, and those of opening the models.
 pub(super) fn hear(
     shared: &Shared<'_>,
     hearing: &Hearing,
@@ -35,9 +35,9 @@ pub(super) fn hear(
     how: &How<'_>,
 ) -> Result<()> {
     let take = || how.stats.starved(|| queue.recv()).ok().flatten();
-    // Loaded where there is something to listen to.
+    // Opened where there is something to listen to.
     let Some(first) = take() else { return Ok(()) };
-    let ears = hearing.load()?;
+    let ears = hearing.open()?;
     let mut first = Some(first);
     let mut count = 0;
     let under_way: Mutex<HashMap<usize, UnderWay>> = Mutex::default();

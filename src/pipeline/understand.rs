@@ -206,7 +206,7 @@ impl Understand<'_> {
                 starts.map(move |at| (part, at..part.plans.len().min(at + AT_A_TIME)))
             })
             .collect();
-        let (codebook, describing) = (self.codebook, self.describing);
+        let (codebook, describing, cancel) = (self.codebook, self.describing, self.cancel);
         let _used = describing.on_thread();
         let (queue, waiting) = crossbeam_channel::bounded(self.describers.len());
         std::thread::scope(|scope| {
@@ -214,6 +214,9 @@ impl Understand<'_> {
                 let _used = describing.on_thread();
                 let mut described = Vec::new();
                 while let Ok((batch, segments)) = describing.starved(|| waiting.recv()) {
+                    if cancel.is_cancelled() {
+                        break;
+                    }
                     match describing.busy(|| describer.describe(&segments, codebook)) {
                         Ok(readings) => described.push((batch, readings)),
                         Err(error) => return (described, Err(error)),
@@ -234,9 +237,9 @@ impl Understand<'_> {
             drop(waiting);
             let mut outcome = Ok(());
             for (number, (part, range)) in batches.iter().enumerate() {
-                // Before the end of the queue, only one that has failed is over.
-                let has_failed = threads.iter().any(|thread| thread.is_finished());
-                if has_failed || self.cancel.is_cancelled() {
+                // Before the end of the queue, only one that has failed, or was told to stop, is over.
+                let is_over = threads.iter().any(|thread| thread.is_finished());
+                if is_over || cancel.is_cancelled() {
                     break;
                 }
                 let segment =

@@ -54,12 +54,21 @@ impl Models {
         Models(models.into_iter().map(Arc::new).collect())
     }
 
+    /// Loads all networks, which otherwise are loaded when one is read with.
+    ///
+    /// # Errors
+    /// `Unavailable` where a file is not what it was, or there is no room for it.
+    #[cfg(feature = "live")]
+    pub fn load(&self) -> Result<()> {
+        self.0.iter().try_for_each(|model| model.network().map(|_| ()))
+    }
+
     /// # Errors
     /// `Unsupported` where none reads it.
     fn for_language(&self, language: &str) -> Result<usize> {
         self.0.iter().position(|model| model.reads(language)).ok_or_else(|| {
             Error::unsupported(format!(
-                "no speech model that is loaded reads the language {language}"
+                "no speech model that is used reads the language {language}"
             ))
         })
     }

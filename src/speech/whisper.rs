@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Once;
 
 use once_cell::sync::OnceCell;
 use whisper_rs::{
@@ -44,18 +43,17 @@ const LEAST_SAMPLES: usize = 4_000;
 pub struct Whisper {
     pub(super) id: String,
     path: PathBuf,
-    heads: Vec<DtwAhead>,
     /// BCP-47; none for those that know many.
     languages: Vec<String>,
     sizes: Sizes,
     network: OnceCell<Network>,
+    /// After the network, which keeps only where these lie, and looks there again for each reader.
+    heads: Box<[DtwAhead]>,
 }
 
 /// The network of a model, in memory. Readers share it.
-struct Network {
+pub(super) struct Network {
     context: WhisperContext,
-    /// whisper.cpp keeps only where these lie, and looks there again for each reader.
-    _heads: Box<[DtwAhead]>,
     rules: Rules,
 }
 
@@ -75,37 +73,45 @@ impl Whisper {
         let path = models.graph(manifest)?;
         let sizes = ggml::check(&path)?;
         let heads = heads(&spec.heads, &sizes)
-            .map_err(|why| Error::invalid_input(format!("model {}: {why}", manifest.id)))?;
+            .map_err(|why| Error::invalid_input(format!("model {}: {why}", manifest.id)))?
+            .into_boxed_slice();
+        // Otherwise whisper.cpp writes to the terminal whatever it does.
+        whisper_rs::install_logging_hooks();
         Ok(Whisper {
             id: manifest.id.clone(),
             path,
-            heads,
             languages: spec.languages.clone(),
             sizes,
             network: OnceCell::new(),
+            heads,
         })
     }
 
     /// Its network, which the first to ask loads.
-    fn network(&self) -> Result<&Network> {
+    ///
+    /// # Errors
+    /// `Unavailable` where that is not possible any more: another run may do better.
+    pub(super) fn network(&self) -> Result<&Network> {
+        let cannot = || {
+            let path = self.path.display();
+            Error::unavailable(format!("model {} cannot be loaded from {path}", self.id))
+        };
         self.network.get_or_try_init(|| {
-            static QUIET: Once = Once::new();
-            QUIET.call_once(whisper_rs::install_logging_hooks);
-            let heads = self.heads.clone().into_boxed_slice();
+            // It may be another file by now, and whisper.cpp believes every size.
+            let sizes = ggml::check(&self.path).map_err(|cause| cannot().caused_by(cause))?;
+            if sizes != self.sizes {
+                return Err(cannot());
+            }
             let mut parameters = WhisperContextParameters::new();
             parameters.dtw_parameters(DtwParameters {
-                mode: DtwMode::Custom { aheads: &heads },
+                mode: DtwMode::Custom { aheads: &self.heads },
                 dtw_mem_size: ALIGNING_BYTES,
             });
-            let cannot = |cause| {
-                let path = self.path.display();
-                Error::corrupt(format!("whisper.cpp cannot load {path}")).caused_by(cause)
-            };
-            let context =
-                WhisperContext::new_with_params(&self.path, parameters).map_err(cannot)?;
+            let context = WhisperContext::new_with_params(&self.path, parameters)
+                .map_err(|cause| cannot().caused_by(cause))?;
             let piece = |token| context.token_to_bytes(token).ok();
             let rules = Rules::new(context.token_eot(), context.token_beg(), piece);
-            Ok(Network { rules, context, _heads: heads })
+            Ok(Network { rules, context })
         })
     }
 

@@ -63,7 +63,7 @@ pub fn run(args: &Args) -> CommandResult {
     let counter = Counter::new();
     let cancel = interrupt::cancel_on_signal()?;
     for (language, group) in &groups {
-        let ears = Ears::load(&models, &args.model, language.as_deref());
+        let ears = Ears::open(&models, &args.model, language.as_deref());
         let ears = ears.map_err(Failure::cannot_open)?;
         let place = |of: &&Recording| Location::File(args.data.join(&of.path));
         let locations: Vec<Location> = group.iter().map(place).collect();
