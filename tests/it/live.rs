@@ -103,6 +103,7 @@ impl Watching {
         let patience = 3 * PATIENCE;
         let end = self.until_within(patience, "the end", |line| line["kind"] == "live_run");
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        end["streams"].as_array().unwrap().iter().for_each(check_accounts);
         end
     }
 }
@@ -115,7 +116,8 @@ impl Drop for Watching {
     }
 }
 
-/// Every frame that was received is in one of the other numbers.
+/// Every frame that was received is in one of the other numbers, and none is lost with a decoder host that was not
+/// ended by force.
 pub fn check_accounts(stream: &Value) {
     let number = |key: &str| stream[key].as_u64().unwrap_or_else(|| panic!("{key} in {stream}"));
     let settled: u64 =
@@ -125,6 +127,7 @@ pub fn check_accounts(stream: &Value) {
             .sum();
     assert_eq!(number("received"), settled + number("under_way"), "{stream}");
     assert_eq!(number("under_way"), 0, "{stream}");
+    assert!(number("host_ended") == 0 || number("sessions") > 1, "{stream}");
 }
 
 pub fn small(folder: &Path) -> Units {
@@ -147,6 +150,7 @@ pub fn check_grid(library: &Path, source: &str) -> Vec<(i64, i64, Option<String>
         }
     }
     spans.sort();
+    assert!(!spans.is_empty() && spans.iter().all(|(start, end, _)| start < end), "{spans:?}");
     for pair in spans.windows(2) {
         assert_eq!(pair[0].1, pair[1].0, "{spans:?}");
     }
@@ -168,14 +172,14 @@ fn a_cameras_clips_are_found_while_it_runs() {
     // How long that takes is for the bench to say: other tests run beside.
     assert!(stored["delay_secs"].as_f64().unwrap() < PATIENCE.as_secs_f64(), "{stored}");
     watching.until_stored(1);
+    // What it has sent by then can arrive.
+    camera.conduct.is_stalled.store(true, std::sync::atomic::Ordering::SeqCst);
+    std::thread::sleep(Duration::from_secs(3));
     let end = watching.stop();
     let stream = &end["streams"][0];
-    check_accounts(stream);
     assert!(stream["clips"].as_u64().unwrap() >= 2, "{stream}");
-    // Over TCP nothing is lost between server and depayloader but what was under way at the end, more where
-    // other tests run beside.
-    let (sent, received) = (camera.sent(), stream["received"].as_u64().unwrap());
-    assert!(received <= sent && sent - received < 250, "{sent} sent, {stream}");
+    // Over TCP nothing is lost.
+    assert_eq!(stream["received"], camera.sent(), "{stream}");
     for key in ["undecodable", "before_keyframe", "host_ended", "lost_packets"] {
         assert_eq!(stream[key], 0, "{stream}");
     }
@@ -206,7 +210,6 @@ pub fn restart_the_server(times: usize) {
         watching.until_stored(1);
     }
     let end = watching.stop();
-    check_accounts(&end["streams"][0]);
     assert_eq!(end["streams"][0]["sessions"], times + 1);
     let spans = check_grid(&library, &address);
     let told = spans.iter().filter(|(_, _, reason)| {
@@ -259,7 +262,6 @@ fn what_is_wrong_with_one_camera_is_said_and_touches_no_other() {
     watching.until_stored(2);
     let end = watching.stop();
     for stream in end["streams"].as_array().unwrap() {
-        check_accounts(stream);
         assert_eq!(stream["clips"].as_u64().unwrap() > 0, stream["source"] == "good", "{stream}");
     }
     check_grid(&library, "good");
@@ -318,7 +320,6 @@ fn lost_packets_are_counted_and_cost_no_more_than_their_frames() {
     watching.until_stored(4);
     let end = watching.stop();
     let stream = &end["streams"][0];
-    check_accounts(stream);
     assert!(stream["lost_packets"].as_u64().unwrap() > 0, "{stream}");
     assert_eq!(stream["sessions"], 1, "{stream}");
     check_grid(&library, &address);
@@ -349,7 +350,6 @@ fn other_sizes_b_frames_and_garbage_do_not_end_a_stream() {
     }
     let end = watching.stop();
     for stream in end["streams"].as_array().unwrap() {
-        check_accounts(stream);
         assert_eq!((&stream["sessions"], &stream["behind"]), (&1.into(), &0.into()), "{stream}");
         check_grid(&library, stream["source"].as_str().unwrap());
     }
@@ -369,8 +369,7 @@ fn a_connection_that_stalls_is_connected_again() {
     assert_eq!(lost["reason"], "stream lost: no frame came for 1.5 s", "{lost}");
     camera.conduct.is_stalled.store(false, std::sync::atomic::Ordering::SeqCst);
     watching.until_stored(2);
-    let end = watching.stop();
-    check_accounts(&end["streams"][0]);
+    watching.stop();
     let spans = check_grid(&library, &address);
     let is_told = |reason: &Option<String>| {
         reason.as_ref().is_some_and(|reason| reason.contains("no frame came for 1.5 s"))
@@ -409,7 +408,7 @@ fn a_killed_host_and_a_killed_run_lose_nothing_that_was_stored() {
     std::thread::sleep(Duration::from_secs(3));
     let mut watching = Watching::start(&library, &[&address]);
     watching.until_stored(1);
-    check_accounts(&watching.stop()["streams"][0]);
+    watching.stop();
     let spans = check_grid(&library, &address);
     assert!(spans.iter().any(|span| span.2.as_deref() == Some("not watched")), "{spans:?}");
     check(&library).exits(0);
@@ -458,7 +457,6 @@ fn transport_streams_and_srt_are_received() {
     }
     let end = watching.stop();
     for stream in end["streams"].as_array().unwrap() {
-        check_accounts(stream);
         check_grid(&library, stream["source"].as_str().unwrap());
     }
     for mut sender in senders {

@@ -188,7 +188,7 @@ fn what_cannot_be_listened_to_is_reported() {
     run(["transcribe", text.to_str().unwrap()]).exits(1);
     run(["transcribe", text.to_str().unwrap(), "--language", "klingon"]).exits(2);
     let ran = run(["transcribe", text.to_str().unwrap(), "--language", "xx"]).exits(2);
-    assert!(ran.err.starts_with("error: \"xx\" is no language"), "{ran:?}");
+    assert!(ran.err.starts_with("cinelex: \"xx\" is no language"), "{ran:?}");
 }
 
 #[test]

@@ -54,6 +54,7 @@ struct State<P> {
     /// All that arrived, where the stream is recorded.
     tape: Option<Tape<P>>,
     counts: Received,
+    is_closed: bool,
 }
 
 /// Why frames are not seen.
@@ -87,6 +88,7 @@ impl<P: Clone> Arrivals<P> {
             waits_for_key: Some(Loss::BeforeKeyframe),
             tape: record.then(Tape::default),
             counts: Received::default(),
+            is_closed: false,
         };
         Arrivals { state: Mutex::new(state), came: Condvar::new() }
     }
@@ -99,6 +101,9 @@ impl<P: Clone> Arrivals<P> {
     /// Takes what has arrived, or counts it as lost.
     pub fn push(&self, mut unit: Unit<P>) {
         let mut state = self.lock();
+        if state.is_closed {
+            return;
+        }
         state.counts.received += 1;
         let jumps = state.clock.jumps;
         state.clock.observe(unit.pts, unit.arrived, unit.sent);
@@ -180,9 +185,12 @@ impl<P: Clone> Arrivals<P> {
         }
     }
 
-    /// Nothing more comes, so that there is nothing to wait for.
+    /// Nothing more is taken, so that there is nothing to wait for; what is there can still be popped.
     pub fn close(&self) {
-        self.lock().opening = None;
+        let mut state = self.lock();
+        state.is_closed = true;
+        state.end_opening();
+        drop(state);
         self.came.notify_one();
     }
 }
@@ -191,7 +199,12 @@ impl<P> State<P> {
     /// When the opening is over, what arrived in it gets its time.
     fn settle(&mut self, now: i64) {
         if self.opening.is_some_and(|began| now - began > OPENING_US) {
-            self.opening = None;
+            self.end_opening();
+        }
+    }
+
+    fn end_opening(&mut self) {
+        if self.opening.take().is_some() {
             self.clock.settle();
             let taped = self.tape.iter_mut().flat_map(|tape| &mut tape.units);
             for unit in self.units.iter_mut().chain(taped) {
@@ -222,6 +235,20 @@ mod tests {
     fn pop(arrivals: &Arrivals<()>, now_millis: i64) -> Option<i64> {
         let unit = arrivals.pop(Duration::ZERO, || now_millis * 1_000)?;
         Some(unit.captured / 1_000)
+    }
+
+    #[test]
+    fn what_is_there_at_the_end_can_be_popped_and_nothing_comes_after() {
+        let arrivals = Arrivals::new(0, false);
+        arrivals.push(unit(0, true));
+        arrivals.push(unit(40, false));
+        arrivals.close();
+        arrivals.push(unit(80, false));
+        assert_eq!(arrivals.counts().received, 2);
+        assert_eq!(
+            [pop(&arrivals, 41), pop(&arrivals, 41), pop(&arrivals, 41)].map(|at| at.is_some()),
+            [true, true, false]
+        );
     }
 
     #[test]

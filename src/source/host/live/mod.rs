@@ -86,8 +86,13 @@ fn serve_picture(
 ) -> Result<Summary> {
     let mut recording = request.record.then(|| Recording::new(request.zero_us));
     let mut run = Run::new(request, hardware, outbox);
-    let mut told = Instant::now();
+    let (mut told, mut is_asked) = (Instant::now(), false);
     let ended = loop {
+        // What has arrived by then is decoded.
+        if !is_asked && run.delivery.outbox.is_asked() {
+            is_asked = true;
+            reception.arrivals.close();
+        }
         let has_ended = reception.has_ended();
         match reception.arrivals.pop(TICK, monotonic_us) {
             Some(unit) => {
@@ -99,14 +104,12 @@ fn serve_picture(
                     break Err(error);
                 }
             }
+            None if is_asked => break Ok(()),
             None if has_ended => break reception.end(),
             None => {}
         }
         if let Some(recording) = &mut recording {
             run.record(recording, reception);
-        }
-        if run.delivery.outbox.is_asked() {
-            break Ok(());
         }
         // A stream that is silent is told by the silence.
         if told.elapsed() >= TELL && reception.arrivals.counts().received > run.told.received {
