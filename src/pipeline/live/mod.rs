@@ -53,7 +53,7 @@ use crate::library::{
 };
 use crate::picture::{ClipGrid, ClipRules};
 use crate::source::{Host, Input, Limits, Location, Rendition, Transport};
-use crate::time::Timestamp;
+use crate::time::{Micros, Timestamp};
 
 /// What may wait between two stages: a few clips, since what waits is late.
 const QUEUE: QueueLimits = QueueLimits { items: 16, bytes: 64 << 20 };
@@ -227,6 +227,16 @@ fn monotonic_us() -> i64 {
 /// goes back behind `reached`: where the wall clock was set back, it goes on from there.
 fn zero_us(wall_us: i64, monotonic_us: i64, reached: Timestamp) -> i64 {
     monotonic_us.saturating_sub(wall_us.max(reached.0))
+}
+
+/// How far the wall clock may come to be ahead of media time: both go at the same pace, so it was set forward
+/// then, or the machine was asleep.
+const MOST_AHEAD: Micros = Micros::from_millis(2_000);
+
+/// Whether a connection that has this zero tells another time than the wall clock does now. One that is ahead of a
+/// clock that was set back goes on as it is.
+fn is_behind_the_clock(wall_us: i64, monotonic_us: i64, zero_us: i64) -> bool {
+    wall_us.saturating_sub(monotonic_us.saturating_sub(zero_us)) > MOST_AHEAD.0
 }
 
 /// Watches `sources` until the user stops it. What goes wrong with a stream is told of that stream; an
@@ -497,6 +507,26 @@ mod tests {
                 reached = Timestamp(monotonic - zero);
                 prop_assert!(reached.0 == begins + length);
             }
+        }
+
+        /// The next connection begins at the wall clock's time where the clock was set forward, and a clock that goes
+        /// on, or is set back, breaks none.
+        #[test]
+        fn a_connection_ends_where_the_clock_is_set_forward(
+            wall in -1_000_000_000_000i64..1_000_000_000_000,
+            reached in -1_000_000_000_000i64..1_000_000_000_000,
+            length in 1i64..1_000_000_000_000,
+            step in -1_000_000_000_000i64..1_000_000_000_000,
+        ) {
+            let zero = zero_us(wall, 5_000_000, Timestamp(reached));
+            let (now, later) = (wall + length + step, 5_000_000 + length);
+            let media = later - zero;
+            let is_behind = is_behind_the_clock(now, later, zero);
+            prop_assert_eq!(is_behind, now - media > MOST_AHEAD.0);
+            prop_assert!(!is_behind || step > MOST_AHEAD.0);
+            let next = zero_us(now, later, Timestamp(media));
+            prop_assert!(!is_behind_the_clock(now, later, next));
+            prop_assert!(!is_behind || later - next == now);
         }
     }
 }

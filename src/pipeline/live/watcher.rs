@@ -9,7 +9,7 @@ use super::pauses::Pauses;
 use super::recording::Recording;
 use super::sound::Connected;
 use super::status::{Frames, StreamState};
-use super::{Camera, Session, Shared, lock, monotonic_us, wall_us, zero_us};
+use super::{Camera, Session, Shared, is_behind_the_clock, lock, monotonic_us, wall_us, zero_us};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Event, Outlet, Source, Streams};
 use crate::media::{Frame, Gap, TrackKind};
@@ -158,6 +158,15 @@ impl<'a> Watcher<'a> {
                     received.unrecorded += to.unwritten;
                     to.received = received;
                     shared.update(self.camera, |status| status.frames = earlier.and(&received));
+                    let zero_us = to.session.zero_us;
+                    // A file is played once.
+                    if camera.input.file().is_none()
+                        && is_behind_the_clock(wall_us(), monotonic_us(), zero_us)
+                    {
+                        return Err(Error::unavailable(
+                            "the machine's clock was set forward, or it was asleep",
+                        ));
+                    }
                     continue;
                 }
                 PictureEvent::Recorded(part) => {
