@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::cinelex::{Ran, command, index, index_with, info};
+use crate::cinelex::{Ran, command, index, index_with, info, run};
 use crate::indexing::film;
 use crate::media::ffmpeg;
 use crate::same::{assert_begins, clips};
@@ -117,14 +117,19 @@ fn resident(id: u32) -> u64 {
 
 /// The most memory that was seen.
 #[derive(Debug, Default)]
-struct Memory {
+pub struct Memory {
     run: u64,
     one_host: u64,
-    all: u64,
+    pub all: u64,
 }
 
 /// Indexes and looks at the memory meanwhile. Panics when it takes longer than `patience`.
-fn watch(library: &Path, sources: &[&Path], options: &[&str], patience: Duration) -> (Ran, Memory) {
+pub fn watch(
+    library: &Path,
+    sources: &[&Path],
+    options: &[&str],
+    patience: Duration,
+) -> (Ran, Memory) {
     let mut command = command(["index", "--json", "--library"]);
     command.arg(library).args(options).args(sources);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -208,6 +213,7 @@ fn survive(count: usize) {
     eprintln!("{count} damaged files: {states:?}, {memory:?}");
     // And the library is one.
     assert!(info(&library)["clips"].as_u64() > Some(2));
+    run(["library", "check", library.to_str().unwrap()]).exits(0);
 }
 
 fn is_words(path: &Path) -> bool {

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cinelex::library::Reader;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cinelex::{Ran, command, finish, index, index_with, info, search, show};
+use crate::damage::watch;
 use crate::media::ffmpeg;
 use crate::same::assert_same;
 use crate::speech::spoken;
@@ -446,7 +448,11 @@ fn ten_hours_of_silence_and_a_sentence_are_listened_to_in_bounded_memory() {
         "-f lavfi -i anullsrc=r=16000:cl=mono:d=35990 -i a.wav -filter_complex [0][1]concat=n=2:v=0:a=1 -c:a flac long.mka",
     );
     let library = at.join("library");
-    index(&library, &[&at.join("long.mka")]).exits(0);
+    let (ran, memory) = watch(&library, &[&at.join("long.mka")], &[], Duration::from_secs(1_800));
+    ran.exits(0);
+    // With both models for what is said.
+    assert!(memory.all < 900 << 20, "{memory:?}");
+    eprintln!("{memory:?}");
     let [river, old] = times(&library, "long.mka", ["river", "old"]);
     assert!(old < river && (35_990.0..35_996.0).contains(&river), "{old} {river}");
     assert_sound(&library);

@@ -282,7 +282,8 @@ fn credentials_are_nowhere_but_on_the_socket() {
     );
     std::fs::write(&list, text).unwrap();
     std::fs::write(folder.path().join("door"), format!("{SECRET}\n")).unwrap();
-    let mut watching = Watching::start(&library, &["--streams", list.to_str().unwrap()]);
+    let options = ["--record", "--streams", list.to_str().unwrap()];
+    let mut watching = Watching::start(&library, &options);
     watching.until_stored(1);
     for host in hosts_of(watching.child.id()) {
         for file in ["cmdline", "environ"] {
@@ -297,12 +298,21 @@ fn credentials_are_nowhere_but_on_the_socket() {
     let mut said = Vec::new();
     errors.read_to_end(&mut said).unwrap();
     said.extend(format!("{:?}", watching.seen).into_bytes());
-    for entry in std::fs::read_dir(&library).unwrap() {
-        let path = entry.unwrap().path();
-        said.extend(std::fs::read(path).unwrap_or_default());
+    let mut folders = vec![library.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => said.extend(std::fs::read(path).unwrap()),
+            }
+        }
     }
-    assert!(!holds(&said, SECRET));
-    assert!(!holds(&said, "p%40ss"));
+    let shown = show(&library, "door").exits(0);
+    said.extend(format!("{shown:?} {:?}", search(&library, &["a test picture"])).into_bytes());
+    for form in [SECRET, "p%40ss", "p@ss%2FwORd7261", "dmlld2VyOnBAc3Mvd09SZDcyNjE"] {
+        assert!(!holds(&said, form), "{form}");
+    }
     assert!(holds(&said, "door"));
 }
 

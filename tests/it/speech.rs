@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cinelex::model::Models;
 use serde_json::Value;
 
 use crate::cinelex::{Ran, command, run};
@@ -196,16 +197,34 @@ fn a_users_own_ggml_file_is_checked_before_it_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = spoken(folder.path(), "voice.wav", "en", "Good morning.");
     std::fs::write(folder.path().join("mine.bin"), b"lmgg\x01\x02\x03").unwrap();
-    let sum = command_output("sha256sum", &folder.path().join("mine.bin"));
+    let mine = own_model(folder.path(), 7);
+    let ran = transcribed(&path, &["--model", &mine]).exits(3);
+    assert!(ran.err.contains("mine.bin") && ran.err.contains("ends too early"), "{ran:?}");
+}
+
+#[test]
+fn a_users_own_ggml_file_is_read_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = spoken(folder.path(), "voice.wav", "en", SENTENCE);
+    let models = Models::open().unwrap();
+    let file = models.graph(&models.manifest("whisper-tiny.en").unwrap()).unwrap();
+    let bytes = std::fs::copy(file, folder.path().join("mine.bin")).unwrap();
+    let mine = own_model(folder.path(), bytes);
+    let ran = transcribed(&path, &["--model", &mine]).exits(0);
+    assert!(ran.out.contains("near the river"), "{ran:?}");
+}
+
+/// A manifest of `mine.bin`, in the same folder.
+fn own_model(folder: &Path, bytes: u64) -> String {
+    let sum = command_output("sha256sum", &folder.join("mine.bin"));
     let manifest = format!(
         "schema = 1\nid = \"mine\"\nversion = \"1\"\ntask = \"speech\"\nabout = \"mine\"\n\
          licence = \"MIT\"\ncommercial = true\n\n[[files]]\nname = \"mine.bin\"\npath = \"mine.bin\"\n\
-         sha256 = \"{sum}\"\nbytes = 7\n\n[speech]\nlanguages = [\"en\"]\n"
+         sha256 = \"{sum}\"\nbytes = {bytes}\n\n[speech]\nlanguages = [\"en\"]\n"
     );
-    std::fs::write(folder.path().join("mine.toml"), manifest).unwrap();
-    let mine = folder.path().join("mine.toml");
-    let ran = transcribed(&path, &["--model", mine.to_str().unwrap()]).exits(3);
-    assert!(ran.err.contains("mine.bin") && ran.err.contains("ends too early"), "{ran:?}");
+    let path = folder.join("mine.toml");
+    std::fs::write(&path, manifest).unwrap();
+    path.to_str().unwrap().to_owned()
 }
 
 fn command_output(program: &str, path: &Path) -> String {
