@@ -142,4 +142,11 @@ impl Ears {
             language: language.map(str::to_owned),
         })
     }
+
+    /// Takes all sound for speech.
+    #[must_use]
+    pub fn without_voice_activity(mut self) -> Ears {
+        self.voice.hear_everywhere();
+        self
+    }
 }

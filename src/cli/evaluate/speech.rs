@@ -25,6 +25,9 @@ pub struct Args {
     /// Let the sound tell what is spoken, in place of the manifest
     #[arg(long)]
     detect: bool,
+    /// Take all sound for speech, to compare with: what it costs that silence and noise are left out
+    #[arg(long)]
+    no_voice_activity: bool,
     /// What reads the words, in place of the built-in models: a model's id or a manifest
     #[arg(long, value_name = "ID|FILE")]
     model: Vec<String>,
@@ -64,7 +67,10 @@ pub fn run(args: &Args) -> CommandResult {
     let cancel = interrupt::cancel_on_signal()?;
     for (language, group) in &groups {
         let ears = Ears::open(&models, &args.model, language.as_deref());
-        let ears = ears.map_err(Failure::cannot_open)?;
+        let mut ears = ears.map_err(Failure::cannot_open)?;
+        if args.no_voice_activity {
+            ears = ears.without_voice_activity();
+        }
         let place = |of: &&Recording| Location::File(args.data.join(&of.path));
         let locations: Vec<Location> = group.iter().map(place).collect();
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
