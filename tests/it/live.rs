@@ -173,13 +173,12 @@ fn a_cameras_clips_are_found_while_it_runs() {
     assert!(stored["delay_secs"].as_f64().unwrap() < PATIENCE.as_secs_f64(), "{stored}");
     watching.until_stored(1);
     camera.conduct.is_stalled.store(true, std::sync::atomic::Ordering::SeqCst);
-    // Over TCP nothing is lost.
-    watching.until("every frame that was sent", |line| {
-        line["kind"] == "stream" && line["received"] == camera.sent()
-    });
+    // What was sent by then has time to come.
+    std::thread::sleep(Duration::from_secs(5));
     let end = watching.stop();
     let stream = &end["streams"][0];
     assert!(stream["clips"].as_u64().unwrap() >= 2, "{stream}");
+    // Over TCP nothing is lost.
     assert_eq!(stream["received"], camera.sent(), "{stream}");
     for key in ["undecodable", "before_keyframe", "host_ended", "lost_packets"] {
         assert_eq!(stream[key], 0, "{stream}");
