@@ -16,11 +16,10 @@ fn clips_that_end_together_are_encoded_together() {
     let films: Vec<_> = films.iter().map(PathBuf::as_path).collect();
     let library = folder.path().join("films.library");
     let run = index_with(&library, &films, &["--as-live"]).exits(0).line("live_run");
-    let streams = run["streams"].as_array().unwrap();
-    streams.iter().for_each(check_accounts);
-    // On a machine that stalls, a film may be over before most of it is looked at.
-    let are_whole = streams.iter().filter(|stream| stream["clips"].as_u64() >= Some(2)).count();
-    assert!(are_whole >= 2, "{streams:?}");
+    for stream in run["streams"].as_array().unwrap() {
+        check_accounts(stream);
+        assert!(stream["clips"].as_u64().unwrap() >= 2, "{stream}");
+    }
     let stages = run["stages"].as_array().unwrap();
     let encode = stages.iter().find(|stage| stage["stage"] == "encode").unwrap();
     let (items, batches) = (encode["items"].as_u64().unwrap(), encode["batches"].as_u64().unwrap());
