@@ -11,7 +11,8 @@ use crate::media::numbered;
 #[test]
 fn clips_that_end_together_are_encoded_together() {
     let folder = TempDir::new().unwrap();
-    let made = |name: &str| numbered(folder.path(), name, "25", 8.0, "-c:v libx264 -g 25");
+    // A clip ends with the next frame, here within a hundredth of a second: sooner than one is encoded.
+    let made = |name: &str| numbered(folder.path(), name, "100", 8.0, "-c:v libx264 -bf 0 -g 100");
     let films: Vec<PathBuf> = ["a.mp4", "b.mp4", "c.mp4", "d.mp4"].map(made).to_vec();
     let films: Vec<_> = films.iter().map(PathBuf::as_path).collect();
     let library = folder.path().join("films.library");

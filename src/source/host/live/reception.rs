@@ -67,6 +67,8 @@ impl Reception {
         }
         let sinks = Sinks { picture: sink(&arrivals), sound };
         let (mut server, refused) = (None, Refused::default());
+        // Whether what comes is played at the pace of its own clock.
+        let mut is_paced = false;
         match address {
             Address::Descriptor { .. } => {
                 let file = file
@@ -75,8 +77,9 @@ impl Reception {
                 let path = format!("/proc/self/fd/{}", file.as_raw_fd());
                 let source = element("filesrc")?;
                 source.set_property("location", path);
-                // Played at the pace of its own clock, as a camera would bring it.
-                sinks.set_sync(true);
+                // As a camera would bring it.
+                is_paced = true;
+                sinks.set_sync(is_paced);
                 demux(&pipeline, &source, &sinks)?;
             }
             Address::Url(url) => {
@@ -93,13 +96,17 @@ impl Reception {
                     }
                     _ => {
                         // Segments come many frames at once.
-                        sinks.set_sync(matches!(url.scheme.as_str(), "http" | "https"));
+                        is_paced = matches!(url.scheme.as_str(), "http" | "https");
+                        sinks.set_sync(is_paced);
                         demux(&pipeline, &url.source()?, &sinks)?;
                     }
                 }
             }
         }
-        let started = pipeline.set_state(gst::State::Playing);
+        // A sink that is added on the way goes to what the pipeline is to become. It has no clock to keep pace
+        // with before the pipeline has got there, so that one waits for the first frame.
+        let first = if is_paced { gst::State::Paused } else { gst::State::Playing };
+        let started = pipeline.set_state(first);
         let mut reception = Reception {
             pipeline,
             bus,
@@ -121,15 +128,23 @@ impl Reception {
 
     /// Whether the stream is over: at its end, or since it broke off.
     pub fn has_ended(&mut self) -> bool {
-        if self.ended.is_none() {
-            let types = [gst::MessageType::Error, gst::MessageType::Eos];
-            self.ended = self.bus.pop_filtered(&types).map(|message| match message.view() {
-                gst::MessageView::Error(error) => Err(match self.refused.reason() {
+        let types = [gst::MessageType::Error, gst::MessageType::Eos, gst::MessageType::AsyncDone];
+        while self.ended.is_none()
+            && let Some(message) = self.bus.pop_filtered(&types)
+        {
+            self.ended = match message.view() {
+                gst::MessageView::AsyncDone(_) => {
+                    let played = self.pipeline.set_state(gst::State::Playing);
+                    played
+                        .err()
+                        .map(|cause| Err(Error::unavailable(CANNOT_CONNECT).caused_by(cause)))
+                }
+                gst::MessageView::Error(error) => Some(Err(match self.refused.reason() {
                     Some(reason) => Error::unavailable(reason),
                     None => explain(error, self.server.as_ref()),
-                }),
-                _ => Ok(()),
-            });
+                })),
+                _ => Some(Ok(())),
+            };
             if self.ended.is_some() {
                 self.arrivals.close();
             }
@@ -305,4 +320,60 @@ fn sent(buffer: &gst::BufferRef) -> Option<i64> {
     })?;
     let since_1900 = i64::try_from(stamp.timestamp().useconds()).ok()?;
     Some(since_1900 - FROM_1900_TO_1970_US)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::source::protocol::{Fit, Rendition, Targets, Transport};
+    use crate::time::Micros;
+
+    /// On a machine that is busy, it may take the pipeline seconds to get from one state to the next.
+    #[test]
+    fn a_file_is_played_at_its_own_pace_however_slowly_that_begins() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let film = folder.path().join("film.mp4");
+        let made = std::process::Command::new("ffmpeg")
+            .args(["-v", "error", "-nostdin", "-f", "lavfi"])
+            .args(["-i", "testsrc2=s=320x180:r=25:d=2"])
+            .arg(&film)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let request = LiveRequest {
+            rendition: Rendition { width_px: 32, height_px: 18, fit: Fit::Squash },
+            targets: Targets::every(Micros::from_millis(1_000), Micros(0)),
+            zero_us: 0,
+            transport: Transport::default(),
+            ca: None,
+            hardware: false,
+            record: false,
+            sound_from: None,
+        };
+        let descriptor = Address::Descriptor { extension: None };
+        let file = Some(File::open(&film).unwrap().into());
+        let mut reception = Reception::open(&descriptor, file, &request).unwrap();
+        reception.bus.set_sync_handler(|_, message| {
+            let is_all = message.src().is_some_and(|from| from.is::<gst::Pipeline>());
+            if is_all && matches!(message.view(), gst::MessageView::StateChanged(_)) {
+                std::thread::sleep(Duration::from_millis(700));
+            }
+            gst::BusSyncReply::Pass
+        });
+        let (mut first, began) = (None, Instant::now());
+        while !reception.has_ended() {
+            assert!(began.elapsed() < Duration::from_secs(30), "it has no end");
+            if first.is_none() && reception.arrivals.counts().received > 0 {
+                first = Some(Instant::now());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(reception.arrivals.counts().received, 50);
+        let took = first.unwrap().elapsed();
+        assert!(took > Duration::from_millis(1_800), "all came in {took:?}");
+        reception.end().unwrap();
+    }
 }
