@@ -1,5 +1,6 @@
 //! How long after its last frame a live clip is found by a search in another process, and how many
-//! streams are held with nothing dropped. Starts its own RTSP server on loopback, so that anyone can
+//! streams are held with nothing dropped; and how long after its end a segment is stored with its caption, at most
+//! (segments are made every two minutes, and at the end). Starts its own RTSP server on loopback, so that anyone can
 //! repeat it: `cargo bench --profile release --bench live -- --streams 1,2,4,8 --secs 60`.
 //!
 //! Needs `cinelex setup` and the `ffmpeg` program. The server takes processor time, too.
@@ -53,13 +54,14 @@ fn main() {
     let folder = TempDir::new().expect("a temporary folder");
     let units = camera::coded(folder.path(), &args.size, 10.0, &args.coding);
     println!(
-        "{:>7} {:>7} {:>8} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8} {:>6}",
+        "{:>7} {:>7} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8} {:>6}",
         "streams",
         "clips",
         "median",
         "p95",
         "most",
         "stored",
+        "segments",
         "received",
         "dropped",
         "worst",
@@ -167,12 +169,20 @@ fn report(streams: usize, mut delays: Vec<f64>, lines: &str, busy: f64) {
         delays.get(place).copied().unwrap_or(f64::NAN)
     };
     let mut stored: HashMap<String, Vec<f64>> = HashMap::new();
+    // Each time that segments of a stream are stored, its delay is another.
+    let mut of_segments: HashMap<String, Vec<f64>> = HashMap::new();
     let mut end = Value::Null;
     for line in lines.lines() {
         let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
         if line["kind"] == "stored" {
             let source = line["source"].as_str().unwrap_or_default().to_owned();
             stored.entry(source).or_default().extend(line["delay_secs"].as_f64());
+        } else if line["kind"] == "stream" {
+            let source = line["source"].as_str().unwrap_or_default().to_owned();
+            let known = of_segments.entry(source).or_default();
+            known.extend(
+                line["segment_delay_secs"].as_f64().filter(|new| known.last() != Some(new)),
+            );
         } else if line["kind"] == "live_run" {
             end = line;
         }
@@ -180,6 +190,7 @@ fn report(streams: usize, mut delays: Vec<f64>, lines: &str, busy: f64) {
     let mut all: Vec<f64> = stored.into_values().flatten().collect();
     all.sort_by(f64::total_cmp);
     let stored_p95 = all.get((all.len() as f64 * 0.95) as usize).copied().unwrap_or(f64::NAN);
+    let latest_segment = of_segments.into_values().flatten().fold(f64::NAN, f64::max);
     let streams_of = |end: &Value| end["streams"].as_array().cloned().unwrap_or_default();
     let sum = |key: &str| {
         streams_of(&end).iter().map(|stream| stream[key].as_u64().unwrap_or(0)).sum::<u64>()
@@ -191,8 +202,8 @@ fn report(streams: usize, mut delays: Vec<f64>, lines: &str, busy: f64) {
     };
     let worst = streams_of(&end).iter().map(share).fold(0.0, f64::max);
     println!(
-        "{streams:>7} {:>7} {:>6.2} s {:>6.2} s {:>6.2} s {stored_p95:>6.2} s {:>9} {dropped:>8} \
-         {:>7.1}% {:>5.0}%",
+        "{streams:>7} {:>7} {:>6.2} s {:>6.2} s {:>6.2} s {stored_p95:>6.2} s {latest_segment:>6.2} s \
+         {:>9} {dropped:>8} {:>7.1}% {:>5.0}%",
         delays.len(),
         at(0.5),
         at(0.95),

@@ -294,6 +294,11 @@ fn numbers_line(status: &StreamStatus) -> String {
     if let Some(delay) = status.delay_secs {
         line.push_str(&format!(", delay {delay:.1} s"));
     }
+    if let Some(delay) = status.segment_delay_secs {
+        let segments = counted(status.made.segments, "segment");
+        let captions = counted(status.made.captions, "caption");
+        line.push_str(&format!("; {segments} and {captions}, delay {delay:.1} s"));
+    }
     if let Some(sound) = &status.sound {
         line.push_str(&format!("; sound: {}", sound_line(sound)));
     }

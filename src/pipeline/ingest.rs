@@ -112,6 +112,7 @@ pub fn index(
         understood: &understood,
         described: &described,
         cancel: &options.cancel,
+        stored: &|_, _, _| {},
     });
 
     let mut stored = Micros::ZERO;

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Pipeline;
 use super::describe::Describer;
 use super::stages::{Encode, Quantize, halves, words};
-use super::understand::Understand;
+use super::understand::{Stored, Understand};
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
 use crate::graph::{Cancel, StageStats};
@@ -44,7 +44,6 @@ pub struct Loaded {
 }
 
 /// What a run lends to the two halves of its work.
-#[derive(Debug)]
 pub(super) struct Lent<'a> {
     /// Frames that the CNN takes at a time, at most.
     pub batch: u16,
@@ -54,6 +53,7 @@ pub(super) struct Lent<'a> {
     pub described: &'a StageStats,
     /// Ends the work on segments.
     pub cancel: &'a Cancel,
+    pub stored: Stored<'a>,
 }
 
 /// The two halves of the work: the stages between clips and the record, and what reads from there and
@@ -195,6 +195,7 @@ impl Loaded {
                 stats: lent.understood,
                 describing: lent.described,
                 cancel: lent.cancel,
+                stored: lent.stored,
             },
         }
     }

@@ -38,7 +38,11 @@ pub(super) struct Understand<'a> {
     pub stats: &'a StageStats,
     pub describing: &'a StageStats,
     pub cancel: &'a Cancel,
+    pub stored: Stored<'a>,
 }
+
+/// Is told of segments that are in the record: of which source, and where the last of them ends.
+pub(super) type Stored<'a> = &'a (dyn Fn(SourceId, Timestamp, Made) + Sync);
 
 /// Texts in one run of the sentence encoder.
 const TEXTS_A_RUN: usize = 32;
@@ -164,7 +168,12 @@ impl Understand<'_> {
                     record.reading.as_ref().is_some_and(|reading| reading.caption.is_some())
                 };
                 let captions = records.iter().filter(has_caption).count() as u64;
-                made.add(Made { segments: records.len() as u64, captions });
+                let of_part = Made { segments: records.len() as u64, captions };
+                made.add(of_part);
+                drop(library);
+                if let Some(last) = records.last() {
+                    (self.stored)(source, last.span.end, of_part);
+                }
             }
             described.map(|()| made)
         })

@@ -178,6 +178,10 @@ fn a_cameras_clips_are_found_while_it_runs() {
     let end = watching.stop();
     let stream = &end["streams"][0];
     assert!(stream["clips"].as_u64().unwrap() >= 2, "{stream}");
+    // They are divided into segments when no more comes.
+    assert!(stream["segments"].as_u64().unwrap() >= 1, "{stream}");
+    let late = stream["segment_delay_secs"].as_f64().unwrap();
+    assert!((0.0..3.0 * PATIENCE.as_secs_f64()).contains(&late), "{stream}");
     // Over TCP nothing is lost.
     assert_eq!(stream["received"], camera.sent(), "{stream}");
     for key in ["undecodable", "before_keyframe", "host_ended", "lost_packets"] {

@@ -382,6 +382,10 @@ fn memory_is_the_same(warming: Duration, measured: Duration) {
     while began.elapsed() < warming || info(&library)["segments"].as_u64() < Some(4) {
         watching.until_stored(8);
     }
+    // Segments are made of a chunk of two minutes when it is over.
+    let is_made = |line: &Value| line["segments"].as_u64() > Some(0);
+    let made = watching.seen.iter().rev().find(|line| is_made(line)).unwrap();
+    assert!((0.0..60.0).contains(&made["segment_delay_secs"].as_f64().unwrap()), "{made}");
     let began = Instant::now();
     let mut used = Vec::new();
     while began.elapsed() < measured {
@@ -393,6 +397,7 @@ fn memory_is_the_same(warming: Duration, measured: Duration) {
     let end = watching.stop();
     for stream in end["streams"].as_array().unwrap() {
         assert_eq!(stream["sessions"], 1, "{stream}");
+        assert!(stream["segments"].as_u64() > Some(0), "{stream}");
     }
     let third = used.len() / 3;
     let most = |part: &[u64]| part.iter().copied().max().unwrap_or(0);

@@ -81,6 +81,10 @@ pub fn numbers(watch: &Watch) -> String {
     if let Some(delay) = watch.status.get("delay_secs").and_then(Value::as_f64) {
         parts.push(format!("delay {delay:.1} s"));
     }
+    if let Some(delay) = watch.status.get("segment_delay_secs").and_then(Value::as_f64) {
+        let (segments, captions) = (number("segments"), number("captions"));
+        parts.push(format!("{segments} segments and {captions} captions, delay {delay:.1} s"));
+    }
     if let Some(sound) = watch.status.get("sound").filter(|sound| sound.is_object()) {
         parts.extend(sound_numbers(sound));
     }

@@ -26,7 +26,7 @@ use std::collections::HashMap;
 #[cfg(feature = "speech")]
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -43,6 +43,7 @@ use super::ears::Hearing;
 #[cfg(feature = "speech")]
 use super::listening::How;
 use super::loaded::{Halves, Lent, Loaded};
+use super::report::Made;
 use super::shared::{NoMore, lock};
 use super::understand::Part;
 use crate::error::{Error, Result};
@@ -112,6 +113,8 @@ struct Camera {
     listened: Option<Listened>,
     /// Up to where an earlier run has stored.
     stored_until: Option<Timestamp>,
+    /// Media time zero on the monotonic clock, as the newest connection has it.
+    zero_us: AtomicI64,
     status: Mutex<StreamStatus>,
 }
 
@@ -187,6 +190,18 @@ impl Shared<'_> {
         if let Some(sound) = &mut lock(&self.cameras[camera].status).sound {
             change(sound);
             sound.settle();
+        }
+    }
+
+    /// Segments of a source are stored, the last of which ends there.
+    fn count_segments(&self, source: SourceId, until: Timestamp, made: Made) {
+        for (place, camera) in self.cameras.iter().enumerate().filter(|(_, of)| of.id == source) {
+            let ended = camera.zero_us.load(Ordering::Relaxed).saturating_add(until.0);
+            let delay = Micros(monotonic_us().saturating_sub(ended));
+            self.update(place, |status| {
+                status.made.add(made);
+                status.segment_delay_secs = Some(delay.as_secs_f64());
+            });
         }
     }
 
@@ -315,6 +330,7 @@ pub fn watch(
     let has_captions = !loaded.describers.is_empty();
     // What is in hand is finished, whatever the user wishes.
     let never = Cancel::default();
+    let stored = |source, until, made| shared.count_segments(source, until, made);
     let Halves { encode, quantize, mut understand } = loaded.halves(Lent {
         batch: options.batch,
         library: &shared.library,
@@ -322,6 +338,7 @@ pub fn watch(
         understood: &understood,
         described: &described,
         cancel: &never,
+        stored: &stored,
     });
     #[cfg(feature = "speech")]
     let heard = StageStats::new("listen");
@@ -463,6 +480,8 @@ fn camera(
         deleted_clips: 0,
         recorded_bytes: 0,
         delay_secs: None,
+        made: Made::default(),
+        segment_delay_secs: None,
         sound: None,
     };
     Ok(Camera {
@@ -473,6 +492,7 @@ fn camera(
         recordings: source.record.then(|| library.recordings(id)).transpose()?,
         listened: None,
         stored_until: library.stored_until(id, recipe)?,
+        zero_us: AtomicI64::new(zero_us(wall_us(), monotonic_us(), Timestamp::ZERO)),
         status: Mutex::new(status),
     })
 }

@@ -48,6 +48,11 @@ pub struct StreamStatus {
     pub recorded_bytes: u64,
     /// From the capture of the last frame of the newest clip until that was stored.
     pub delay_secs: Option<f64>,
+    /// Written of the clips.
+    #[serde(flatten)]
+    pub made: Made,
+    /// From the end of the newest segment until that was stored, with its caption.
+    pub segment_delay_secs: Option<f64>,
     /// `None`: nobody listens.
     pub sound: Option<Sound>,
 }
