@@ -91,6 +91,17 @@ class Libraries:
         library = self.folder / str(self.count)
         return [cinelex(), "index", str(source), "--library", str(library), "--json", *arguments]
 
+    def print_size(self):
+        """What the newest library takes on the disk, for each clip."""
+        library = str(self.folder / str(self.count))
+        printed = subprocess.run([cinelex(), "library", "info", library, "--json"], check=True, capture_output=True, text=True)
+        info = json.loads(printed.stdout.splitlines()[0])
+        print(
+            f"  {info['bytes'] / info['clips']:,.0f} bytes a clip, all in: {info['bytes'] / 1e6:.1f} MB for "
+            f"{info['clips']} clips, {info['segments']} segments, {info['cues']} cues",
+            flush=True,
+        )
+
 
 def report(printed):
     """The `run` line of `index --json`."""
