@@ -344,6 +344,8 @@ impl Read for Watched {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let began = Instant::now();
         loop {
+            // Before anything is read: a live stream may always have something to say.
+            let is_to_end = self.stop.load(Ordering::Relaxed) && !self.is_stopping()?;
             let tick =
                 rustix::event::Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
             let mut sockets = [PollFd::from_borrowed_fd(self.stream.as_fd(), PollFlags::IN)];
@@ -353,7 +355,7 @@ impl Read for Watched {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(cause) => return Err(cause.into()),
             }
-            if self.stop.load(Ordering::Relaxed) && !self.is_stopping()? {
+            if is_to_end {
                 return Err(io::Error::other(Error::cancelled()));
             }
             if self.resident_bytes().is_some_and(|resident| resident > self.memory_bytes) {
@@ -372,6 +374,23 @@ impl Read for Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_live_stream_that_always_has_something_to_say_is_asked_to_stop_once() {
+        let (stream, mut host) = UnixStream::pair().unwrap();
+        let patience = Patience { silence: Duration::from_secs(30), is_live: true };
+        let (status, stop) = (String::new(), Arc::new(AtomicBool::new(true)));
+        let mut watched = Watched { stream, status, memory_bytes: 0, patience, stop, asked: None };
+        for _ in 0..2 {
+            host.write_all(b"frame").unwrap();
+            assert_eq!(watched.read(&mut [0; 5]).unwrap(), 5);
+        }
+        let wanted = pack(&Request::Stop, &[]).unwrap();
+        let mut asked = vec![0; 2 * wanted.len()];
+        host.set_nonblocking(true).unwrap();
+        let length = host.read(&mut asked).unwrap();
+        assert_eq!(&asked[..length], wanted);
+    }
 
     #[test]
     fn log_lines_lose_their_addresses_and_only_the_last_are_kept() {
