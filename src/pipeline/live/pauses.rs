@@ -10,6 +10,8 @@ pub struct Pauses {
 }
 
 const SHORTEST: Duration = Duration::from_millis(500);
+/// A connection that has brought frames for so long is healthy.
+const HEALTHY: Duration = Duration::from_secs(10);
 
 impl Pauses {
     pub fn new(longest: Duration) -> Self {
@@ -24,9 +26,11 @@ impl Pauses {
         pause
     }
 
-    /// The stream was healthy.
-    pub fn reset(&mut self) {
-        self.next = SHORTEST.min(self.longest);
+    /// A connection has brought frames for so long, and is over.
+    pub fn connected(&mut self, lasted: Duration) {
+        if lasted > HEALTHY {
+            self.next = SHORTEST.min(self.longest);
+        }
     }
 }
 
@@ -39,7 +43,10 @@ mod tests {
         let mut pauses = Pauses::new(Duration::from_secs(30));
         let taken: Vec<f64> = (0..9).map(|_| pauses.take(1.0).as_secs_f64()).collect();
         assert_eq!(taken, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]);
-        pauses.reset();
+        // One that is lost again and again is not healthy.
+        pauses.connected(Duration::from_secs(10));
+        assert_eq!(pauses.take(0.0), Duration::from_secs(15));
+        pauses.connected(Duration::from_millis(10_001));
         assert_eq!(pauses.take(0.0), Duration::from_millis(250));
     }
 }

@@ -16,8 +16,6 @@ use crate::media::{Frame, Gap, TrackKind};
 use crate::source::{Host, LiveRequest, NO_FRAME, PictureEvent, Received, Targets};
 use crate::time::{Micros, Span, Timestamp};
 
-/// A connection that has brought frames for so long is healthy.
-const HEALTHY: Duration = Duration::from_secs(10);
 /// How often the wish to stop is looked at in a pause.
 const TICK: Duration = Duration::from_millis(50);
 /// Different reasons of one outage that are kept.
@@ -300,8 +298,8 @@ impl Source for Watcher<'_> {
             // What a lost connection has brought is as good as what a whole one has.
             let _ = out.send(Event::End(Ok(())));
         }
-        if connection.since.is_some_and(|since| since.elapsed() > HEALTHY) {
-            self.pauses.reset();
+        if let Some(since) = connection.since {
+            self.pauses.connected(since.elapsed());
         }
         let is_file = shared.cameras[self.camera].input.file().is_some();
         match ending {
