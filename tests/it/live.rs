@@ -14,6 +14,7 @@ use crate::camera::{Camera, Setup, Units, coded};
 use crate::cinelex::{Ran, command, finish, run, search, show};
 use crate::media::numbered;
 use crate::stopping::{assert_gone, hosts_of};
+use crate::tidy::files_under;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -302,15 +303,8 @@ fn credentials_are_nowhere_but_on_the_socket() {
     let mut said = Vec::new();
     errors.read_to_end(&mut said).unwrap();
     said.extend(format!("{:?}", watching.seen).into_bytes());
-    let mut folders = vec![library.clone()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => folders.push(path),
-                false => said.extend(std::fs::read(path).unwrap()),
-            }
-        }
+    for file in files_under(&library) {
+        said.extend(std::fs::read(file).unwrap());
     }
     let shown = show(&library, "door").exits(0);
     said.extend(format!("{shown:?} {:?}", search(&library, &["a test picture"])).into_bytes());

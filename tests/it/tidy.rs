@@ -15,22 +15,28 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file under `folder`, by path from the root, in order.
-fn files(folder: &str) -> Vec<PathBuf> {
+/// Every file under `folder`, in order.
+pub fn files_under(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders = vec![root().join(folder)];
+    let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
             } else {
-                found.push(path.strip_prefix(root()).unwrap().to_owned());
+                found.push(path);
             }
         }
     }
     found.sort();
     found
+}
+
+/// Every file under `folder`, by path from the root, in order.
+fn files(folder: &str) -> Vec<PathBuf> {
+    let found = files_under(&root().join(folder));
+    found.iter().map(|path| path.strip_prefix(root()).unwrap().to_owned()).collect()
 }
 
 /// What is published as text: the folders of the project and the files beside them.
