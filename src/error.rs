@@ -159,6 +159,11 @@ impl Error {
         self.inner.source.as_deref()
     }
 
+    /// The message alone: what went wrong, and neither where nor why.
+    pub fn message(&self) -> &str {
+        &self.inner.message
+    }
+
     /// The message with stage, time, byte and causes, but without the source: for reports that
     /// have named the source already.
     pub fn reason(&self) -> String {

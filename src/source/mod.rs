@@ -24,7 +24,7 @@ pub use fingerprint::Fingerprint;
 pub use input::Input;
 pub use listing::Location;
 pub use protocol::{
-    CueRequest, FieldOrder, Fit, LiveRequest, MediaInfo, NO_FRAME, PictureRequest, Rational,
-    Received, ReceivedSound, Rendition, SoundRequest, Summary, Targets, Track, Transport,
+    BEHIND, CueRequest, FieldOrder, Fit, LiveRequest, MediaInfo, NO_FRAME, PictureRequest,
+    Rational, Received, ReceivedSound, Rendition, SoundRequest, Summary, Targets, Track, Transport,
 };
 pub use sidecar::{Sidecar, Sidecars};

@@ -198,6 +198,8 @@ pub enum Transport {
 
 /// Why a live stream shows nothing, where there is no more to say: none of its frames came.
 pub const NO_FRAME: &str = "no frame came";
+/// … or frames came and were left out, since those before them had not been taken yet.
+pub const BEHIND: &str = "decoding was behind";
 
 /// What became of the frames of a live stream since it was connected. Each frame that was received
 /// is in one of the numbers that follow, or under way in the host.

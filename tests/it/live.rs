@@ -2,10 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -28,8 +29,13 @@ pub struct Watching {
 impl Watching {
     pub fn start(library: &Path, options: &[&str]) -> Watching {
         let mut command = command(["index", "--json", "--longest-pause", "1", "--library"]);
-        command.arg(library).args(options).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        command.arg(library).args(options);
+        Watching::run(&mut command)
+    }
+
+    /// As [`Watching::start`], by a command of one's own.
+    pub fn run(command: &mut Command) -> Watching {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = sync_channel(10_000);
         std::thread::spawn(move || {
@@ -99,7 +105,7 @@ impl Watching {
     /// Ctrl-C, and what is said at the end.
     pub fn stop(mut self) -> Value {
         let id = self.child.id().to_string();
-        std::process::Command::new("kill").args(["-INT", &id]).status().unwrap();
+        Command::new("kill").args(["-INT", &id]).status().unwrap();
         // Windows of speech that are in hand are read.
         let patience = 3 * PATIENCE;
         let end = self.until_within(patience, "the end", |line| line["kind"] == "live_run");
@@ -158,6 +164,21 @@ pub fn check_grid(library: &Path, source: &str) -> Vec<(i64, i64, Option<String>
     spans
 }
 
+/// The reasons of gaps that hold `text`.
+pub fn told(spans: &[(i64, i64, Option<String>)], text: &str) -> usize {
+    spans.iter().filter(|(_, _, why)| why.as_ref().is_some_and(|why| why.contains(text))).count()
+}
+
+/// That a clip was stored which is of now.
+pub fn check_clock(stored: &Value) {
+    let late = now_us() - stored["end_us"].as_i64().unwrap();
+    assert!((-1_000_000..15_000_000).contains(&late), "{late} µs late: {stored}");
+}
+
+pub fn now_us() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64
+}
+
 #[test]
 fn a_cameras_clips_are_found_while_it_runs() {
     let folder = TempDir::new().unwrap();
@@ -173,7 +194,7 @@ fn a_cameras_clips_are_found_while_it_runs() {
     // How long that takes is for the bench to say: other tests run beside.
     assert!(stored["delay_secs"].as_f64().unwrap() < PATIENCE.as_secs_f64(), "{stored}");
     watching.until_stored(1);
-    camera.conduct.is_stalled.store(true, std::sync::atomic::Ordering::SeqCst);
+    camera.conduct.is_stalled.store(true, Ordering::SeqCst);
     // What was sent by then has time to come.
     std::thread::sleep(Duration::from_secs(5));
     let end = watching.stop();
@@ -298,7 +319,7 @@ fn credentials_are_nowhere_but_on_the_socket() {
     }
     let mut errors = watching.child.stderr.take().unwrap();
     let id = watching.child.id().to_string();
-    std::process::Command::new("kill").args(["-INT", &id]).status().unwrap();
+    Command::new("kill").args(["-INT", &id]).status().unwrap();
     watching.until("the end", |line| line["kind"] == "live_run");
     let mut said = Vec::new();
     errors.read_to_end(&mut said).unwrap();
@@ -372,10 +393,10 @@ fn a_connection_that_stalls_is_connected_again() {
     let address = camera.address();
     let mut watching = Watching::start(&library, &["--silence", "1.5", &address]);
     watching.until_stored(1);
-    camera.conduct.is_stalled.store(true, std::sync::atomic::Ordering::SeqCst);
+    camera.conduct.is_stalled.store(true, Ordering::SeqCst);
     let lost = watching.until_state("waiting");
     assert_eq!(lost["reason"], "stream lost: no frame came for 1.5 s", "{lost}");
-    camera.conduct.is_stalled.store(false, std::sync::atomic::Ordering::SeqCst);
+    camera.conduct.is_stalled.store(false, Ordering::SeqCst);
     watching.until_stored(2);
     watching.stop();
     let spans = check_grid(&library, &address);
@@ -392,14 +413,18 @@ fn a_killed_host_and_a_killed_run_lose_nothing_that_was_stored() {
     let camera = Camera::start(&small(folder.path()), &Setup::default());
     let address = camera.address();
     let kill = |id: u32| {
-        let killed = std::process::Command::new("kill").args(["-9", &id.to_string()]).status();
+        let killed = Command::new("kill").args(["-9", &id.to_string()]).status();
         assert!(killed.unwrap().success());
     };
     let mut watching = Watching::start(&library, &[&address]);
     watching.until_stored(1);
     kill(hosts_of(watching.child.id())[0]);
+    // So long that a whole place of the grid is empty.
+    camera.conduct.is_stalled.store(true, Ordering::SeqCst);
     let lost = watching.until_state("waiting");
     assert!(lost["reason"].as_str().unwrap().contains("the decoder crashed (killed)"), "{lost}");
+    std::thread::sleep(Duration::from_secs(3));
+    camera.conduct.is_stalled.store(false, Ordering::SeqCst);
     watching.until_state("live");
     watching.until_stored(1);
     let hosts = hosts_of(watching.child.id());
@@ -409,7 +434,9 @@ fn a_killed_host_and_a_killed_run_lose_nothing_that_was_stored() {
     assert_gone(&hosts);
     check(&library).exits(0);
     // A clip is told after it was stored, so one more may be there.
-    let kept = check_grid(&library, &address).iter().filter(|span| span.2.is_none()).count();
+    let spans = check_grid(&library, &address);
+    assert_eq!(told(&spans, "stream lost: the decoder crashed (killed)"), 1, "{spans:?}");
+    let kept = spans.iter().filter(|span| span.2.is_none()).count();
     assert!((stored..=stored + 1).contains(&kept), "{kept} of {stored}");
 
     // So long that a whole place of the grid is empty.
@@ -433,7 +460,7 @@ fn transport_streams_and_srt_are_received() {
         .map(|(scheme, port)| format!("{scheme}://127.0.0.1:{port}"));
     let senders =
         [("?listen=1", 0), ("?pkt_size=1316", 1), ("?mode=listener", 2)].map(|(how, which)| {
-            std::process::Command::new("ffmpeg")
+            Command::new("ffmpeg")
                 .args([
                     "-v",
                     "quiet",

@@ -56,6 +56,15 @@ pub fn quick_pipeline(folder: &Path) -> PathBuf {
     pipeline
 }
 
+/// As [`quick_pipeline`], with clips of so many seconds.
+pub fn brisk_pipeline(folder: &Path, clip_secs: &str) -> PathBuf {
+    let pipeline = quick_pipeline(folder);
+    let text = fs::read_to_string(&pipeline).unwrap();
+    fs::write(&pipeline, text.replace("clip_secs = 1.5", &format!("clip_secs = {clip_secs}")))
+        .unwrap();
+    pipeline
+}
+
 /// Begins to index as the leader of a process group, as a shell does it.
 pub fn begin(library: &Path, sources: &[&Path], options: &[&str]) -> Child {
     let mut command = command(["index", "--json", "--library"]);

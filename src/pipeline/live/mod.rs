@@ -22,7 +22,7 @@ pub use status::{
 };
 pub use streams::read_streams;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 #[cfg(feature = "speech")]
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
@@ -34,7 +34,7 @@ use serde_json::json;
 
 #[cfg(feature = "speech")]
 use self::inbox::Inbox;
-use self::recorder::Recorder;
+use self::recorder::{HeldUp, Recorder};
 use self::sound::{Listened, Sounding};
 use self::upkeep::Upkeep;
 use self::watcher::Watcher;
@@ -147,6 +147,8 @@ struct Shared<'a> {
     /// Connections of which not everything was heard yet, by number.
     sounding: Mutex<HashMap<usize, Sounding>>,
     next_sounding: AtomicUsize,
+    /// When nothing could be stored of late.
+    held_up: Mutex<VecDeque<HeldUp>>,
     /// To the thread that makes segments: parts of sources that are over. `None`: there are no more.
     understand: crossbeam_channel::Sender<Option<Part>>,
     events: &'a (dyn Fn(&LiveEvent<'_>) + Sync),
@@ -313,6 +315,7 @@ pub fn watch(
         next_stream: AtomicU64::new(0),
         sounding: Mutex::default(),
         next_sounding: AtomicUsize::new(0),
+        held_up: Mutex::default(),
         understand,
         events,
     };

@@ -14,6 +14,12 @@ use crate::time::{Micros, Span, Timestamp};
 
 /// How long to wait before what could not be stored is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
+/// What takes longer to be stored was waiting for something.
+const LONG_US: i64 = 1_000_000;
+const SLOW: &str =
+    "nothing could be stored: another process was using the library, or the disk was slow";
+/// Times in which nothing could be stored that are remembered: gaps are told seconds after they were.
+const MOST_HELD_UP: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Recorder<'a> {
@@ -157,22 +163,57 @@ fn passes(error: &Error) -> bool {
     matches!(error.kind(), Kind::Exhausted | Kind::Unavailable)
 }
 
+/// When nothing could be stored, on the monotonic clock, and why.
+#[derive(Debug)]
+pub(super) struct HeldUp {
+    from_us: i64,
+    until_us: i64,
+    reason: String,
+}
+
 impl Shared<'_> {
     /// Stores something. While the disk is full or the library is in use, this waits, and the library is
     /// free for others meanwhile.
     pub fn store<T>(&self, what: impl Fn(&mut Writer) -> Result<T>) -> Result<T> {
-        let mut has_told = false;
+        let from_us = monotonic_us();
+        let mut reason = None;
         let attempt = || what(&mut lock(&self.library));
         loop {
-            let error = match attempt() {
-                Err(error) if passes(&error) && !self.cancel.is_cancelled() => error,
-                done => return done,
-            };
-            if !std::mem::replace(&mut has_told, true) {
+            let done = attempt();
+            let is_stopped = self.cancel.is_cancelled();
+            let failure = done.as_ref().err().filter(|error| passes(error) && !is_stopped);
+            if let (Some(error), None) = (failure, &reason) {
                 tracing::warn!("{error}: nothing is stored until that is over");
+                reason = Some(format!("nothing could be stored: {}", error.message()));
+            }
+            let until_us = monotonic_us();
+            if reason.is_some() || until_us - from_us > LONG_US {
+                let reason = reason.clone().unwrap_or_else(|| SLOW.to_owned());
+                self.note_held_up(HeldUp { from_us, until_us, reason });
+            }
+            if failure.is_none() {
+                return done;
             }
             std::thread::sleep(AGAIN);
         }
+    }
+
+    /// Of one that goes on, the end is noted anew.
+    fn note_held_up(&self, now: HeldUp) {
+        let mut held_up = lock(&self.held_up);
+        held_up.retain(|before| before.from_us != now.from_us);
+        held_up.push_back(now);
+        if held_up.len() > MOST_HELD_UP {
+            held_up.pop_front();
+        }
+    }
+
+    /// Why nothing could be stored in this span of media time that has its zero there, if that was so.
+    pub fn held_up(&self, span: Span, zero_us: i64) -> Option<String> {
+        let [from_us, until_us] = [span.start, span.end].map(|at| zero_us.saturating_add(at.0));
+        let held_up = lock(&self.held_up);
+        let of = held_up.iter().find(|of| of.from_us < until_us && from_us < of.until_us)?;
+        Some(of.reason.clone())
     }
 
     /// The spans that sources' records are kept in.

@@ -13,7 +13,7 @@ use super::{Camera, Session, Shared, is_behind_the_clock, lock, monotonic_us, wa
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Event, Outlet, Source, Streams};
 use crate::media::{Frame, Gap, TrackKind};
-use crate::source::{Host, LiveRequest, NO_FRAME, PictureEvent, Received, Targets};
+use crate::source::{BEHIND, Host, LiveRequest, NO_FRAME, PictureEvent, Received, Targets};
 use crate::time::{Micros, Span, Timestamp};
 
 /// How often the wish to stop is looked at in a pause.
@@ -188,7 +188,13 @@ impl<'a> Watcher<'a> {
                     Event::Item(frame)
                 }
                 // What was not seen before this connection's first frame has other reasons.
-                PictureEvent::Gap(gap) => {
+                PictureEvent::Gap(mut gap) => {
+                    // The graph takes no frames while nothing can be stored.
+                    if gap.reason == BEHIND
+                        && let Some(why) = shared.held_up(gap.span, to.session.zero_us)
+                    {
+                        gap.reason = format!("{why}; {BEHIND}");
+                    }
                     let reason = match outage(&mut self.reasons) {
                         Some(reason) if gap.reason == NO_FRAME => reason,
                         Some(reason) => format!("{reason}; {}", gap.reason),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::clock::MediaClock;
 use super::recording::Tape;
-use crate::source::protocol::Received;
+use crate::source::protocol::{BEHIND, Received};
 
 /// Nothing waits longer than this for the decoder.
 const MOST_WAIT_US: i64 = 1_000_000;
@@ -70,7 +70,7 @@ impl Loss {
     pub fn reason(self) -> &'static str {
         match self {
             Loss::BeforeKeyframe => "no keyframe came",
-            Loss::Behind => "decoding was behind",
+            Loss::Behind => BEHIND,
             Loss::Jumped => "the stream's timestamps jumped",
         }
     }
