@@ -286,8 +286,24 @@ fn garbage_and_another_codec_in_the_middle_of_a_broadcast_cost_no_more_than_them
         // What is odd costs a connection at most, and so a place or two on the grid.
         let longest = spans.iter().filter(|span| span.2.is_some()).map(|span| span.1 - span.0);
         assert!(longest.max().unwrap_or(0) <= 4_500_000, "{spans:?}");
+        let changed = told(&spans, "stream lost: the codec or the tracks of the stream changed");
+        assert_eq!(changed > 0, stream["source"] == *addresses[1], "{spans:?}");
     }
     check(&library).exits(0);
+}
+
+#[test]
+fn a_sender_that_ends_its_stream_is_told_from_one_that_changes_it() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("broadcasts.library");
+    let h264 = transport_stream(folder.path(), "a.ts", 4.0, H264);
+    let broadcast = Broadcast::start(vec![h264]);
+    let mut watching = Watching::start(&library, &[&broadcast.address()]);
+    watching.until_stored(1);
+    drop(broadcast);
+    let lost = watching.until_state("waiting");
+    assert_eq!(lost["reason"], "stream lost: the sender ended it", "{lost}");
+    watching.stop();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Receiving a stream: GStreamer brings coded frames, and knows nothing of pictures.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gstreamer as gst;
@@ -48,6 +49,8 @@ pub struct Reception {
     /// Where it connects to, for saying why it cannot.
     server: Option<(String, u16)>,
     refused: Refused,
+    /// Whether the track of pictures ended before what it came in.
+    has_changed: Arc<AtomicBool>,
     ended: Option<Result<()>>,
 }
 
@@ -67,6 +70,7 @@ impl Reception {
         }
         let sinks = Sinks { picture: sink(&arrivals), sound };
         let (mut server, refused) = (None, Refused::default());
+        let has_changed = Arc::default();
         // Whether what comes is played at the pace of its own clock.
         let mut is_paced = false;
         match address {
@@ -98,7 +102,9 @@ impl Reception {
                         // Segments come many frames at once.
                         is_paced = matches!(url.scheme.as_str(), "http" | "https");
                         sinks.set_sync(is_paced);
-                        demux(&pipeline, &url.source()?, &sinks)?;
+                        let source = url.source()?;
+                        watch_track(&source, &sinks.picture, &has_changed);
+                        demux(&pipeline, &source, &sinks)?;
                     }
                 }
             }
@@ -116,6 +122,7 @@ impl Reception {
             _file: file,
             server,
             refused,
+            has_changed,
             ended: None,
         };
         if started.is_err() {
@@ -143,6 +150,9 @@ impl Reception {
                     Some(reason) => Error::unavailable(reason),
                     None => explain(error, self.server.as_ref()),
                 })),
+                _ if self.has_changed.load(Ordering::SeqCst) => {
+                    Some(Err(Error::unavailable("the codec or the tracks of the stream changed")))
+                }
                 _ => Some(Ok(())),
             };
             if self.ended.is_some() {
@@ -172,6 +182,27 @@ impl Drop for Reception {
         // Fails only where it never came to run.
         let _ = self.pipeline.set_state(gst::State::Null);
     }
+}
+
+/// Notes where the track of pictures ends and what it comes in does not: another one begins, by another codec.
+fn watch_track(source: &gst::Element, sink: &gst_app::AppSink, has_changed: &Arc<AtomicBool>) {
+    let (is_at_end, has_changed) = (Arc::new(AtomicBool::new(false)), Arc::clone(has_changed));
+    let seen = Arc::clone(&is_at_end);
+    at_end(source.static_pad("src"), move || seen.store(true, Ordering::SeqCst));
+    at_end(sink.static_pad("sink"), move || {
+        has_changed.store(!is_at_end.load(Ordering::SeqCst), Ordering::SeqCst);
+    });
+}
+
+/// Does something when the end comes to a pad.
+fn at_end(pad: Option<gst::Pad>, what: impl Fn() + Send + Sync + 'static) {
+    let Some(pad) = pad else { return };
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        if info.event().is_some_and(|event| event.type_() == gst::EventType::Eos) {
+            what();
+        }
+        gst::PadProbeReturn::Ok
+    });
 }
 
 /// An error of what is on the way to the sound costs the sound, and not the picture.
