@@ -1,7 +1,7 @@
 //! What the library knows and keeps of live streams, against a real server on this machine.
 
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use cinelex::library::{ChunkRecord, Reader, RecipeKind, Writer};
 use cinelex::time::{Micros, Span, Timestamp};
@@ -10,9 +10,10 @@ use tempfile::TempDir;
 
 use crate::camera::{Camera, Setup};
 use crate::cinelex::{command, finish, index_with, info, run, search, show};
-use crate::live::{Watching, check, small};
+use crate::live::{Watching, check, check_grid, now_us, small};
 use crate::media::numbered;
-use crate::stopping::quick_pipeline;
+use crate::recording::recordings;
+use crate::stopping::{brisk_pipeline, quick_pipeline};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const CLIP_US: i64 = 1_500_000;
@@ -110,10 +111,6 @@ fn camera_port(address: &str) -> u16 {
     rest.split('/').next().unwrap().parse().unwrap()
 }
 
-fn now_us() -> i64 {
-    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap()
-}
-
 /// Gives a camera some chunks of its first clip, as if it had been watched 40 days ago. Returns how many
 /// clips these are.
 fn make_old(library: &Path, address: &str) -> u64 {
@@ -190,6 +187,41 @@ fn what_is_too_old_goes_while_a_camera_is_watched_whatever_kills_the_run() {
     assert!(hits.iter().all(|hit| hit["wall_clock_us"].as_i64() > Some(now_us() - 86_400_000_000)));
     let unseen = found.lines("unseen");
     assert_eq!(unseen[0]["reason"], "kept for 30 days", "{unseen:?}");
+}
+
+#[test]
+fn what_there_is_no_room_for_goes_with_its_recordings_while_a_camera_is_watched() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let camera = Camera::start(&small(folder.path()), &Setup::default());
+    let address = camera.address();
+    // A chunk takes 8 s.
+    let pipeline = brisk_pipeline(folder.path(), "0.1");
+    let options = ["--record", "--pipeline", pipeline.to_str().unwrap(), &address];
+    let mut watching = Watching::start(&library, &options);
+    watching.until_stored(30);
+    let stored = watching.stop()["streams"][0]["clips"].as_u64().unwrap();
+    let first = recordings(&library).remove(0);
+    let room = format!("{}kB", first.metadata().unwrap().len() / 2_000);
+
+    let mut watching = Watching::start(&library, &[&["--keep", &room], &options[..]].concat());
+    watching.until_within(2 * PATIENCE, "the first recording to go", |_| !first.exists());
+    watching.until_stored(1);
+    let end = watching.stop();
+    let stream = &end["streams"][0];
+    let deleted = stream["deleted_clips"].as_u64().unwrap();
+    assert!(deleted >= stored, "{stored} before, {stream}");
+    let clips = stored + stream["clips"].as_u64().unwrap() - deleted;
+    assert_eq!(info(&library)["clips"].as_u64().unwrap(), clips);
+    // What is left are the last chunks, and the recording that was being written.
+    assert_eq!(recordings(&library).len(), 1);
+    let (first_us, ..) = check_grid(&library, &address)[0];
+    let found = search(&library, &["a test picture", "--last", "1h", "--top", "1000"]).exits(0);
+    let hits = found.lines("hit");
+    assert!(!hits.is_empty() && hits.iter().all(|hit| hit["start_us"].as_i64() >= Some(first_us)));
+    let unseen = found.lines("unseen");
+    assert_eq!(unseen[0]["reason"], "kept while there was room", "{unseen:?}");
+    check(&library).exits(0);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::live::{Watching, check, check_accounts, small};
 use crate::media::{number, numbered};
 
 /// The recordings of the one source that there is, by name.
-fn recordings(library: &Path) -> Vec<PathBuf> {
+pub fn recordings(library: &Path) -> Vec<PathBuf> {
     let sources = std::fs::read_dir(library.join("recordings")).unwrap();
     let files = sources.flat_map(|source| std::fs::read_dir(source.unwrap().path()).unwrap());
     let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
