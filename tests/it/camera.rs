@@ -105,6 +105,8 @@ pub struct Setup<'a> {
     pub port: Option<u16>,
     /// The user name and password that it asks for.
     pub login: Option<(&'a str, &'a str)>,
+    /// Asks for a digest of the password, and takes nothing else.
+    pub is_digest: bool,
     /// The certificate that it shows and its key, for TLS; it needs a login.
     pub certificate: Option<&'a str>,
     /// The share of packets that are lost on the way.
@@ -119,6 +121,7 @@ pub struct Camera {
     pub port: u16,
     pub conduct: Arc<Conduct>,
     server: rtsp::RTSPServer,
+    factory: rtsp::RTSPMediaFactory,
     main_loop: glib::MainLoop,
     thread: Option<JoinHandle<()>>,
     senders: Arc<Mutex<Vec<JoinHandle<()>>>>,
@@ -127,7 +130,7 @@ pub struct Camera {
 impl Camera {
     /// Serves `units` again and again at `/live`.
     pub fn start(units: &Units, setup: &Setup<'_>) -> Camera {
-        let Setup { port, login, certificate, loss, codec, sound, sound_codec } = *setup;
+        let Setup { port, login, is_digest, certificate, loss, codec, sound, sound_codec } = *setup;
         gst::init().unwrap();
         let context = glib::MainContext::new();
         let main_loop = glib::MainLoop::new(Some(&context), false);
@@ -185,14 +188,8 @@ impl Camera {
                 senders.push(std::thread::spawn(move || send(&units, &conduct, &source)));
             });
         }
-        if let Some((user, password)) = login {
-            let auth = rtsp::RTSPAuth::new();
-            let token = rtsp::RTSPToken::builder().field("media.factory.role", "user").build();
-            auth.add_basic(&rtsp::RTSPAuth::make_basic(user, password), &token);
-            auth.set_supported_methods(rtsp::gst_rtsp::RTSPAuthMethod::Basic);
-            let certificate = certificate.map(|pem| gio::TlsCertificate::from_pem(pem).unwrap());
-            auth.set_tls_certificate(certificate.as_ref());
-            server.set_auth(Some(&auth));
+        if let Some(login) = login {
+            server.set_auth(Some(&doorkeeper(login, is_digest, certificate)));
             factory.add_role_from_structure(
                 &gst::Structure::builder("user")
                     .field("media.factory.access", true)
@@ -200,7 +197,7 @@ impl Camera {
                     .build(),
             );
         }
-        server.mount_points().unwrap().add_factory("/live", factory);
+        server.mount_points().unwrap().add_factory("/live", factory.clone());
         // A port is free again some moments after its last connection was closed.
         let began = Instant::now();
         while server.attach(Some(&context)).is_err() {
@@ -218,11 +215,21 @@ impl Camera {
         while !main_loop.is_running() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        Camera { port, conduct, server, main_loop, thread: Some(thread), senders }
+        Camera { port, conduct, server, factory, main_loop, thread: Some(thread), senders }
     }
 
     pub fn address(&self) -> String {
         format!("rtsp://127.0.0.1:{}/live", self.port)
+    }
+
+    /// Asks for this user name and password from now on.
+    pub fn set_login(&self, login: (&str, &str)) {
+        self.server.set_auth(Some(&doorkeeper(login, false, None)));
+    }
+
+    /// Serves the same at another path, too.
+    pub fn serve_at(&self, path: &str) {
+        self.server.mount_points().unwrap().add_factory(path, self.factory.clone());
     }
 
     pub fn sent(&self) -> u64 {
@@ -243,6 +250,26 @@ impl Drop for Camera {
             let _ = sender.join();
         }
     }
+}
+
+/// What lets in those with this user name and password; `certificate` is shown to them.
+fn doorkeeper(
+    (user, password): (&str, &str),
+    is_digest: bool,
+    certificate: Option<&str>,
+) -> rtsp::RTSPAuth {
+    let auth = rtsp::RTSPAuth::new();
+    let token = rtsp::RTSPToken::builder().field("media.factory.role", "user").build();
+    if is_digest {
+        auth.add_digest(user, password, &token);
+        auth.set_supported_methods(rtsp::gst_rtsp::RTSPAuthMethod::Digest);
+    } else {
+        auth.add_basic(&rtsp::RTSPAuth::make_basic(user, password), &token);
+        auth.set_supported_methods(rtsp::gst_rtsp::RTSPAuthMethod::Basic);
+    }
+    let certificate = certificate.map(|pem| gio::TlsCertificate::from_pem(pem).unwrap());
+    auth.set_tls_certificate(certificate.as_ref());
+    auth
 }
 
 /// Changes the timestamps of packets (RFC 3550, 5.1: four bytes from the fifth on).

@@ -38,6 +38,8 @@ mod recording;
 mod relay;
 mod retrieval;
 #[cfg(feature = "live")]
+mod returning;
+#[cfg(feature = "live")]
 mod rough;
 mod same;
 mod skipping;

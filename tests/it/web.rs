@@ -15,22 +15,22 @@ use crate::media::ffmpeg;
 
 /// What a server is asked for.
 #[derive(Debug, Clone, Default)]
-struct Request {
-    path: String,
+pub struct Request {
+    pub path: String,
     /// First byte of the range, where one was asked for.
-    start: Option<usize>,
-    authorization: Option<String>,
+    pub start: Option<usize>,
+    pub authorization: Option<String>,
 }
 
 /// Serves connections until the test ends; every request is answered once and noted.
 #[derive(Debug, Clone)]
-struct Server {
+pub struct Server {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Server {
-    fn start(answer: impl Fn(&Request, &mut TcpStream) + Send + Sync + 'static) -> Server {
+    pub fn start(answer: impl Fn(&Request, &mut TcpStream) + Send + Sync + 'static) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Server { address: listener.local_addr().unwrap(), asked: Arc::default() };
         let (answer, asked) = (Arc::new(answer), Arc::clone(&server.asked));
@@ -48,7 +48,7 @@ impl Server {
         server
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.address)
     }
 }
@@ -72,7 +72,7 @@ fn read(connection: &TcpStream) -> Request {
 }
 
 /// A reader that has had enough may go.
-fn send(connection: &mut TcpStream, head: &str, body: &[u8]) {
+pub fn send(connection: &mut TcpStream, head: &str, body: &[u8]) {
     let _ = connection
         .write_all(format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes())
         .and_then(|()| connection.write_all(body));

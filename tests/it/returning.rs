@@ -1,0 +1,227 @@
+//! Live streams that were kept away and come: what was wrong with them is put right, or the machine's clock is set.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::camera::{Camera, Setup};
+use crate::cinelex::command;
+use crate::live::{Watching, check, check_clock, check_grid, now_us, small, told};
+use crate::media::ffmpeg;
+use crate::stopping::brisk_pipeline;
+use crate::web::{Server, send};
+
+#[test]
+fn a_camera_that_is_put_right_is_live_without_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let units = small(folder.path());
+    let setup = Setup { login: Some(("viewer", "old")), ..Setup::default() };
+    let locked = Camera::start(&units, &setup);
+    let elsewhere = Camera::start(&units, &Setup::default());
+    let list = folder.path().join("cameras.toml");
+    let text = format!(
+        "[[stream]]\nname = 'locked'\naddress = 'rtsp://viewer:new@127.0.0.1:{}/live'\n\
+         [[stream]]\nname = 'elsewhere'\naddress = 'rtsp://127.0.0.1:{}/later'\n",
+        locked.port, elsewhere.port
+    );
+    fs::write(&list, text).unwrap();
+    let pipeline = brisk_pipeline(folder.path(), "0.25");
+    let options = ["--pipeline", pipeline.to_str().unwrap(), "--streams", list.to_str().unwrap()];
+    let mut watching = Watching::start(&library, &options);
+    let reasons = [("locked", "user name or password (401)"), ("elsewhere", "this path (404)")];
+    for (name, reason) in reasons {
+        let is_told = |line: &Value| {
+            line["source"] == name
+                && line["reason"].as_str().is_some_and(|said| said.contains(reason))
+        };
+        if !watching.seen.iter().any(is_told) {
+            watching.until(reason, is_told);
+        }
+    }
+    locked.set_login(("viewer", "new"));
+    elsewhere.serve_at("/later");
+    while reasons.iter().any(|(name, _)| watching.stored(name) < 4) {
+        watching.until_stored(1);
+    }
+    let end = watching.stop();
+    for stream in end["streams"].as_array().unwrap() {
+        assert_eq!(stream["sessions"], 1, "{stream}");
+    }
+    for (name, reason) in reasons {
+        let spans = check_grid(&library, name);
+        assert_eq!(told(&spans, reason), 1, "{spans:?}");
+    }
+    check(&library).exits(0);
+}
+
+#[test]
+fn a_camera_that_asks_for_digests_is_watched() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let setup = Setup { login: Some(("viewer", "p@ss")), is_digest: true, ..Setup::default() };
+    let camera = Camera::start(&small(folder.path()), &setup);
+    let list = folder.path().join("cameras.toml");
+    let stream = |name: &str, password: &str| {
+        let address = format!("rtsp://viewer:{password}@127.0.0.1:{}/live", camera.port);
+        format!("[[stream]]\nname = '{name}'\naddress = '{address}'\n")
+    };
+    fs::write(&list, [stream("right", "p%40ss"), stream("wrong", "pass")].concat()).unwrap();
+    let mut watching = Watching::start(&library, &["--streams", list.to_str().unwrap()]);
+    watching.until_stored(2);
+    check_clock(watching.seen.last().unwrap());
+    let is_refused = |line: &Value| {
+        let reason = line["reason"].as_str().unwrap_or_default();
+        line["source"] == "wrong" && reason.contains("user name or password (401)")
+    };
+    if !watching.seen.iter().any(is_refused) {
+        watching.until("the refusal", is_refused);
+    }
+    let end = watching.stop();
+    for stream in end["streams"].as_array().unwrap() {
+        let is_right = stream["source"] == "right";
+        assert_eq!(stream["sessions"], u64::from(is_right), "{stream}");
+    }
+    check_grid(&library, "right");
+    check(&library).exits(0);
+}
+
+/// Segments of a broadcast, how long each is, and how many of them there are at a time.
+const SEGMENTS: usize = 40;
+const SEGMENT_SECS: usize = 3;
+const IN_LIST: usize = 4;
+
+#[test]
+fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("broadcasts.library");
+    ffmpeg(
+        folder.path(),
+        &format!(
+            "-f lavfi -i testsrc2=s=160x96:r=25:d={} -c:v libx264 -preset ultrafast -g 25 \
+             -pix_fmt yuv420p -f hls -hls_time {SEGMENT_SECS} -hls_list_size 0 \
+             -hls_segment_filename %d.ts all.m3u8",
+            SEGMENTS * SEGMENT_SECS
+        ),
+    );
+    let (path, began) = (folder.path().to_owned(), Instant::now());
+    let server = Server::start(move |request, connection| {
+        let name = request.path.trim_start_matches('/');
+        if name == "live.m3u8" {
+            let first = (began.elapsed().as_secs() as usize / SEGMENT_SECS).min(SEGMENTS - IN_LIST);
+            let list: String =
+                (first..first + IN_LIST).map(|n| format!("#EXTINF:3.0,\n{n}.ts\n")).collect();
+            let head = "200 OK\r\nContent-Type: application/vnd.apple.mpegurl";
+            let list = format!(
+                "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:3\n\
+                 #EXT-X-MEDIA-SEQUENCE:{first}\n{list}"
+            );
+            send(connection, head, list.as_bytes());
+        } else {
+            match fs::read(path.join(name)) {
+                Ok(bytes) => {
+                    let head = format!(
+                        "200 OK\r\nContent-Type: video/mp2t\r\nContent-Length: {}",
+                        bytes.len()
+                    );
+                    send(connection, &head, &bytes);
+                }
+                Err(_) => send(connection, "404 Not Found", b""),
+            }
+        }
+    });
+    let address = server.url("live.m3u8");
+    let mut watching = Watching::start(&library, &["--as-live", &address]);
+    for _ in 0..6 {
+        watching.until_stored(1);
+        check_clock(watching.seen.last().unwrap());
+    }
+    let end = watching.stop();
+    let stream = &end["streams"][0];
+    assert_eq!(stream["sessions"], 1, "{stream}");
+    assert_eq!((&stream["undecodable"], &stream["behind"]), (&0.into(), &0.into()), "{stream}");
+    // It is played at its own pace: nothing is missing from the first clip on.
+    let spans = check_grid(&library, &address);
+    let mut after = spans.iter().skip_while(|span| span.2.is_some());
+    assert!(after.all(|span| span.2.is_none()), "{spans:?}");
+    check(&library).exits(0);
+}
+
+/// What lets a program see another time than there is.
+fn faketime() -> Option<PathBuf> {
+    let folders = fs::read_dir("/usr/lib").ok()?;
+    let found = folders.map(|folder| folder.unwrap().path().join("faketime/libfaketimeMT.so.1"));
+    found.into_iter().find(|file| file.exists())
+}
+
+/// Sets the clock of the programs that read this file.
+fn set_clock(file: &Path, ahead: &str) {
+    let new = file.with_extension("new");
+    fs::write(&new, format!("{ahead}\n")).unwrap();
+    fs::rename(new, file).unwrap();
+}
+
+#[test]
+fn a_clock_that_is_set_while_a_camera_is_watched_doubles_nothing_and_is_told() {
+    const HOUR_US: i64 = 3_600_000_000;
+    let Some(faketime) = faketime() else {
+        eprintln!("skipped: the package faketime is not installed");
+        return;
+    };
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let clock = folder.path().join("clock");
+    set_clock(&clock, "+0");
+    let mut camera = Camera::start(&small(folder.path()), &Setup::default());
+    let (address, port) = (camera.address(), camera.port);
+    let watch = || {
+        let mut command = command(["index", "--json", "--longest-pause", "1", "--library"]);
+        command.arg(&library).arg(&address).env("LD_PRELOAD", &faketime);
+        command.env("FAKETIME_TIMESTAMP_FILE", &clock).env("FAKETIME_NO_CACHE", "1");
+        Watching::run(command.env("DONT_FAKE_MONOTONIC", "1"))
+    };
+    let mut watching = watch();
+    watching.until_stored(2);
+    check_clock(watching.seen.last().unwrap());
+
+    set_clock(&clock, "+3600");
+    let lost = watching.until_state("waiting");
+    assert_eq!(
+        lost["reason"], "stream lost: the machine's clock was set forward, or it was asleep",
+        "{lost}"
+    );
+    let is_ahead = |line: &Value| {
+        let ahead = line["start_us"].as_i64().unwrap_or(0) - now_us();
+        line["kind"] == "stored" && (HOUR_US - 15_000_000..HOUR_US + 1_000_000).contains(&ahead)
+    };
+    watching.until("a clip of the new time", is_ahead);
+    watching.until_stored(1);
+
+    set_clock(&clock, "+0");
+    for _ in 0..3 {
+        watching.until("a clip of the time that goes on", is_ahead);
+    }
+    // So do the next connection and the next run.
+    drop(camera);
+    watching.until_state("waiting");
+    camera = Camera::start(&small(folder.path()), &Setup { port: Some(port), ..Setup::default() });
+    watching.until_state("live");
+    watching.until("a clip of the next connection", is_ahead);
+    let end = watching.stop();
+    assert_eq!(end["streams"][0]["sessions"], 3, "{end}");
+    let mut watching = watch();
+    watching.until("a clip of the next run", is_ahead);
+    watching.stop();
+    drop(camera);
+
+    let spans = check_grid(&library, &address);
+    let hours: Vec<_> = spans.iter().filter(|span| span.1 - span.0 > HOUR_US / 2).collect();
+    assert_eq!(hours.len(), 1, "{spans:?}");
+    let (start, end_us, reason) = hours[0];
+    assert!((HOUR_US - 10_000_000..HOUR_US + 15_000_000).contains(&(end_us - start)), "{spans:?}");
+    assert!(reason.as_ref().unwrap().contains("the machine's clock was set forward"), "{spans:?}");
+    check(&library).exits(0);
+}
