@@ -40,10 +40,15 @@ impl Written {
             || (self.silence > SILENT && self.log_probability < SILENT_DOUBT)
     }
 
-    /// From which word on a loop says nothing new.
+    /// From which word on a loop says nothing new. A word that is a loop by itself says nothing at all.
     pub(super) fn turns_in_a_loop(&self) -> Option<usize> {
         let words: Vec<String> = self.words.iter().map(Word::letters).collect();
-        loop_start(&words)
+        let by_itself = self.words.iter().position(|word| {
+            let small = word.text.to_lowercase();
+            let parts: Vec<&str> = small.split('-').filter(|part| !part.is_empty()).collect();
+            loop_start(&parts).is_some()
+        });
+        loop_start(&words).into_iter().chain(by_itself).min()
     }
 
     /// The better of two readings of the same sound: that without a loop, or the likelier.
@@ -131,6 +136,20 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(text(&written(said, -0.3, 0.0).without_loop()), kept);
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_a_loop_is_none() {
+        for (said, kept) in [
+            ("Ia-ia-ia-ia-ia-ia-ia-ia-", ""),
+            ("Well, ha-ha-ha-ha-ha-ha and so on", "Well,"),
+            ("a well-to-do uh-huh uh-huh", "a well-to-do uh-huh uh-huh"),
+            ("No-no-no-no", "No-no-no-no"),
+        ] {
+            let written = written(said, -0.1, 0.0);
+            assert_eq!(written.is_doubted(), said != kept, "{said}");
+            assert_eq!(text(&written.without_loop()), kept);
         }
     }
 

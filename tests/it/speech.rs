@@ -6,7 +6,7 @@ use std::process::Command;
 use cinelex::model::Models;
 use serde_json::Value;
 
-use crate::cinelex::{Ran, command, run};
+use crate::cinelex::{Ran, command, index, run};
 use crate::media::ffmpeg;
 
 const SENTENCE: &str =
@@ -87,6 +87,69 @@ fn noise_and_silence_give_no_words() {
         let ran = run(["transcribe", path.to_str().unwrap(), "--format", "vtt"]).exits(0);
         assert_eq!(ran.out.trim(), "WEBVTT", "{name}: {ran:?}");
     }
+}
+
+/// Half a minute of each kind of music, by name.
+fn music(folder: &Path) -> Vec<PathBuf> {
+    // A step of a scale, so many a second; a tone that fades; one that swells; and a stroke of a drum.
+    let note =
+        |hz: f64, rate: f64, scale: &str| format!("{hz}*pow(2\\,mod(floor(t*{rate})*{scale})/12)");
+    let tones = |hz: &str, share: &[f64]| -> String {
+        let tone = |(at, share): (usize, &f64)| format!("+{share}*sin(2*PI*t*{}*{hz})", at + 1);
+        share.iter().enumerate().map(tone).collect()
+    };
+    let fades = |rate: f64, fast: f64| format!("exp(-{fast}*mod(t\\,1/{rate}))");
+    let drum =
+        "+0.3*(random(1)-0.5)*exp(-25*mod(t\\,0.5))+0.4*sin(2*PI*60*mod(t\\,1))*exp(-9*mod(t\\,1))";
+    let root = note(174.6, 0.5, "5\\,12");
+    let chord: String =
+        [1.0, 1.26, 1.498].map(|up| tones(&format!("{up}*{root}"), &[1.0, 0.5, 0.3])).concat();
+    let picked = tones(&note(220.0, 6.0, "7\\,24"), &[1.0, 0.5, 0.25]);
+    let brass = tones(&note(130.0, 3.0, "4\\,10"), &[1.0, 1.0, 0.9, 0.8, 0.7, 0.5, 0.4, 0.3]);
+    let sung = tones("165", &[1.0; 14]);
+    let kinds = [
+        ("chords", format!("0.06*{}*(0{chord})", fades(0.5, 0.7)), "anull"),
+        ("arpeggio", format!("0.2*{}*(0{picked}){drum}", fades(6.0, 8.0)), "anull"),
+        ("brass", format!("0.1*pow(sin(PI*mod(t*3\\,1))\\,0.7)*(0{brass})"), "anull"),
+        ("drums", format!("0{drum}"), "aecho=0.8:0.7:60|110:0.4|0.3"),
+        // A vowel without words, that goes up and down.
+        (
+            "choir",
+            format!("0.1*(0{sung})"),
+            "vibrato=f=5:d=0.5,asplit[a][b];[a]bandpass=f=700:w=120[c];[b]bandpass=f=1150:w=150[d];[c][d]amix,volume=3",
+        ),
+    ];
+    let made = kinds.map(|(name, sound, filter)| {
+        let wav = format!("{name}.wav");
+        let source = format!("aevalsrc={sound}:d=30:s=16000");
+        ffmpeg(folder, &format!("-f lavfi -i {source} -filter_complex [0]{filter} {wav}"));
+        folder.join(wav)
+    });
+    made.to_vec()
+}
+
+#[test]
+fn music_gives_no_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let music = music(folder.path());
+    let paths = music.iter().map(|path| path.to_str().unwrap());
+    let ran = run(["transcribe", "--json"].into_iter().chain(paths)).exits(0);
+    assert_eq!(cues(&ran), [""; 0], "{ran:?}");
+    // All together, and in a film.
+    let inputs: String = (0..music.len()).map(|at| format!("[{at}]")).collect();
+    let files: String = music.iter().map(|path| format!("-i {} ", path.display())).collect();
+    let count = music.len();
+    ffmpeg(
+        folder.path(),
+        &format!(
+            "{files}-f lavfi -i testsrc2=s=160x90:r=5 -filter_complex {inputs}amix={count}:normalize=0[m] \
+             -map {count}:v -map [m] -t 30 -c:v mpeg4 -c:a aac band.mkv"
+        ),
+    );
+    let library = folder.path().join("library");
+    let ran = index(&library, &[&folder.path().join("band.mkv")]).exits(0);
+    let report = ran.source("band.mkv");
+    assert_eq!((&report["clips"], &report["cues"]), (&20.into(), &0.into()), "{ran:?}");
 }
 
 #[test]
