@@ -315,3 +315,67 @@ impl Open {
         told.push(Told::Settled { at, cues, gaps });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// 16 kHz mono, made by FFmpeg.
+    fn sound(arguments: &[&str]) -> Vec<f32> {
+        let mut command = Command::new("ffmpeg");
+        command.args(["-v", "error", "-nostdin"]).args(arguments);
+        let out = command.args(["-ar", "16000", "-ac", "1", "-f", "f32le", "-"]).output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+        out.stdout.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    }
+
+    /// What is said in this sound, by the models that read whatever language is spoken, and which of them have
+    /// their networks in memory then.
+    fn heard(samples: &[f32]) -> (String, Vec<String>) {
+        let Ears { voice, models, language } =
+            Ears::open(&crate::model::Models::open().unwrap(), &[], None).unwrap();
+        let (cancel, stats) = (Cancel::default(), StageStats::new("listen"));
+        let how = How { threads: 1, cancel: &cancel, stats: &stats };
+        let reads: Reads<'_> = Box::new(|mut reader| {
+            let mut reading = reader.begin_live(0, Timestamp::ZERO).unwrap();
+            reader.hear(&mut reading, Timestamp::ZERO, samples).unwrap();
+            reader.finish(&mut reading).unwrap();
+            reader.end(reading).unwrap();
+        });
+        let mut said = String::new();
+        listen_to(
+            vec![(Ear::new(voice), reads)],
+            &models,
+            language.as_deref(),
+            &how,
+            &mut |_, told| {
+                if let Told::Settled { cues, .. } | Told::Ended(Ending { cues, .. }) = told {
+                    said.extend(cues.into_iter().map(|cue| cue.text));
+                }
+                Ok(())
+            },
+        )
+        .unwrap();
+        (said, models.loaded().into_iter().map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn networks_are_loaded_when_somebody_speaks() {
+        for nothing in ["anullsrc=d=130", "anoisesrc=d=20:c=pink:a=0.3:seed=1", "sine=f=440:d=20"] {
+            let (said, loaded) = heard(&sound(&["-f", "lavfi", "-i", nothing]));
+            assert_eq!((said.as_str(), loaded.len()), ("", 0), "{nothing}: {loaded:?}");
+        }
+        let folder = tempfile::TempDir::new().unwrap();
+        let wav = folder.path().join("voice.wav");
+        let spoken = Command::new("espeak-ng")
+            .args(["-v", "en", "-s", "140", "-w"])
+            .args([wav.as_os_str(), "The old house stands near the river.".as_ref()])
+            .status();
+        assert!(spoken.unwrap().success());
+        let (said, loaded) = heard(&sound(&["-i", wav.to_str().unwrap()]));
+        assert!(said.contains("house"), "{said}");
+        // One tells the language, and the other reads it.
+        assert_eq!(loaded, ["whisper-tiny.en", "whisper-base"]);
+    }
+}

@@ -63,6 +63,13 @@ impl Models {
         self.0.iter().try_for_each(|model| model.network().map(|_| ()))
     }
 
+    /// Those whose network is in memory.
+    #[cfg(test)]
+    pub(crate) fn loaded(&self) -> Vec<&str> {
+        let loaded = self.0.iter().filter(|model| model.is_loaded());
+        loaded.map(|model| model.id.as_str()).collect()
+    }
+
     /// # Errors
     /// `Unsupported` where none reads it.
     fn for_language(&self, language: &str) -> Result<usize> {

@@ -115,6 +115,11 @@ impl Whisper {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn is_loaded(&self) -> bool {
+        self.network.get().is_some()
+    }
+
     /// Whether it reads a language, given by the code that Whisper has for it.
     pub fn reads(&self, language: &str) -> bool {
         match self.languages.is_empty() {
