@@ -1,7 +1,9 @@
 //! `cinelex index` listens: espeak-ng speaks in small films. Needs `cinelex setup`.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use cinelex::library::Reader;
@@ -42,7 +44,7 @@ pub fn talk(folder: &Path, name: &str, sentences: &[&str]) {
 }
 
 /// A film in which the sentences are spoken.
-fn film(folder: &Path, name: &str, sentences: &[&str]) -> PathBuf {
+pub fn film(folder: &Path, name: &str, sentences: &[&str]) -> PathBuf {
     let wav = format!("{name}.wav");
     talk(folder, &wav, sentences);
     ffmpeg(folder, &format!("{PICTURE} -i {wav} -shortest {H264} -c:a aac {name}"));
@@ -297,6 +299,27 @@ fn times(library: &Path, name: &str, words: [&str; 2]) -> [f64; 2] {
     })
 }
 
+/// How far the picture is ahead where the first sound lies in the file, in seconds.
+fn lateness(path: &Path) -> f64 {
+    let out = Command::new("ffprobe")
+        .args(["-v", "error", "-show_entries", "packet=codec_type,pts_time", "-of", "csv=p=0"])
+        .arg(path)
+        .output()
+        .expect("the ffprobe executable is installed");
+    let packets = String::from_utf8(out.stdout).unwrap();
+    let mut picture = 0.0;
+    for packet in packets.lines().filter(|line| !line.is_empty()) {
+        let mut fields = packet.split(',');
+        let kind = fields.next().unwrap();
+        let at: f64 = fields.next().unwrap().parse().unwrap();
+        match kind {
+            "audio" => return picture - at,
+            _ => picture = at,
+        }
+    }
+    panic!("no sound in {}", path.display())
+}
+
 #[test]
 fn sound_that_lies_oddly_in_its_file_has_right_times() {
     let folder = TempDir::new().unwrap();
@@ -313,15 +336,22 @@ fn sound_that_lies_oddly_in_its_file_has_right_times() {
     // Without B frames: their delay would move the first picture behind the first sound.
     let codecs = "-c:v libx264 -bf 0 -g 20 -pix_fmt yuv420p -c:a aac";
     let separate = "-movflags empty_moov+separate_moof";
-    // In fragments of 60 s, first the picture, then the sound; and all of the sound at the end.
-    ffmpeg(at, &format!("{video} -t 90 {codecs} {separate} -frag_duration 60000000 late.mp4"));
+    // In fragments of 62 s, first the picture, then the sound; and all of the sound at the end.
+    ffmpeg(at, &format!("{video} -t 90 {codecs} {separate} -frag_duration 62000000 late.mp4"));
     ffmpeg(at, &format!("{video} -t 90 {codecs} {separate} -frag_duration 900000000 end.mp4"));
+    // The same order of packets in containers of other kinds: what cannot be sought is copied as it lies.
+    for name in ["late.mkv", "late.ts"] {
+        ffmpeg(at, &format!("-seekable 0 -i late.mp4 -c copy -max_interleave_delta 1 {name}"));
+        let late = lateness(&at.join(name));
+        assert!((60.0..63.0).contains(&late), "{name}: its sound lies {late} s late");
+    }
     // The sound begins five seconds after the picture, is much longer, or much shorter.
     let picture = "-f lavfi -i testsrc2=s=160x90:r=2";
     ffmpeg(at, &format!("{picture} -itsoffset 5 -i far.wav -t 95 {codecs} starts.mkv"));
     ffmpeg(at, &format!("{picture}:d=10 -i far.wav {codecs} longer.mkv"));
     ffmpeg(at, &format!("{video} -t 200 {codecs} shorter.mkv"));
-    let names = ["late.mp4", "end.mp4", "starts.mkv", "longer.mkv", "shorter.mkv"];
+    let names =
+        ["late.mp4", "late.mkv", "late.ts", "end.mp4", "starts.mkv", "longer.mkv", "shorter.mkv"];
     let paths = names.map(|name| at.join(name));
     let library = at.join("library");
     let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
@@ -435,6 +465,44 @@ fn broken_subtitle_files_have_right_times_or_are_reported_and_the_film_is_heard(
         "{ran:?}"
     );
     assert_sound(&library);
+}
+
+#[test]
+fn a_subtitle_file_of_a_hundred_megabytes_is_reported_and_the_film_is_heard() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    let film = film(at, "talk.mp4", &SENTENCES[..2]);
+    let mut words = std::io::BufWriter::new(fs::File::create(at.join("talk.en.srt")).unwrap());
+    let (mut bytes, mut number) = (0, 0);
+    while bytes < 100 << 20 {
+        let (minutes, secs) = (number / 60 % 60, number % 60);
+        number += 1;
+        let cue = format!(
+            "{number}\n00:{minutes:02}:{secs:02},000 --> 00:{minutes:02}:{secs:02},900\nThe harbour lies in the fog, \
+             and a ferry sounds its horn for the time {number}.\n\n"
+        );
+        words.write_all(cue.as_bytes()).unwrap();
+        bytes += cue.len();
+    }
+    drop(words);
+    for listen in ["missing", "always"] {
+        let library = at.join(listen);
+        let patience = Duration::from_secs(300);
+        let (ran, memory) = watch(&library, &[&film], &["--listen", listen], patience);
+        let report = ran.exits(0).source("talk.mp4");
+        assert_eq!(report["state"], "indexed", "{report}");
+        assert!(report["clips"].as_u64() > Some(2), "{report}");
+        let notices = report["notices"].to_string();
+        assert!(
+            notices.contains("talk.en.srt cannot be read: a subtitle file of more than 16 MiB"),
+            "{report}"
+        );
+        assert!(memory.all < 900 << 20, "{memory:?}");
+        assert!(has_words(&heard(&library, "talk.mp4"), &["house", "river", "many", "years"]));
+        let [river, years] = times(&library, "talk.mp4", ["river", "years"]);
+        assert!(river < 4.0 && (4.0..9.0).contains(&years), "{river} {years}");
+        assert_sound(&library);
+    }
 }
 
 #[test]
