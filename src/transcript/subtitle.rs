@@ -349,7 +349,7 @@ mod tests {
         #[test]
         fn any_cues_become_subtitles_that_fit_and_keep_every_word(
             cues in prop::collection::vec(
-                (-50i64..3_000, prop::collection::vec(("[a-z,.]{1,60}", 0i64..900), 0..40), any::<bool>()),
+                (-50i64..3_000, prop::collection::vec(("[a-z,.é我]{1,60}|[a-z]{1,9}[,.]?", 0i64..900), 0..40), any::<bool>()),
                 0..6,
             ),
         ) {
@@ -370,13 +370,28 @@ mod tests {
                 prop_assert!((1..=LINES).contains(&subtitle.lines.len()));
                 prop_assert!(subtitle.lines.iter().all(|line| columns(line) <= COLUMNS), "{:?}", subtitle);
                 prop_assert!(subtitle.span.start < subtitle.span.end);
+                prop_assert!(subtitle.span.length() <= LONGEST, "{:?}", subtitle);
             }
             for pair in found.windows(2) {
                 prop_assert!(pair[0].span.end <= pair[1].span.start, "{:?}", pair);
             }
-            let shown: String = found.iter().flat_map(|s| &s.lines).flat_map(|line| line.chars()).filter(|c| *c != ' ').collect();
-            let said: String = all.iter().flat_map(|cue| cue.text.chars()).filter(|c| *c != ' ').collect();
-            prop_assert_eq!(shown, said);
+            // Each stands for a second at least and for a 20th of a second a column, or until the next one comes.
+            for (at, subtitle) in found.iter().enumerate() {
+                let columns: usize = subtitle.lines.iter().map(|line| columns(line)).sum();
+                let to_read = Micros(columns as i64 * 50_000).max(Micros(1_000_000));
+                let is_followed = found.get(at + 1).is_some_and(|next| next.span.start - subtitle.span.end <= GAP);
+                prop_assert!(subtitle.span.length() >= to_read || is_followed, "{:?}", &found[at..]);
+            }
+            // Each word is there once and in order, and in one piece unless it is longer than a line.
+            let mut shown = found.iter().flat_map(|s| &s.lines).flat_map(|line| line.split(' '));
+            for word in all.iter().flat_map(|cue| cue.text.split(' ')).filter(|word| !word.is_empty()) {
+                let mut whole = shown.next().unwrap_or_default().to_owned();
+                while columns(word) > COLUMNS && whole.len() < word.len() {
+                    whole.push_str(shown.next().unwrap_or("?"));
+                }
+                prop_assert_eq!(whole, word);
+            }
+            prop_assert_eq!(shown.next(), None);
         }
     }
 }
