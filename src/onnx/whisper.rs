@@ -350,36 +350,54 @@ mod tests {
         assert!(convert(&model, b"a\n").unwrap_err().to_string().contains("1 pieces"));
     }
 
-    /// `tests/golden/whisper.json`, made by `tests/golden/whisper.py`, tells what the fetched checkpoint
-    /// holds. Needs `cinelex setup`.
+    /// `tests/golden/whisper.json`, made by `tests/golden/whisper.py`, tells what each tensor of the fetched
+    /// checkpoints holds. Needs `cinelex setup`.
     #[cfg(feature = "speech")]
     #[test]
-    fn the_file_made_at_set_up_has_the_numbers_of_the_checkpoint() {
+    fn each_tensor_of_the_files_made_at_set_up_has_the_numbers_of_the_checkpoint() {
         use crate::model::Models;
         let models = Models::open().unwrap();
-        let path = models.graph(&models.manifest("whisper-tiny.en").unwrap()).unwrap();
-        let sizes = ggml::check(&path).unwrap();
-        assert_eq!((sizes.vocabulary, sizes.width, sizes.decoder_layers), (51_864, 384, 4));
-        let file = read(&std::fs::read(path).unwrap());
-        assert_eq!(file.tokens.len(), 50_256);
-        assert_eq!(
-            (&file.tokens[262][..], &file.tokens[50_255][..]),
-            (&b" the"[..], &b" gazed"[..])
-        );
         let golden = include_str!("../../tests/golden/whisper.json");
         let golden: serde_json::Value = serde_json::from_str(golden).unwrap();
-        for (name, golden) in golden.as_object().unwrap() {
-            let found = &file.tensors[name];
-            assert_eq!(found.len() as u64, golden["count"].as_u64().unwrap(), "{name}");
-            let largest = golden["largest"].as_f64().unwrap();
-            let every = golden["every_1009th"].as_array().unwrap();
-            for (value, expected) in found.iter().step_by(1_009).zip(every) {
-                let off = (f64::from(*value) - expected.as_f64().unwrap()).abs();
-                assert!(off <= largest / 127.0 * 0.6 + 1e-6, "{name}: {value}, not {expected}");
+        for (model, (vocabulary, width, layers), tokens, [the, late]) in [
+            ("whisper-tiny.en", (51_864, 384, 4), 50_256, [(262, " the"), (50_255, " gazed")]),
+            ("whisper-base", (51_865, 512, 6), 50_257, [(264, " the"), (50_255, "场")]),
+        ] {
+            let path = models.graph(&models.manifest(model).unwrap()).unwrap();
+            let sizes = ggml::check(&path).unwrap();
+            assert_eq!(
+                (sizes.vocabulary, sizes.width, sizes.decoder_layers),
+                (vocabulary, width, layers)
+            );
+            let file = read(&std::fs::read(path).unwrap());
+            assert_eq!(file.tokens.len(), tokens);
+            for (at, token) in [the, late] {
+                assert_eq!(file.tokens[at], token.as_bytes(), "{model}");
             }
-            let squares: f64 = found.iter().map(|value| f64::from(*value).powi(2)).sum();
-            let expected = golden["sum_of_squares"].as_f64().unwrap();
-            assert!((squares / expected - 1.0).abs() < 2e-3, "{name}: {squares}, not {expected}");
+            let golden = golden[model].as_object().unwrap();
+            let names: Vec<&String> = file.tensors.keys().collect();
+            assert_eq!(names.len(), golden.len(), "{model}: {names:?}");
+            for (name, golden) in golden {
+                let found = &file.tensors[name];
+                assert_eq!(
+                    found.len() as u64,
+                    golden["count"].as_u64().unwrap(),
+                    "{model}: {name}"
+                );
+                let largest = golden["largest"].as_f64().unwrap();
+                let every = golden["every_1009th"].as_array().unwrap();
+                for (value, expected) in found.iter().step_by(1_009).zip(every) {
+                    let off = (f64::from(*value) - expected.as_f64().unwrap()).abs();
+                    assert!(
+                        off <= largest / 127.0 * 0.6 + 1e-6,
+                        "{model}: {name}: {value}, not {expected}"
+                    );
+                }
+                let squares: f64 = found.iter().map(|value| f64::from(*value).powi(2)).sum();
+                let expected = golden["sum_of_squares"].as_f64().unwrap();
+                let off = (squares / expected - 1.0).abs();
+                assert!(off < 2e-3, "{model}: {name}: {squares}, not {expected}");
+            }
         }
     }
 }

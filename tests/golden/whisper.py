@@ -1,9 +1,9 @@
-"""Writes whisper.json: some numbers of Whisper tiny.en under the names of OpenAI's tensors, read with
-NumPy alone from the CTranslate2 file that `cinelex setup` fetched. Independent of the code it tests.
+"""Writes whisper.json: some numbers of each tensor of Whisper tiny.en and base under OpenAI's names, read with
+NumPy alone from the CTranslate2 files that `cinelex setup` fetched. Independent of the code it tests.
 
     python3 tests/golden/whisper.py ~/.cache/cinelex > tests/golden/whisper.json
 
-Needs NumPy. Takes a second.
+Needs NumPy. Takes some seconds.
 """
 
 import glob
@@ -14,9 +14,7 @@ import sys
 import numpy as np
 
 
-def read(path):
-    with open(path, "rb") as file:
-        content = file.read()
+def read(content):
     place = 0
 
     def number(form):
@@ -44,38 +42,71 @@ def read(path):
     return arrays
 
 
-def main():
-    (path,) = glob.glob(sys.argv[1] + "/models/whisper-tiny.en-*/model.bin")
-    arrays = read(path)
-    attention = arrays["encoder/layer_2/self_attention/linear_0/weight"]
-    across = arrays["decoder/layer_1/attention/linear_1/weight"]
-    across_bias = arrays["decoder/layer_1/attention/linear_1/bias"]
-    tensors = {
-        "encoder.conv1.weight": arrays["encoder/conv1/weight"],
-        "encoder.conv2.bias": arrays["encoder/conv2/bias"],
-        "encoder.positional_embedding": arrays["encoder/position_encodings/encodings"],
-        "encoder.blocks.2.attn.query.weight": attention[:384],
-        "encoder.blocks.2.attn.key.weight": attention[384:768],
-        "encoder.blocks.2.attn.value.weight": attention[768:],
-        "encoder.ln_post.weight": arrays["encoder/layer_norm/gamma"],
-        "decoder.token_embedding.weight": arrays["decoder/embeddings/weight"],
-        "decoder.blocks.1.cross_attn.key.weight": across[:384],
-        "decoder.blocks.1.cross_attn.value.weight": across[384:],
-        "decoder.blocks.1.cross_attn.value.bias": across_bias[384:],
-        "decoder.blocks.3.mlp.2.weight": arrays["decoder/layer_3/ffn/linear_1/weight"],
-        "decoder.blocks.3.mlp_ln.bias": arrays["decoder/layer_3/ffn/layer_norm/beta"],
+def tensors(arrays):
+    """All tensors by OpenAI's names: what CTranslate2 has stacked is taken apart again."""
+    found = {}
+
+    def linear(name, source, parts=("",)):
+        for kind in ("weight", "bias"):
+            stacked = arrays[f"{source}/{kind}"]
+            for part, array in zip(parts, np.split(stacked, len(parts)), strict=True):
+                if kind == "bias" and part == ".key":
+                    assert not array.any(), "Whisper's keys have no bias"
+                else:
+                    found[f"{name}{part}.{kind}"] = array
+
+    def norm(name, source):
+        found[f"{name}.weight"] = arrays[f"{source}/gamma"]
+        found[f"{name}.bias"] = arrays[f"{source}/beta"]
+
+    for side, last in (("encoder", "ln_post"), ("decoder", "ln")):
+        norm(f"{side}.{last}", f"{side}/layer_norm")
+        found[f"{side}.positional_embedding"] = arrays[f"{side}/position_encodings/encodings"]
+        layer = 0
+        while f"{side}/layer_{layer}/ffn/linear_0/weight" in arrays:
+            name, source = f"{side}.blocks.{layer}", f"{side}/layer_{layer}"
+            norm(f"{name}.attn_ln", f"{source}/self_attention/layer_norm")
+            linear(f"{name}.attn", f"{source}/self_attention/linear_0", (".query", ".key", ".value"))
+            linear(f"{name}.attn.out", f"{source}/self_attention/linear_1")
+            if side == "decoder":
+                norm(f"{name}.cross_attn_ln", f"{source}/attention/layer_norm")
+                linear(f"{name}.cross_attn.query", f"{source}/attention/linear_0")
+                linear(f"{name}.cross_attn", f"{source}/attention/linear_1", (".key", ".value"))
+                linear(f"{name}.cross_attn.out", f"{source}/attention/linear_2")
+            norm(f"{name}.mlp_ln", f"{source}/ffn/layer_norm")
+            linear(f"{name}.mlp.0", f"{source}/ffn/linear_0")
+            linear(f"{name}.mlp.2", f"{source}/ffn/linear_1")
+            layer += 1
+    linear("encoder.conv1", "encoder/conv1")
+    linear("encoder.conv2", "encoder/conv2")
+    found["decoder.token_embedding.weight"] = arrays["decoder/embeddings/weight"]
+    return found
+
+
+def numbers(tensor):
+    values = tensor.astype(np.float64).ravel()
+    return {
+        "count": len(values),
+        "every_1009th": [round(float(x), 7) for x in values[::1009][:24]],
+        "largest": float(np.abs(values).max()),
+        "sum_of_squares": float((values**2).sum()),
     }
-    golden = {}
-    for name, tensor in tensors.items():
-        values = tensor.astype(np.float64).ravel()
-        golden[name] = {
-            "count": len(values),
-            "every_1009th": [round(float(x), 7) for x in values[::1009][:24]],
-            "largest": float(np.abs(values).max()),
-            "sum_of_squares": float((values**2).sum()),
-        }
-    json.dump(golden, sys.stdout, indent=1)
-    print()
+
+
+def main():
+    models = {}
+    for model in ("whisper-tiny.en", "whisper-base"):
+        files = sorted(glob.glob(f"{sys.argv[1]}/models/{model}-*/model.bin*"))
+        parts = [file for file in files if not file.endswith(".json")]
+        content = b"".join(open(part, "rb").read() for part in parts)
+        models[model] = {name: numbers(tensor) for name, tensor in tensors(read(content)).items()}
+    lines = ",\n".join(
+        f' "{model}": {{\n'
+        + ",\n".join(f'  "{name}": {json.dumps(of)}' for name, of in sorted(all.items()))
+        + "\n }"
+        for model, all in models.items()
+    )
+    print(f"{{\n{lines}\n}}")
 
 
 main()
