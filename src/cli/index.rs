@@ -478,10 +478,10 @@ fn print_stages(report: &RunReport) -> Result<(), Error> {
     print_line(&format!(
         "{all_secs:.1} s of CPU in {elapsed:.1} s on {cores} processors: {:.0} % of them{}",
         100.0 * all_secs / (elapsed * cores as f64),
-        report.bound_by().map_or_else(String::new, |stage| format!(
+        report.bound_by().map_or_else(String::new, |(stage, share)| format!(
             "; the others wait for `{}`, which works {:.0} % of its time",
             stage.stage,
-            100.0 * stage.busy_share()
+            100.0 * share
         ))
     ))
 }

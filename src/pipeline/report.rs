@@ -169,13 +169,55 @@ impl RunReport {
         self.sources.iter().filter(|source| source.state == state).count()
     }
 
-    /// The stage that the others wait for: the one that is at work for most of its time.
-    pub fn bound_by(&self) -> Option<&StageReport> {
-        self.stages.iter().max_by(|a, b| a.busy_share().total_cmp(&b.busy_share()))
+    /// The stage that the others wait for, and the share of its time that it is at work: the largest. A stage that
+    /// was over long before the run, as decoding is where somebody speaks for long, kept nobody waiting since.
+    pub fn bound_by(&self) -> Option<(&StageReport, f64)> {
+        let share = |stage: &StageReport| {
+            let run_secs = self.elapsed_secs.max(f64::MIN_POSITIVE);
+            stage.busy_share().min(stage.busy_secs / run_secs)
+        };
+        let shares = self.stages.iter().map(|stage| (stage, share(stage)));
+        shares.max_by(|(_, a), (_, b)| a.total_cmp(b))
     }
 
     /// Media seconds per second of work.
     pub fn times_real_time(&self) -> f64 {
         if self.elapsed_secs > 0.0 { self.media_secs / self.elapsed_secs } else { 0.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_that_was_over_early_keeps_nobody_waiting() {
+        let stage = |stage, busy_secs, starved_secs| StageReport {
+            stage,
+            items: 1,
+            batches: 1,
+            busy_secs,
+            starved_secs,
+            blocked_secs: 0.0,
+            cpu_secs: busy_secs,
+        };
+        let report = RunReport {
+            interrupted: false,
+            not_begun: 0,
+            waiting: 0,
+            waiting_gone: 0,
+            left_behind: 0,
+            left_out: Vec::new(),
+            made: Made::default(),
+            media_secs: 13.0,
+            elapsed_secs: 11.0,
+            // Two threads listen.
+            stages: vec![stage("decode", 0.4, 0.0), stage("listen", 16.5, 5.5)],
+            cpu_secs: 17.0,
+            decoding: Spent::default(),
+            sources: Vec::new(),
+        };
+        let (stage, share) = report.bound_by().unwrap();
+        assert_eq!((stage.stage, share), ("listen", 0.75));
     }
 }

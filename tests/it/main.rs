@@ -32,6 +32,8 @@ mod live;
 mod media;
 mod merging;
 mod models;
+#[cfg(feature = "speech")]
+mod progress;
 #[cfg(feature = "live")]
 mod recording;
 #[cfg(feature = "live")]
