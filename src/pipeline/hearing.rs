@@ -1,4 +1,4 @@
-//! Listening for the record, beside the graph: neither waits for the other.
+//! Listening for the record, beside the graph. Within a source, neither waits for the other.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
