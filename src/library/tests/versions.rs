@@ -13,19 +13,38 @@ pub(super) fn old_library(version: u32) -> TempDir {
     folder
 }
 
-/// What is kept of a clip for others to see.
-type Seen = (Vec<f16>, Option<Thumbnail>);
+/// All that a reader gives.
+#[derive(Debug, PartialEq)]
+pub(super) struct Everything {
+    pub shown: Vec<Shown>,
+    /// Of all sources, with features and thumbnails; without these where a rebuild has lost them.
+    pub clips: Vec<IndexedClip>,
+    /// Of all sources, with their vectors.
+    pub segments: Vec<SegmentRecord>,
+    pub runs: Vec<serde_json::Value>,
+}
 
-/// All that a reader gives: sources, rows, features and thumbnails (none where a rebuild has lost them), runs.
-pub(super) fn everything(lib: &Path) -> (Vec<Shown>, Vec<Seen>, Vec<serde_json::Value>) {
+pub(super) fn everything(lib: &Path) -> Everything {
     let reader = Reader::open(lib).unwrap();
     let shown: Vec<Shown> =
         reader.sources().unwrap().iter().map(|source| reader.show(source.id).unwrap()).collect();
-    let clips = shown.iter().flat_map(|shown| &shown.clips);
-    let seen = |id| (reader.features(id).unwrap_or_default(), reader.thumbnail(id).unwrap_or(None));
-    let seen = clips.map(|clip| seen(clip.id)).collect();
+    let (mut clips, mut segments) = (Vec::new(), Vec::new());
+    for shown in &shown {
+        let keep = |mut clip: IndexedClip| {
+            let id = ClipId { source: shown.source.id, start: clip.head.span.start };
+            clip.thumbnail = reader.thumbnail(id).unwrap_or(None);
+            clips.push(clip);
+            Ok(())
+        };
+        reader.each_clip(shown.source.id, keep).unwrap();
+        let keep = |segment| {
+            segments.push(segment);
+            Ok(())
+        };
+        reader.each_segment(shown.source.id, keep).unwrap();
+    }
     let runs = reader.runs(99).unwrap();
-    (shown, seen, runs)
+    Everything { shown, clips, segments, runs }
 }
 
 #[test]
@@ -57,9 +76,9 @@ fn an_old_library_is_read_and_brought_to_the_newest(version: u32) {
     let folder = old_library(version);
     let lib = folder.path().join("lib");
     let before = everything(&lib);
-    assert_eq!(before.0.len(), 3);
-    assert_eq!(before.1.len(), 7);
-    let harbour = before.0.iter().find(|shown| shown.source.name == "harbour.mkv").unwrap();
+    assert_eq!(before.shown.len(), 3);
+    assert_eq!(before.clips.len(), 7);
+    let harbour = before.shown.iter().find(|shown| shown.source.name == "harbour.mkv").unwrap();
     let source = harbour.source.id;
     let words = |word: &str| Query { words: Some(word.into()), top: 3, ..Query::default() };
     // As it is, too.
