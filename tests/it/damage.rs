@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use half::f16;
 use tempfile::TempDir;
 
 use crate::cinelex::{Ran, command, index, index_with, info, run};
@@ -257,6 +258,68 @@ fn what_lies_before_a_cut_is_indexed_as_if_there_were_none() {
         assert!((6..=13).contains(&part.len()), "{name}: {} clips before the cut", part.len());
         // The last frames before a cut may be shown longer, or with errors.
         assert_begins(&all, &part, 2);
+    }
+}
+
+/// Where each keyframe of a film's picture lies: its byte and its time.
+fn keyframes(path: &Path) -> Vec<(usize, f64)> {
+    let show = "-v error -select_streams v -show_entries packet=pts_time,pos,flags -of csv=p=0";
+    let told = Command::new("ffprobe").args(show.split(' ')).arg(path).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    let packets = told.lines().filter(|line| line.contains('K')).map(|line| {
+        let mut fields = line.split(',');
+        let time = fields.next().unwrap().parse().unwrap();
+        (fields.next().unwrap().parse().unwrap(), time)
+    });
+    packets.collect()
+}
+
+#[test]
+fn what_lies_around_flipped_bits_is_indexed_as_if_there_were_none() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    let picture = "-f lavfi -i testsrc2=s=160x90:r=10:d=24 -pix_fmt yuv420p";
+    let films = [
+        ("a.ts", "-c:v mpeg2video -g 20"),
+        ("b.ts", "-c:v libx264 -g 20"),
+        ("c.mkv", "-c:v libx264 -g 20"),
+        ("d.mkv", "-c:v libx265 -x265-params log-level=none:keyint=20:open-gop=0"),
+        ("e.webm", "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -g 20"),
+        ("f.mp4", "-c:v libx264 -g 20 -movflags +faststart"),
+    ];
+    let mut groups = BTreeMap::new();
+    for (name, options) in films {
+        ffmpeg(folder, &format!("{picture} {options} {name}"));
+        let found = keyframes(&folder.join(name));
+        let first = found[0].1;
+        let (group, next) = (found[found.len() / 2], found[found.len() / 2 + 1]);
+        // Flips in the sizes of blocks cost the rest of a cluster, in which WebM has several groups.
+        let sound = if name == "e.webm" { found[found.len() - 1] } else { next };
+        groups.insert(name, (group.1 - first, sound.1 - first));
+        let mut bytes = fs::read(folder.join(name)).unwrap();
+        // All over the group, its keyframe's headers left out.
+        let length = next.0 - group.0;
+        let mut sequence = Sequence(0x2545_F491_4F6C_DD1D);
+        for _ in 0..16 {
+            bytes[group.0 + length / 8 + sequence.below(length * 3 / 4)] ^= 1 << sequence.below(8);
+        }
+        fs::write(folder.join(format!("flipped_{name}")), bytes).unwrap();
+    }
+    let library = folder.join("library");
+    index(&library, &[folder]).exits(0);
+    for (name, (from, to)) in groups {
+        let (all, part) = (clips(&library, name), clips(&library, &format!("flipped_{name}")));
+        assert_eq!(all.len(), 16, "{name}");
+        let [from, to] = [from, to].map(|secs| (secs * 1e6) as i64);
+        let before = all.iter().filter(|(at, _)| at + 1_500_000 <= from).count();
+        assert!(before == 8 && part.len() >= before, "{name}: {} clips", part.len());
+        assert_begins(&all[..before], &part[..before], 0);
+        assert!(all != part, "{name}: nothing was flipped");
+        let behind = |clips: &[(i64, Vec<f16>)]| {
+            clips.iter().filter(|(at, _)| *at >= to).cloned().collect::<Vec<_>>()
+        };
+        assert!(!behind(&all).is_empty() && behind(&all).len() == behind(&part).len(), "{name}");
+        assert_begins(&behind(&all), &behind(&part), 0);
     }
 }
 
