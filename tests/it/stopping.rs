@@ -14,8 +14,10 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
 use crate::cinelex::{Ran, command, finish, index, index_with, info};
+#[cfg(feature = "speech")]
+use crate::listening;
 use crate::media::ffmpeg;
-use crate::same::assert_same;
+use crate::same::{assert_same, clips};
 
 const SUBTITLES: &str = "1\n00:00:00,200 --> 00:00:02,400\nThe harbour lies in the fog.\n\n\
                          2\n00:00:02,600 --> 00:00:05,800\nA ferry sounds its horn.\n";
@@ -35,6 +37,17 @@ pub fn films(folder: &Path) -> Vec<PathBuf> {
         ffmpeg(folder, &format!("{picture} {input} {options} -pix_fmt yuv420p {name}"));
     }
     ["a.mp4", "b.ts", "c.avi", "d.mkv", "e.mp4"].map(|name| folder.join(name)).to_vec()
+}
+
+/// As [`films`], and one of two chunks, and one in which somebody speaks.
+fn films_of_every_kind(folder: &Path) -> Vec<PathBuf> {
+    let mut films = films(folder);
+    let picture = "-f lavfi -i testsrc2=s=160x90:r=2:d=130";
+    ffmpeg(folder, &format!("{picture} -c:v libx264 -g 20 -pix_fmt yuv420p chunks.mkv"));
+    films.push(folder.join("chunks.mkv"));
+    #[cfg(feature = "speech")]
+    films.push(listening::film(folder, "talk.mp4", &listening::SENTENCES[..2]));
+    films
 }
 
 /// Eight minutes, four chunks: longer than what waits in the queues when the first is in the record.
@@ -173,7 +186,7 @@ pub fn paths(films: &[PathBuf]) -> Vec<&Path> {
 #[test]
 fn a_killed_run_is_completed_by_the_next_one() {
     let folder = TempDir::new().unwrap();
-    let films = films(folder.path());
+    let films = films_of_every_kind(folder.path());
     kill_runs(6, &paths(&films), folder.path());
 }
 
@@ -181,20 +194,24 @@ fn a_killed_run_is_completed_by_the_next_one() {
 #[ignore = "slow: 50 runs are killed and completed"]
 fn fifty_killed_runs_are_completed_by_the_next_ones() {
     let folder = TempDir::new().unwrap();
-    let mut films = films(folder.path());
+    let mut films = films_of_every_kind(folder.path());
     films.push(long_film(folder.path()));
     let with_clips = kill_runs(50, &paths(&films), folder.path());
+    eprintln!("50 runs were killed, {with_clips} of them after the first commit");
     assert!(with_clips >= 30, "only {with_clips} of 50 runs were killed after the first commit");
 }
 
 #[test]
 fn workers_batches_and_order_change_nothing() {
     let folder = TempDir::new().unwrap();
-    let films = films(folder.path());
+    let films = films_of_every_kind(folder.path());
     let forwards = paths(&films);
     let backwards: Vec<&Path> = forwards.iter().rev().copied().collect();
     let whole = folder.path().join("whole");
     index_with(&whole, &forwards, &["--workers", "1"]).exits(0);
+    assert_eq!(clips(&whole, "chunks.mkv").len(), 87, "more than a chunk");
+    #[cfg(feature = "speech")]
+    assert!(!listening::heard(&whole, "talk.mp4").is_empty());
     for (workers, sources) in [("2", &backwards), ("3", &forwards)] {
         let library = folder.path().join(workers);
         index_with(&library, sources, &["--workers", workers]).exits(0);
