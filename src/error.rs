@@ -121,7 +121,13 @@ impl Error {
             ErrorKind::InvalidData | ErrorKind::UnexpectedEof => Kind::Corrupt,
             _ => Kind::Unavailable,
         };
-        Self::new(kind, format!("cannot {doing} {}", path.as_ref().display())).caused_by(cause)
+        // As where SQLite finds it full.
+        let why = match cause.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ": the disk is full",
+            _ => "",
+        };
+        let message = format!("cannot {doing} {}{why}", path.as_ref().display());
+        Self::new(kind, message).caused_by(cause)
     }
 
     /// Names the source (a file, a URL without credentials) that the error is about.
@@ -230,6 +236,17 @@ mod tests {
             "tape.ts: bad slice (in decode, at 0:01.500, byte 42): read failed"
         );
         assert_eq!(error.reason(), "bad slice (in decode, at 0:01.500, byte 42): read failed");
+    }
+
+    #[test]
+    fn a_full_disk_is_called_so() {
+        let full = std::io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
+        let error = Error::io("/lib/library.lock", "write to", full);
+        assert_eq!(error.kind(), Kind::Exhausted);
+        assert!(
+            error.to_string().starts_with("cannot write to /lib/library.lock: the disk is full: "),
+            "{error}"
+        );
     }
 
     #[test]
