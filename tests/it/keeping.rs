@@ -7,9 +7,12 @@ use std::process::Command;
 
 use cinelex::library::{
     COMMIT_POINTS, ChunkRecord, Location, NewSource, Origin, Place, Reader, Recipe, RecipeId,
-    RecipeKind, SegmentRecord, Space, State, Tree, Writer,
+    RecipeKind, SegmentReading, SegmentRecord, Space, State, Tree, Writer,
 };
-use cinelex::media::{CellFeatures, ClipHead, Cue, CueKind, IndexedClip, Thumbnail, VisualWord};
+use cinelex::media::{
+    Caption, CellFeatures, ClipHead, Cue, CueKind, Gap, IndexedClip, Thumbnail, TimedWord,
+    TrackKind, VisualWord,
+};
 use cinelex::time::{Micros, Span, Timestamp};
 use half::f16;
 use serde_json::{Value, json};
@@ -17,9 +20,18 @@ use tempfile::TempDir;
 
 use crate::cinelex::{Ran, command, finish, index, info};
 use crate::indexing::film;
+use crate::same::assert_same;
 
 /// What the forgotten film is known by, and nothing else in the library.
-const SECRETS: &[&str] = &["secretfilm", "zanzibarite", "quokkapolis", "hushhushtag"];
+const SECRETS: &[&str] = &[
+    "secretfilm",
+    "zanzibarite",
+    "quokkapolis",
+    "hushhushtag",
+    "mumblecore",
+    "whispergap",
+    "vermilionette",
+];
 
 fn recipe(kind: RecipeKind, id: &str, description: Value) -> Recipe {
     let space =
@@ -57,21 +69,53 @@ fn thumbnail(of: &str, place: i64) -> Thumbnail {
     Thumbnail::from_bytes(jpeg.concat()).unwrap()
 }
 
+/// The features of a clip's cells, which no other clip has.
+fn cells(of: &str, place: i64) -> CellFeatures {
+    let values = vector(of, place + 4_000, 9 * 64);
+    CellFeatures::new(&values.iter().map(|value| value.to_f32()).collect::<Vec<_>>(), 64)
+}
+
+/// When the word of a cue is said, and how sure that is, as no other film has it.
+fn timed_word(of: &str, place: i64, text: &str) -> TimedWord {
+    let hash = blake3::hash(format!("{of} {place}").as_bytes());
+    let odd_us = i64::from(hash.as_bytes()[0]) * 1_000 + i64::from(hash.as_bytes()[1]);
+    let start = place * 1_500_000 + odd_us;
+    let confidence =
+        0.5 + f32::from(hash.as_bytes()[2]) / 1_024.0 + f32::from(hash.as_bytes()[3]) / 3e6;
+    TimedWord {
+        span: span(start, start + 123_457),
+        text: text.into(),
+        confidence: Some(confidence),
+    }
+}
+
 /// A library of two complete films, `kept.mp4` and `secretfilm.mp4`, closed.
-fn library() -> (TempDir, PathBuf) {
+pub fn library() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let lib = folder.path().join("lib");
-    let mut writer = Writer::open(&lib).unwrap();
+    write_library(&lib, &["kept.mp4", "secretfilm.mp4"]);
+    (folder, lib)
+}
+
+/// Makes a library of complete films.
+pub fn write_library(lib: &Path, names: &[&str]) {
+    let mut writer = Writer::open(lib).unwrap();
     let clips: RecipeId = "c0ffee00".parse().unwrap();
     let segments: RecipeId = "5e6e5e6e".parse().unwrap();
     writer.add_recipe(&recipe(RecipeKind::Clip, "c0ffee00", Value::Null)).unwrap();
     let of_clips = json!({ "clips": "c0ffee00" });
     writer.add_recipe(&recipe(RecipeKind::Segment, "5e6e5e6e", of_clips)).unwrap();
-    for name in ["kept.mp4", "secretfilm.mp4"] {
+    for &name in names {
         let is_secret = name.starts_with("secret");
-        let (said, tag) = match is_secret {
-            true => ("zanzibarite quokkapolis", "hushhushtag"),
-            false => ("a boat leaves the harbour", "plain"),
+        let [said, tag, speaker, reason, caption] = match is_secret {
+            true => [
+                "zanzibarite quokkapolis",
+                "hushhushtag",
+                "mumblecore",
+                "whispergap",
+                "vermilionette",
+            ],
+            false => ["a boat leaves the harbour", "plain", "a child", "no frame", "a boat"],
         };
         let id = writer
             .add_source(&NewSource {
@@ -100,8 +144,8 @@ fn library() -> (TempDir, PathBuf) {
                 language: Some("en".into()),
                 track: "sidecar:a.srt".into(),
                 confidence: None,
-                words: Vec::new(),
-                speaker: None,
+                words: vec![timed_word(name, at, said)],
+                speaker: Some(speaker.into()),
             })
             .collect();
         writer.replace_cues(id, "", &cues).unwrap();
@@ -114,7 +158,7 @@ fn library() -> (TempDir, PathBuf) {
             },
             words: vec![VisualWord(7)],
             features: vector(name, at, 64),
-            cells: CellFeatures::default(),
+            cells: cells(name, at),
             embedding: vector(name, at + 1_000, 8),
             thumbnail: Some(thumbnail(name, at)),
         };
@@ -122,7 +166,11 @@ fn library() -> (TempDir, PathBuf) {
             index: 0,
             span: span(0, 120_000_000),
             clips: (0..40).map(clip).collect(),
-            gaps: Vec::new(),
+            gaps: vec![Gap {
+                span: span(60_000_000, 120_000_000),
+                track: TrackKind::Picture,
+                reason: reason.into(),
+            }],
         };
         writer.commit_chunk(id, &clips, &chunk).unwrap();
         writer.finish_source(id, &clips, State::Complete, None).unwrap();
@@ -134,17 +182,21 @@ fn library() -> (TempDir, PathBuf) {
                 text: cue.text.clone(),
                 language: None,
                 embedding: vector(name, at as i64 + 2_000, 8),
-                reading: None,
+                reading: Some(SegmentReading {
+                    caption: Some(Caption { text: format!("{caption} {at}"), confidence: 0.5 }),
+                    alignment: Some(0.25),
+                    embedding: vector(name, at as i64 + 5_000, 8),
+                }),
             })
             .collect();
         writer.commit_segments(id, &segments, &all).unwrap();
         writer.finish_source(id, &segments, State::Complete, None).unwrap();
     }
-    writer.record_run(&json!({ "sources": ["/films/secretfilm.mp4"] })).unwrap();
-    (folder, lib)
+    let places: Vec<String> = names.iter().map(|name| format!("/films/{name}")).collect();
+    writer.record_run(&json!({ "sources": places })).unwrap();
 }
 
-fn copy(lib: &Path, to: &Path) {
+pub fn copy(lib: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     fs::set_permissions(to, fs::Permissions::from_mode(0o700)).unwrap();
     for entry in fs::read_dir(lib).unwrap() {
@@ -153,7 +205,7 @@ fn copy(lib: &Path, to: &Path) {
     }
 }
 
-fn on_library(words: &[&str], lib: &Path, more: &[&str], die_at: Option<&str>) -> Ran {
+pub fn on_library(words: &[&str], lib: &Path, more: &[&str], die_at: Option<&str>) -> Ran {
     let mut command = command([&["library"], words].concat());
     command.arg(lib).args(more);
     if let Some(point) = die_at {
@@ -162,30 +214,53 @@ fn on_library(words: &[&str], lib: &Path, more: &[&str], die_at: Option<&str>) -
     finish(&mut command)
 }
 
-fn is_clean(lib: &Path, after: &str) {
+pub fn is_clean(lib: &Path, after: &str) {
     let ran = on_library(&["check"], lib, &[], None);
     assert_eq!(ran.code, 0, "{after}: {}{}", ran.out, ran.err);
 }
 
-/// Which of the forgotten film's words, vectors and thumbnails are in any file of the library.
-fn traces(lib: &Path) -> Vec<String> {
-    let mut wanted: Vec<(String, Vec<u8>)> =
+/// What a library has of the forgotten film and of no other, by name, as it lies in its files.
+fn secrets() -> Vec<(String, Vec<u8>)> {
+    let film = "secretfilm.mp4";
+    let mut secrets: Vec<(String, Vec<u8>)> =
         SECRETS.iter().map(|word| (word.to_string(), word.as_bytes().to_vec())).collect();
     for at in [0, 7, 39] {
-        wanted.push((format!("features {at}"), bytes(&vector("secretfilm.mp4", at, 64)[..16])));
-        let picture = thumbnail("secretfilm.mp4", at).as_bytes()[3..40].to_vec();
-        wanted.push((format!("thumbnail {at}"), picture));
-        for (what, offset) in [("clip", 1_000), ("segment", 2_000)] {
-            let vector = vector("secretfilm.mp4", at + offset, 8);
-            wanted.push((format!("{what} {at}"), bytes(&vector)));
+        let said = timed_word(film, at, "");
+        // Behind the ends and the bits of the first cell.
+        let levels = cells(film, at).as_bytes()[12..40].to_vec();
+        secrets.extend([
+            (format!("features {at}"), bytes(&vector(film, at, 64)[..16])),
+            (format!("features of cells {at}"), levels),
+            (format!("thumbnail {at}"), thumbnail(film, at).as_bytes()[3..40].to_vec()),
+            (format!("clip {at}"), bytes(&vector(film, at + 1_000, 8))),
+            (format!("segment {at}"), bytes(&vector(film, at + 2_000, 8))),
+            (format!("reading {at}"), bytes(&vector(film, at + 5_000, 8))),
+            (format!("time of a word {at}"), serde_json::to_vec(&said.span).unwrap()),
+            (format!("confidence of a word {at}"), serde_json::to_vec(&said.confidence).unwrap()),
+        ]);
+    }
+    secrets
+}
+
+/// Which of these are in any file of the library.
+pub fn traces(lib: &Path) -> Vec<String> {
+    let files = all_bytes(lib, |_| true);
+    let is_there = |part: &[u8]| files.windows(part.len()).any(|window| window == part);
+    secrets().into_iter().filter(|(_, part)| is_there(part)).map(|(name, _)| name).collect()
+}
+
+/// The bytes of all files in a folder and below whose names are wanted.
+fn all_bytes(folder: &Path, is_wanted: impl Fn(&str) -> bool + Copy) -> Vec<u8> {
+    let mut bytes: Vec<u8> = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            bytes.extend(all_bytes(&path, is_wanted));
+        } else if is_wanted(path.file_name().unwrap().to_str().unwrap()) {
+            bytes.extend(fs::read(path).unwrap());
         }
     }
-    let mut files: Vec<u8> = Vec::new();
-    for entry in fs::read_dir(lib).unwrap() {
-        files.extend(fs::read(entry.unwrap().path()).unwrap());
-    }
-    let is_there = |part: &[u8]| files.windows(part.len()).any(|window| window == part);
-    wanted.into_iter().filter(|(_, part)| is_there(part)).map(|(name, _)| name).collect()
+    bytes
 }
 
 fn points(of: &str) -> impl Iterator<Item = &'static str> {
@@ -196,7 +271,13 @@ fn points(of: &str) -> impl Iterator<Item = &'static str> {
 #[test]
 fn a_forget_that_is_killed_anywhere_is_finished_by_the_next_writer() {
     let (folder, lib) = library();
-    assert_eq!(traces(&lib).len(), SECRETS.len() + 12);
+    // What a rebuild has left is not kept for ever.
+    for name in ["library.sqlite", "features.sqlite"] {
+        fs::copy(lib.join(name), lib.join(format!("{name}.damaged-2026-11-30T12-00-00Z-000000")))
+            .unwrap();
+    }
+    let all: Vec<String> = secrets().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(traces(&lib), all);
     for point in points("forget") {
         let killed = folder.path().join(point);
         copy(&lib, &killed);
@@ -236,9 +317,12 @@ fn forgetting_beside_a_reader_is_finished_when_it_has_gone() {
 #[test]
 fn a_migration_that_is_killed_is_begun_again() {
     let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat/v1");
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole");
+    copy(&kept, &whole);
+    on_library(&["compact"], &whole, &[], None).exits(0);
     for point in points("migrate") {
-        let folder = tempfile::tempdir().unwrap();
-        let lib = folder.path().join("lib");
+        let lib = folder.path().join(point);
         copy(&kept, &lib);
         let before = info(&lib);
         let ran = on_library(&["compact"], &lib, &[], Some(point));
@@ -248,18 +332,27 @@ fn a_migration_that_is_killed_is_begun_again() {
         for count in ["sources", "complete", "failed", "clips", "segments", "cues", "gaps"] {
             assert_eq!(info(&lib)[count], before[count], "{point}: {count}");
         }
+        assert_same(&whole, &lib);
+    }
+    // And nothing is another than before. What is opened gets a log beside it.
+    let before = folder.path().join("before");
+    copy(&kept, &before);
+    assert_same(&before, &whole);
+}
+
+/// Fills a page of each of a library's files with zeros.
+pub fn damage(lib: &Path) {
+    for (name, page_bytes, page) in [("library.sqlite", 4_096, 9), ("features.sqlite", 16_384, 2)] {
+        let mut damaged = fs::read(lib.join(name)).unwrap();
+        damaged[page * page_bytes..(page + 1) * page_bytes].fill(0);
+        fs::write(lib.join(name), damaged).unwrap();
     }
 }
 
 #[test]
 fn a_rebuild_that_is_killed_anywhere_is_done_by_the_next() {
     let (folder, lib) = library();
-    // Both files are damaged: a page of zeros in each.
-    for (name, page_bytes, page) in [("library.sqlite", 4_096, 9), ("features.sqlite", 16_384, 2)] {
-        let mut damaged = fs::read(lib.join(name)).unwrap();
-        damaged[page * page_bytes..(page + 1) * page_bytes].fill(0);
-        fs::write(lib.join(name), damaged).unwrap();
-    }
+    damage(&lib);
     let unbroken = folder.path().join("unbroken");
     copy(&lib, &unbroken);
     let first = on_library(&["check"], &unbroken, &["--json"], None).exits(1);
@@ -276,12 +369,19 @@ fn a_rebuild_that_is_killed_anywhere_is_done_by_the_next() {
         for count in ["sources", "complete", "clips", "segments", "cues"] {
             assert_eq!(info(&killed)[count], expected[count], "{point}: {count}");
         }
+        assert_same(&unbroken, &killed);
         let kept = fs::read_dir(&killed).unwrap().filter(|entry| {
             entry.as_ref().unwrap().file_name().to_string_lossy().contains("sqlite.damaged-")
         });
         // One file may have taken its place before the kill, and be made once more with the other.
         assert!((2..=3).contains(&kept.count()), "{point}");
     }
+    // The damaged files are of both films, so they go when one is forgotten.
+    let damaged = all_bytes(&unbroken, |name| name.contains("sqlite.damaged-"));
+    assert!(damaged.windows(10).any(|part| part == b"secretfilm"));
+    let forgot = on_library(&["forget"], &unbroken, &["secretfilm.mp4"], None).exits(0);
+    assert!(forgot.out.contains("deleted 2 damaged files"), "{}", forgot.out);
+    assert_eq!(traces(&unbroken), [""; 0]);
 }
 
 #[test]
@@ -294,6 +394,7 @@ fn a_compaction_that_is_killed_leaves_what_was_there() {
         assert_eq!(on_library(&["compact"], &killed, &[], Some(point)).code, -1, "{point}");
         is_clean(&killed, point);
         assert_eq!(info(&killed)["clips"], before["clips"]);
+        assert_same(&lib, &killed);
     }
     // What is forgotten beside a reader is given back later.
     on_library(&["forget"], &lib, &["secretfilm.mp4"], None).exits(0);
@@ -356,71 +457,6 @@ fn a_read_only_library_is_read_and_not_written() {
     let ran = ran.exits(0);
     assert_eq!(ran.err.matches("Read-only").count(), 3, "{}", ran.err);
     is_clean(&lib, "it was read-only");
-}
-
-/// Indexes onto disks that are full at each step of so many bytes, until one has room.
-fn full_at_any_write(step_kib: usize) {
-    let folder = tempfile::tempdir().unwrap();
-    let film = film(folder.path(), "film.mp4");
-    let disk = folder.path().join("disk");
-    fs::create_dir(&disk).unwrap();
-    let before = folder.path().join("before");
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat/v1"), &before);
-    // A copy of an older library, so that a migration fails too; then a film is added.
-    let script = r#"
-        cinelex=$1 film=$2 disk=$3 before=$4 step=$5
-        size=$(du -sk "$before" | cut -f1)
-        while :; do
-            size=$((size + step))
-            mount -t tmpfs -o size=${size}k,mode=700 tmpfs "$disk" || exit 7
-            mkdir -m 700 "$disk/lib" && cp "$before"/*.sqlite "$disk/lib" || exit 7
-            "$cinelex" index "$film" --library "$disk/lib" --json >"$disk.out" 2>"$disk.err"
-            code=$?
-            cat "$disk.err" >&2
-            mount -o remount,size=64m "$disk" || exit 7
-            "$cinelex" index "$film" --library "$disk/lib" >/dev/null || { echo "second run at $size"; exit 8; }
-            "$cinelex" library check "$disk/lib" || { echo "damaged at $size"; exit 8; }
-            "$cinelex" library info "$disk/lib" --json
-            umount "$disk" || exit 7
-            [ $code = 0 ] && exit 0
-            echo "full $code" >&2
-        done
-    "#;
-    let step = PathBuf::from(step_kib.to_string());
-    let Some(ran) = with_own_mounts(script, &[&film, &disk, &before, &step]) else {
-        eprintln!("skipped: mounting is not permitted here");
-        return;
-    };
-    let ran = ran.exits(0);
-    let infos: Vec<Value> = ran
-        .out
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .filter(|line: &Value| line["kind"] == "info")
-        .collect();
-    let last = infos.last().unwrap();
-    assert!(infos.len() > 3, "the disk was full {} times", infos.len() - 1);
-    for info in &infos {
-        for count in ["sources", "clips", "segments", "cues"] {
-            assert_eq!(info[count], last[count], "{count}");
-        }
-    }
-    assert!(ran.err.contains("disk is full"), "{}", ran.err);
-    assert!(!ran.err.contains("panicked"), "{}", ran.err);
-    for line in ran.err.lines().filter(|line| line.starts_with("full ")) {
-        assert!(["full 1", "full 3"].contains(&line), "{line}");
-    }
-}
-
-#[test]
-fn a_full_disk_costs_nothing_that_was_there() {
-    full_at_any_write(96);
-}
-
-#[test]
-#[ignore = "slow: a disk that is full at each 4 KiB"]
-fn a_full_disk_costs_nothing_at_any_page() {
-    full_at_any_write(4);
 }
 
 #[test]

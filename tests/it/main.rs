@@ -15,6 +15,7 @@ mod damage;
 mod decoding;
 mod exporting;
 mod faults;
+mod full_disk;
 #[cfg(all(feature = "live", feature = "speech"))]
 mod hearing;
 mod help;

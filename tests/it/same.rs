@@ -29,14 +29,24 @@ pub fn assert_same(one: &Path, other: &Path) {
     compare(&Content::of(one), &Content::of(other));
 }
 
+/// Panics unless a library has everything that another one has, as it is there.
+pub fn assert_keeps(before: &Path, after: &Path) {
+    compare_sources(&Content::of(before), &Content::of(after));
+}
+
 fn compare(one: &Content, other: &Content) {
     assert_eq!(one.recipes, other.recipes, "recipes");
     let keys = |content: &Content| content.sources.keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(one), keys(other), "sources");
+    compare_sources(one, other);
+}
+
+/// Of all sources of `one`.
+fn compare_sources(one: &Content, other: &Content) {
     let (mut clips, mut ties) = (0, 0);
     for (fingerprint, a) in &one.sources {
-        let b = &other.sources[fingerprint];
         let name = &a.shown.source.name;
+        let b = other.sources.get(fingerprint).unwrap_or_else(|| panic!("{name} is lost"));
         let about = |one: &OneSource| {
             let Source { origin, duration, media, wall, state, error, tags, .. } =
                 one.shown.source.clone();
@@ -225,23 +235,26 @@ fn a_word_that_the_features_tell_from_another_is_no_tie() {
 
 #[test]
 fn whatever_differs_is_told() {
+    type Spoil = fn(&mut OneSource);
+    fn next(value: &mut f16) {
+        *value = f16::from_bits(value.to_bits() + 1);
+    }
     let folder = tempfile::TempDir::new().unwrap();
     let library = folder.path().join("library");
     let films = films(folder.path());
     index(&library, &paths(&films[..1])).exits(0);
-    let next = |value: &mut f16| *value = f16::from_bits(value.to_bits() + 1);
-    let spoil: [(&str, &dyn Fn(&mut OneSource)); 8] = [
-        ("known of it", &|one| one.shown.source.tags.push(("shelf".into(), "12".into()))),
-        ("features", &|one| one.clips[1].features.iter_mut().for_each(next)),
-        ("features", &|one| {
+    let spoil: [(&str, Spoil); 8] = [
+        ("known of it", |one| one.shown.source.tags.push(("shelf".into(), "12".into()))),
+        ("features", |one| one.clips[1].features.iter_mut().for_each(next)),
+        ("features", |one| {
             let most = one.clips[1].features.iter_mut().max_by(|a, b| a.total_cmp(b)).unwrap();
             (0..2).for_each(|_| next(most));
         }),
-        ("embedding", &|one| one.clips[1].embedding[7] += f16::from_f32(0.001)),
-        ("cells", &|one| one.clips[1].cells = CellFeatures::new(&[0.5; 9 * 1280], 1280)),
-        ("thumbnail", &|one| one.clips[1].thumbnail = one.clips[0].thumbnail.take()),
-        ("embedding", &|one| one.segments[0].embedding[7] += f16::from_f32(0.001)),
-        ("embedding of its picture", &|one| {
+        ("embedding", |one| one.clips[1].embedding[7] += f16::from_f32(0.001)),
+        ("cells", |one| one.clips[1].cells = CellFeatures::new(&[0.5; 9 * 1280], 1280)),
+        ("thumbnail", |one| one.clips[1].thumbnail = one.clips[0].thumbnail.take()),
+        ("embedding", |one| one.segments[0].embedding[7] += f16::from_f32(0.001)),
+        ("embedding of its picture", |one| {
             one.segments[0].reading.as_mut().unwrap().embedding[7] += f16::from_f32(0.001);
         }),
     ];

@@ -35,6 +35,12 @@ pub fn run(args: Args) -> CommandResult {
             counted(forgotten.gaps, "gap"),
             counted(forgotten.runs, "report")
         ))?;
+        if forgotten.damaged_files > 0 {
+            print_line(&format!(
+                "deleted {} that `cinelex library rebuild` had kept: nobody can say what was in them",
+                counted(forgotten.damaged_files, "damaged file")
+            ))?;
+        }
     }
     Ok(Outcome::Done)
 }
