@@ -391,6 +391,12 @@ impl From<rusqlite::Error> for Error {
     fn from(cause: rusqlite::Error) -> Self {
         use rusqlite::Error as Sql;
         let (kind, message) = match &cause {
+            // A log's index, in shared memory, is a file too, and is made to grow first.
+            Sql::SqliteFailure(failure, _)
+                if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE =>
+            {
+                (Kind::Exhausted, "the disk is full")
+            }
             Sql::SqliteFailure(failure, _) => match failure.code {
                 ErrorCode::DiskFull => (Kind::Exhausted, "the disk is full"),
                 ErrorCode::OutOfMemory | ErrorCode::TooBig => (Kind::Exhausted, "too large"),
