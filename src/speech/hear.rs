@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::judge::Written;
+use super::judge::{Written, is_loop};
 use super::whisper::{How, Reader, Whisper};
 use super::window::{Window, length};
 use super::words::{Word, drop_squeezed, fit, words};
@@ -167,7 +167,8 @@ impl Listener {
             likely.get_or_insert(written.log_probability);
             let Some(last) = written.words.last() else { break };
             let heard_to = last.span.end;
-            append(&mut all, written.words);
+            // Its sound was read, and says nothing.
+            append(&mut all, written.words.into_iter().filter(|word| !is_loop(word)));
             let begun = written.open.filter(|open| speech_after(window, *open) >= LEAST_BEGUN);
             match begun.or_else(|| rest(window, heard_to)) {
                 Some(next) if next > from + SLACK => from = next,
@@ -188,7 +189,7 @@ fn rest(window: &Window, heard_to: Timestamp) -> Option<Timestamp> {
 }
 
 /// Adds words that come later; times never go back.
-fn append(all: &mut Vec<Word>, more: Vec<Word>) {
+fn append(all: &mut Vec<Word>, more: impl Iterator<Item = Word>) {
     for mut word in more {
         let before = all.last().map_or(word.span.start, |last| last.span.end);
         let start = word.span.start.max(before);
