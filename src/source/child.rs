@@ -25,6 +25,8 @@ pub(super) const SUBCOMMAND: &str = "decoder-host";
 const TICK: Duration = Duration::from_millis(200);
 /// How long a live stream may take to stop.
 const STOPPING: Duration = Duration::from_secs(2);
+/// One that still has something to say, or seems to.
+const LONGEST_STOPPING: Duration = Duration::from_secs(10);
 /// Log lines of the host that are kept for its error message.
 const LOG_LINES: usize = 8;
 const LOG_LINE_BYTES: u64 = 512;
@@ -325,10 +327,15 @@ impl Watched {
         if !self.patience.is_live {
             return Ok(false);
         }
-        if self.asked.is_none() {
-            self.stream.write_all(&pack(&Request::Stop, &[])?)?;
-        }
-        Ok(self.asked.get_or_insert_with(Instant::now).elapsed() < STOPPING)
+        let asked = match self.asked {
+            Some(asked) => asked,
+            None => {
+                // One that is gone cannot be told; what it has said is still read.
+                let _ = self.stream.write_all(&pack(&Request::Stop, &[])?);
+                *self.asked.insert(Instant::now())
+            }
+        };
+        Ok(asked.elapsed() < STOPPING)
     }
 
     /// Memory of the host's own, without files and libraries that are mapped.
@@ -346,8 +353,12 @@ impl Read for Watched {
         loop {
             // Before anything is read: a live stream may always have something to say.
             let is_to_end = self.stop.load(Ordering::Relaxed) && !self.is_stopping()?;
+            if self.asked.is_some_and(|asked| asked.elapsed() > LONGEST_STOPPING) {
+                return Err(io::Error::other(Error::cancelled()));
+            }
+            let patience = if is_to_end { Duration::ZERO } else { TICK };
             let tick =
-                rustix::event::Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
+                rustix::event::Timespec { tv_sec: 0, tv_nsec: i64::from(patience.subsec_nanos()) };
             let mut sockets = [PollFd::from_borrowed_fd(self.stream.as_fd(), PollFlags::IN)];
             match poll(&mut sockets, Some(&tick)) {
                 Ok(0) => {}
@@ -374,6 +385,19 @@ impl Read for Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_host_has_said_before_it_went_is_read_by_those_who_stop() {
+        let (stream, mut host) = UnixStream::pair().unwrap();
+        host.write_all(b"frame").unwrap();
+        drop(host);
+        let patience = Patience { silence: Duration::from_secs(30), is_live: true };
+        let (status, stop) = (String::new(), Arc::new(AtomicBool::new(true)));
+        let mut watched = Watched { stream, status, memory_bytes: 0, patience, stop, asked: None };
+        let mut said = Vec::new();
+        assert_eq!(watched.read_to_end(&mut said).unwrap(), 5);
+        assert_eq!(said, b"frame");
+    }
 
     #[test]
     fn a_live_stream_that_always_has_something_to_say_is_asked_to_stop_once() {
