@@ -160,6 +160,8 @@ fn attach_sound(
     queue.set_property("max-size-time", 0u64);
     queue.set_property("max-size-buffers", 0u32);
     queue.set_property("max-size-bytes", SOUND_BYTES);
+    // Beyond, the oldest goes: sound that nobody takes yet must not keep the picture from coming.
+    queue.set_property_from_str("leaky", "downstream");
     let mut elements = vec![queue];
     for factory in factories {
         elements.push(named(factory)?);
