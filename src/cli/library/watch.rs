@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::super::one_line;
 use super::super::when::wall_clock;
+use super::super::{counted, one_line};
 use crate::library::{How, Watch};
 
 /// What became of frames: the numbers' names, and what they are called.
@@ -82,8 +82,9 @@ pub fn numbers(watch: &Watch) -> String {
         parts.push(format!("delay {delay:.1} s"));
     }
     if let Some(delay) = watch.status.get("segment_delay_secs").and_then(Value::as_f64) {
-        let (segments, captions) = (number("segments"), number("captions"));
-        parts.push(format!("{segments} segments and {captions} captions, delay {delay:.1} s"));
+        let segments = counted(number("segments"), "segment");
+        let captions = counted(number("captions"), "caption");
+        parts.push(format!("{segments} and {captions}, delay {delay:.1} s"));
     }
     if let Some(sound) = watch.status.get("sound").filter(|sound| sound.is_object()) {
         parts.extend(sound_numbers(sound));

@@ -26,7 +26,7 @@ use std::collections::{HashMap, VecDeque};
 #[cfg(feature = "speech")]
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -113,8 +113,8 @@ struct Camera {
     listened: Option<Listened>,
     /// Up to where an earlier run has stored.
     stored_until: Option<Timestamp>,
-    /// Media time zero on the monotonic clock, as the newest connection has it.
-    zero_us: AtomicI64,
+    /// The connections of this run that brought something, or told of nothing; the newest of them.
+    begun: Mutex<VecDeque<Session>>,
     status: Mutex<StreamStatus>,
 }
 
@@ -127,6 +127,9 @@ struct Session {
     /// Media time zero on the monotonic clock.
     zero_us: i64,
 }
+
+/// Connections that are remembered, for what is made of them later.
+const MOST_BEGUN: usize = 16;
 
 /// Parts that may wait to be understood; those beyond wait in the recorder.
 const MOST_PARTS: usize = 64;
@@ -163,6 +166,11 @@ impl std::fmt::Debug for Shared<'_> {
 impl Shared<'_> {
     fn begin(&self, session: Session) -> StreamId {
         let stream = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
+        let mut begun = lock(&self.cameras[session.camera].begun);
+        if begun.len() == MOST_BEGUN {
+            begun.pop_front();
+        }
+        begun.push_back(session);
         lock(&self.sessions).insert(stream, session);
         stream
     }
@@ -195,16 +203,19 @@ impl Shared<'_> {
         }
     }
 
-    /// Segments of a source are stored, the last of which ends there.
+    /// Segments of a source are stored, the last of which ends there. Those of an earlier run are not counted.
     fn count_segments(&self, source: SourceId, until: Timestamp, made: Made) {
-        for (place, camera) in self.cameras.iter().enumerate().filter(|(_, of)| of.id == source) {
-            let ended = camera.zero_us.load(Ordering::Relaxed).saturating_add(until.0);
-            let delay = Micros(monotonic_us().saturating_sub(ended));
-            self.update(place, |status| {
-                status.made.add(made);
-                status.segment_delay_secs = Some(delay.as_secs_f64());
-            });
-        }
+        let Some(place) = self.cameras.iter().position(|camera| camera.id == source) else {
+            return;
+        };
+        let of = lock(&self.cameras[place].begun).iter().rfind(|of| of.start < until).copied();
+        let Some(session) = of else { return };
+        let ended = session.zero_us.saturating_add(until.0);
+        let delay = Micros(monotonic_us().saturating_sub(ended));
+        self.update(place, |status| {
+            status.made.add(made);
+            status.segment_delay_secs = Some(delay.as_secs_f64());
+        });
     }
 
     /// Changes what is known of a stream, and tells it.
@@ -495,7 +506,7 @@ fn camera(
         recordings: source.record.then(|| library.recordings(id)).transpose()?,
         listened: None,
         stored_until: library.stored_until(id, recipe)?,
-        zero_us: AtomicI64::new(zero_us(wall_us(), monotonic_us(), Timestamp::ZERO)),
+        begun: Mutex::default(),
         status: Mutex::new(status),
     })
 }

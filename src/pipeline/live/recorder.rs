@@ -16,8 +16,7 @@ use crate::time::{Micros, Span, Timestamp};
 const AGAIN: Duration = Duration::from_millis(500);
 /// What takes longer to be stored was waiting for something.
 const LONG_US: i64 = 1_000_000;
-const SLOW: &str =
-    "nothing could be stored: another process was using the library, or the disk was slow";
+const SLOW: &str = "nothing could be stored: the library was in use, or the disk was slow";
 /// Times in which nothing could be stored that are remembered: gaps are told seconds after they were.
 const MOST_HELD_UP: usize = 8;
 
@@ -198,22 +197,27 @@ impl Shared<'_> {
         }
     }
 
-    /// Of one that goes on, the end is noted anew.
+    /// What goes on, or begins again at once, is one.
     fn note_held_up(&self, now: HeldUp) {
         let mut held_up = lock(&self.held_up);
-        held_up.retain(|before| before.from_us != now.from_us);
-        held_up.push_back(now);
+        match held_up.back_mut() {
+            Some(last) if last.reason == now.reason && now.from_us < last.until_us + LONG_US => {
+                last.until_us = last.until_us.max(now.until_us);
+            }
+            _ => held_up.push_back(now),
+        }
         if held_up.len() > MOST_HELD_UP {
             held_up.pop_front();
         }
     }
 
-    /// Why nothing could be stored in this span of media time that has its zero there, if that was so.
+    /// Why nothing could be stored in most of this span of media time, if that was so. `zero_us`: where it has its zero.
     pub fn held_up(&self, span: Span, zero_us: i64) -> Option<String> {
         let [from_us, until_us] = [span.start, span.end].map(|at| zero_us.saturating_add(at.0));
+        let shared = |of: &HeldUp| of.until_us.min(until_us) - of.from_us.max(from_us);
         let held_up = lock(&self.held_up);
-        let of = held_up.iter().find(|of| of.from_us < until_us && from_us < of.until_us)?;
-        Some(of.reason.clone())
+        let of = held_up.iter().max_by_key(|of| shared(of))?;
+        (2 * shared(of) > until_us - from_us).then(|| of.reason.clone())
     }
 
     /// The spans that sources' records are kept in.

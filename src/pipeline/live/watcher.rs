@@ -99,7 +99,6 @@ impl<'a> Watcher<'a> {
     fn begin(&self) -> Connection {
         let start = self.shared.clip.start(self.next_place);
         let zero_us = zero_us(wall_us(), monotonic_us(), start);
-        self.shared.cameras[self.camera].zero_us.store(zero_us, Ordering::Relaxed);
         let session = Session { camera: self.camera, start, zero_us };
         Connection {
             session,
