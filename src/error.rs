@@ -123,7 +123,8 @@ impl Error {
         };
         // As where SQLite finds it full.
         let why = match cause.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ": the disk is full",
+            ErrorKind::StorageFull => ": the disk is full",
+            ErrorKind::QuotaExceeded => ": the disk quota is used up",
             _ => "",
         };
         let message = format!("cannot {doing} {}{why}", path.as_ref().display());
