@@ -294,8 +294,8 @@ fn what_lies_around_flipped_bits_is_indexed_as_if_there_were_none() {
         let first = found[0].1;
         let (group, next) = (found[found.len() / 2], found[found.len() / 2 + 1]);
         // Flips in the sizes of blocks cost the rest of a cluster, in which WebM has several groups.
-        let sound = if name == "e.webm" { found[found.len() - 1] } else { next };
-        groups.insert(name, (group.1 - first, sound.1 - first));
+        let whole_again = if name == "e.webm" { found[found.len() - 1] } else { next };
+        groups.insert(name, (group.1 - first, whole_again.1 - first));
         let mut bytes = fs::read(folder.join(name)).unwrap();
         // All over the group, its keyframe's headers left out.
         let length = next.0 - group.0;

@@ -81,7 +81,7 @@ fn full_at_any_write(trial: &Trial, step_kib: usize) -> Option<Vec<Tried>> {
         .collect();
     let (whole, full) = tried.split_last().unwrap();
     eprintln!("the disk was full {} times", full.len());
-    assert!(full.len() > 1, "the disk was full {} times", full.len());
+    assert!(full.len() >= 3, "the disk was full {} times", full.len());
     for one in full {
         assert!([1, 3].contains(&one.code), "{}: {}", one.code, one.err);
         assert!(one.err.contains("disk is full"), "{}", one.err);

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use crate::cinelex::{Ran, command, finish, index, info};
 use crate::indexing::film;
 use crate::same::assert_same;
+use crate::tidy::files_under;
 
 /// What the forgotten film is known by, and nothing else in the library.
 const SECRETS: &[&str] = &[
@@ -250,17 +251,10 @@ pub fn traces(lib: &Path) -> Vec<String> {
 }
 
 /// The bytes of all files in a folder and below whose names are wanted.
-fn all_bytes(folder: &Path, is_wanted: impl Fn(&str) -> bool + Copy) -> Vec<u8> {
-    let mut bytes: Vec<u8> = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            bytes.extend(all_bytes(&path, is_wanted));
-        } else if is_wanted(path.file_name().unwrap().to_str().unwrap()) {
-            bytes.extend(fs::read(path).unwrap());
-        }
-    }
-    bytes
+fn all_bytes(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<u8> {
+    let mut files = files_under(folder);
+    files.retain(|path| is_wanted(path.file_name().unwrap().to_str().unwrap()));
+    files.into_iter().flat_map(|path| fs::read(path).unwrap()).collect()
 }
 
 fn points(of: &str) -> impl Iterator<Item = &'static str> {

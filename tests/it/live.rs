@@ -81,6 +81,13 @@ impl Watching {
         }
     }
 
+    /// As [`Watching::until`], unless there was such a line already.
+    pub fn seen_or_until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) {
+        if !self.seen.iter().any(&wanted) {
+            self.until(what, wanted);
+        }
+    }
+
     fn tail(&self) -> Vec<String> {
         self.seen.iter().rev().take(5).map(Value::to_string).collect()
     }

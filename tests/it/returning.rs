@@ -38,9 +38,7 @@ fn a_camera_that_is_put_right_is_live_without_a_restart() {
             line["source"] == name
                 && line["reason"].as_str().is_some_and(|said| said.contains(reason))
         };
-        if !watching.seen.iter().any(is_told) {
-            watching.until(reason, is_told);
-        }
+        watching.seen_or_until(reason, is_told);
     }
     locked.set_login(("viewer", "new"));
     elsewhere.serve_at("/later");
@@ -77,9 +75,7 @@ fn a_camera_that_asks_for_digests_is_watched() {
         let reason = line["reason"].as_str().unwrap_or_default();
         line["source"] == "wrong" && reason.contains("user name or password (401)")
     };
-    if !watching.seen.iter().any(is_refused) {
-        watching.until("the refusal", is_refused);
-    }
+    watching.seen_or_until("the refusal", is_refused);
     let end = watching.stop();
     for stream in end["streams"].as_array().unwrap() {
         let is_right = stream["source"] == "right";
@@ -134,19 +130,22 @@ fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
         }
     });
     let address = server.url("live.m3u8");
-    let mut watching = Watching::start(&library, &["--as-live", &address]);
-    for _ in 0..6 {
+    let pipeline = brisk_pipeline(folder.path(), "0.25");
+    let options = ["--pipeline", pipeline.to_str().unwrap(), "--as-live", &address];
+    let mut watching = Watching::start(&library, &options);
+    for _ in 0..36 {
         watching.until_stored(1);
         check_clock(watching.seen.last().unwrap());
     }
     let end = watching.stop();
     let stream = &end["streams"][0];
     assert_eq!(stream["sessions"], 1, "{stream}");
-    assert_eq!((&stream["undecodable"], &stream["behind"]), (&0.into(), &0.into()), "{stream}");
-    // It is played at its own pace: nothing is missing from the first clip on.
+    assert_eq!(stream["undecodable"], 0, "{stream}");
+    // It is played at its own pace: nothing is missing from the first clip on that was not dropped.
     let spans = check_grid(&library, &address);
-    let mut after = spans.iter().skip_while(|span| span.2.is_some());
-    assert!(after.all(|span| span.2.is_none()), "{spans:?}");
+    let mut gaps =
+        spans.iter().skip_while(|span| span.2.is_some()).filter_map(|span| span.2.as_ref());
+    assert!(gaps.all(|why| why.contains("decoding was behind")), "{spans:?}");
     check(&library).exits(0);
 }
 
@@ -211,7 +210,7 @@ fn a_clock_that_is_set_while_a_camera_is_watched_doubles_nothing_and_is_told() {
     watching.until_state("live");
     watching.until("a clip of the next connection", is_ahead);
     let end = watching.stop();
-    assert_eq!(end["streams"][0]["sessions"], 3, "{end}");
+    assert!(end["streams"][0]["sessions"].as_u64() >= Some(3), "{end}");
     let mut watching = watch();
     watching.until("a clip of the next run", is_ahead);
     watching.stop();

@@ -345,7 +345,7 @@ fn a_disk_that_is_full_for_a_while_costs_what_came_meanwhile_and_no_more() {
         watcher=$!
         stored() { grep -c '"kind":"stored"' "$disk.out"; }
         until_stored() {
-            for _ in $(seq 300); do [ "$(stored)" -ge "$1" ] && return; sleep 0.1; done
+            for _ in $(seq 900); do [ "$(stored)" -ge "$1" ] && return; sleep 0.1; done
             echo "no clip $1"; cat "$disk.out" "$disk.err"; exit 8
         }
         until_stored 1
@@ -444,8 +444,8 @@ fn streams_that_nobody_can_store_lose_whole_frames_each_and_all_go_on() {
         watching.until_stored(1);
     }
     let holder = Holder::start(&library);
-    let sent = cameras[0].sent();
-    while cameras[0].sent() < sent + HELD_FRAMES {
+    let sent = cameras.each_ref().map(Camera::sent);
+    while cameras.iter().zip(sent).any(|(camera, sent)| camera.sent() < sent + HELD_FRAMES) {
         std::thread::sleep(Duration::from_millis(50));
     }
     drop(holder);
@@ -454,10 +454,7 @@ fn streams_that_nobody_can_store_lose_whole_frames_each_and_all_go_on() {
         line["source"] == *address && line["behind"].as_u64() > Some(0)
     };
     for address in &addresses {
-        let was_told = watching.seen.iter().any(|line| is_behind(line, address));
-        if !was_told {
-            watching.until("what was dropped", |line| is_behind(line, address));
-        }
+        watching.seen_or_until("what was dropped", |line| is_behind(line, address));
     }
     for address in &addresses {
         let is_new = |line: &Value| {
@@ -465,15 +462,13 @@ fn streams_that_nobody_can_store_lose_whole_frames_each_and_all_go_on() {
                 && line["source"] == **address
                 && line["start_us"].as_i64() > Some(free)
         };
-        if !watching.seen.iter().any(is_new) {
-            watching.until("a clip of afterwards", is_new);
-        }
+        watching.seen_or_until("a clip of afterwards", is_new);
     }
     let end = watching.stop();
     for stream in end["streams"].as_array().unwrap() {
         assert_eq!(stream["sessions"], 1, "{stream}");
         let spans = check_grid(&library, stream["source"].as_str().unwrap());
-        assert!(told(&spans, "nothing could be stored: another process") > 0, "{spans:?}");
+        assert!(told(&spans, "nothing could be stored: ") > 0, "{spans:?}");
     }
     check(&library).exits(0);
 }
