@@ -41,7 +41,7 @@ struct Args {
     #[arg(long, default_value = "1280x720")]
     size: String,
     /// How it is coded
-    #[arg(long, default_value = "-preset veryfast -g 50 -b:v 3M")]
+    #[arg(long, default_value = "-preset veryfast -g 50 -b:v 3M", allow_hyphen_values = true)]
     coding: String,
     /// What cargo itself adds
     #[arg(long, hide = true)]
