@@ -89,7 +89,9 @@ fn sum(sql: &Connection, list: &str) -> Result<Sum> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&cue.to_le_bytes());
         hasher.update(&place.to_le_bytes());
-        hasher.update(row.get_ref(0)?.as_bytes().map_err(rusqlite::Error::from)?);
+        // A mark that stands on no letter is a word without letters, which SQLite gives as null.
+        let word = row.get_ref(0)?.as_bytes_or_null().map_err(rusqlite::Error::from)?;
+        hasher.update(word.unwrap_or_default());
         let hash = hasher.finalize();
         let mut first = [0; 8];
         first.copy_from_slice(&hash.as_bytes()[..8]);

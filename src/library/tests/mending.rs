@@ -166,6 +166,29 @@ fn the_same_library_anew_is_what_it_was() {
     searches(&lib);
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Whatever subtitles say, a library of it is whole: letters of any script, controls, marks that stand on nothing.
+    #[test]
+    fn a_library_of_any_words_is_whole(
+        texts in prop::collection::vec(
+            prop_oneof![any::<String>(), "[a-zé我\u{301}\u{5b0}\u{e31}\u{0} -]{0,12}"], 1..40),
+    ) {
+        let (folder, mut writer) = new_library();
+        let id = writer.add_source(&new_source("a.mp4")).unwrap().id;
+        let said = texts.iter().enumerate();
+        let cues: Vec<Cue> = said.map(|(at, text)| cue(at as i64, at as i64 + 1, text)).collect();
+        writer.replace_cues(id, "", &cues).unwrap();
+        drop(writer);
+        let lib = folder.path().join("lib");
+        prop_assert_eq!(faults(&lib), [""; 0]);
+        mend(&lib);
+        prop_assert_eq!(faults(&lib), [""; 0]);
+        prop_assert_eq!(&everything(&lib).shown[0].cues, &cues);
+    }
+}
+
 #[test]
 fn every_flipped_bit_is_harmless_or_found_and_mended() {
     let folder = full_library();
