@@ -190,11 +190,14 @@ fn report(streams: usize, mut delays: Vec<f64>, lines: &str, busy: f64) {
     let mut all: Vec<f64> = stored.into_values().flatten().collect();
     all.sort_by(f64::total_cmp);
     let stored_p95 = all.get((all.len() as f64 * 0.95) as usize).copied().unwrap_or(f64::NAN);
-    let latest_segment = of_segments.into_values().flatten().fold(f64::NAN, f64::max);
     let streams_of = |end: &Value| end["streams"].as_array().cloned().unwrap_or_default();
     let sum = |key: &str| {
         streams_of(&end).iter().map(|stream| stream[key].as_u64().unwrap_or(0)).sum::<u64>()
     };
+    let at_the_end = streams_of(&end).into_iter();
+    let at_the_end = at_the_end.filter_map(|stream| stream["segment_delay_secs"].as_f64());
+    let latest_segment =
+        of_segments.into_values().flatten().chain(at_the_end).fold(f64::NAN, f64::max);
     let dropped = sum("behind") + sum("host_ended") + sum("undecodable");
     let share = |stream: &Value| {
         let number = |key: &str| stream[key].as_f64().unwrap_or(0.0);
