@@ -20,7 +20,7 @@ pub fn files_under(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten() {
+        for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
@@ -33,9 +33,10 @@ pub fn files_under(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Every file under `folder`, by path from the root, in order.
+/// Every file under `folder`, by path from the root, in order; none where there is no such folder.
 fn files(folder: &str) -> Vec<PathBuf> {
-    let found = files_under(&root().join(folder));
+    let folder = root().join(folder);
+    let found = if folder.exists() { files_under(&folder) } else { Vec::new() };
     found.iter().map(|path| path.strip_prefix(root()).unwrap().to_owned()).collect()
 }
 
