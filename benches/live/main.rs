@@ -169,8 +169,10 @@ fn report(streams: usize, mut delays: Vec<f64>, lines: &str, busy: f64) {
         delays.get(place).copied().unwrap_or(f64::NAN)
     };
     let mut stored: HashMap<String, Vec<f64>> = HashMap::new();
-    // Each time that segments of a stream are stored, its delay is another.
-    let mut of_segments: HashMap<String, Vec<f64>> = HashMap::new();
+    let mut latest_segment = f64::NAN;
+    let later_of = |latest: f64, stream: &Value| {
+        stream["segment_delay_secs"].as_f64().map_or(latest, |delay| latest.max(delay))
+    };
     let mut end = Value::Null;
     for line in lines.lines() {
         let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
@@ -178,11 +180,7 @@ fn report(streams: usize, mut delays: Vec<f64>, lines: &str, busy: f64) {
             let source = line["source"].as_str().unwrap_or_default().to_owned();
             stored.entry(source).or_default().extend(line["delay_secs"].as_f64());
         } else if line["kind"] == "stream" {
-            let source = line["source"].as_str().unwrap_or_default().to_owned();
-            let known = of_segments.entry(source).or_default();
-            known.extend(
-                line["segment_delay_secs"].as_f64().filter(|new| known.last() != Some(new)),
-            );
+            latest_segment = later_of(latest_segment, &line);
         } else if line["kind"] == "live_run" {
             end = line;
         }
@@ -194,10 +192,7 @@ fn report(streams: usize, mut delays: Vec<f64>, lines: &str, busy: f64) {
     let sum = |key: &str| {
         streams_of(&end).iter().map(|stream| stream[key].as_u64().unwrap_or(0)).sum::<u64>()
     };
-    let at_the_end = streams_of(&end).into_iter();
-    let at_the_end = at_the_end.filter_map(|stream| stream["segment_delay_secs"].as_f64());
-    let latest_segment =
-        of_segments.into_values().flatten().chain(at_the_end).fold(f64::NAN, f64::max);
+    let latest_segment = streams_of(&end).iter().fold(latest_segment, later_of);
     let dropped = sum("behind") + sum("host_ended") + sum("undecodable");
     let share = |stream: &Value| {
         let number = |key: &str| stream[key].as_f64().unwrap_or(0.0);
