@@ -83,7 +83,6 @@ impl Reception {
                 source.set_property("location", path);
                 // As a camera would bring it.
                 is_paced = true;
-                sinks.set_sync(is_paced);
                 demux(&pipeline, &source, &sinks)?;
             }
             Address::Url(url) => {
@@ -101,7 +100,6 @@ impl Reception {
                     _ => {
                         // Segments come many frames at once.
                         is_paced = matches!(url.scheme.as_str(), "http" | "https");
-                        sinks.set_sync(is_paced);
                         let source = url.source()?;
                         watch_track(&source, &sinks.picture, &has_changed);
                         demux(&pipeline, &source, &sinks)?;
@@ -109,6 +107,7 @@ impl Reception {
                 }
             }
         }
+        sinks.set_sync(is_paced);
         // A sink that is added on the way goes at once to the state that the pipeline is on its way to. Where that is
         // PLAYING, it would let frames through unpaced until the pipeline is there and gives it a clock.
         let first = if is_paced { gst::State::Paused } else { gst::State::Playing };
