@@ -16,6 +16,10 @@ const QUIET: Micros = Micros::from_millis(120_000);
 /// before, it is the pause that ends a sentence.
 const LIVE_QUIET: Micros = Micros::from_millis(1_000);
 
+/// Chunks, three seconds, after which the network forgets where nobody speaks: it gets used to music and to noise, and
+/// then doesn't notice who speaks in them.
+const STALE: usize = 94;
+
 /// What an ear gives, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Stretch {
@@ -153,6 +157,8 @@ impl Ear {
                 let window = self.cutter.push(chunk, self.voice.probability(chunk)?);
                 stretches.extend(window.map(Stretch::Speech));
             }
+        } else if self.voice.remembered() >= STALE {
+            self.voice.forget();
         }
         Ok(())
     }

@@ -21,6 +21,8 @@ pub struct Voice {
     spec: VoiceSpec,
     state: ArrayD<f32>,
     context: [f32; CONTEXT],
+    /// Chunks that it remembers.
+    remembered: usize,
     /// All sound passes for speech.
     is_everywhere: bool,
 }
@@ -32,7 +34,14 @@ impl Voice {
         let spec = manifest.voice()?.clone();
         let session = models.session(manifest, Device::Cpu, 1)?;
         let state = ArrayD::zeros(IxDyn(&STATE));
-        Ok(Voice { session, spec, state, context: [0.0; CONTEXT], is_everywhere: false })
+        Ok(Voice {
+            session,
+            spec,
+            state,
+            context: [0.0; CONTEXT],
+            remembered: 0,
+            is_everywhere: false,
+        })
     }
 
     /// Takes all sound for speech from now on, to tell what it costs that the network does not.
@@ -49,6 +58,7 @@ impl Voice {
             self.forget();
             return Ok(0.0);
         }
+        self.remembered += 1;
         let mut input = Vec::with_capacity(CONTEXT + CHUNK);
         input.extend_from_slice(&self.context);
         input.extend_from_slice(chunk);
@@ -73,5 +83,11 @@ impl Voice {
     pub(super) fn forget(&mut self) {
         self.state = ArrayD::zeros(IxDyn(&STATE));
         self.context = [0.0; CONTEXT];
+        self.remembered = 0;
+    }
+
+    /// Of how many chunks in a row it remembers something.
+    pub(super) fn remembered(&self) -> usize {
+        self.remembered
     }
 }

@@ -152,6 +152,37 @@ fn music_gives_no_words() {
     assert_eq!((&report["clips"], &report["cues"]), (&20.into(), &0.into()), "{ran:?}");
 }
 
+/// The network that tells where somebody speaks gets used to what it hears for long.
+#[test]
+fn who_speaks_after_long_noise_or_music_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    spoken(folder.path(), "voice.wav", "en", SENTENCE);
+    ffmpeg(
+        folder.path(),
+        "-i voice.wav -f lavfi -i anoisesrc=d=40:c=pink:a=0.2:seed=1:r=16000 -filter_complex \
+         [0]aresample=16000,adelay=25000:all=1,apad=pad_dur=5[said];[1]volume=5.5[noise];[noise][said]amix=2:normalize=0,alimiter \
+         -ar 16000 windy.wav",
+    );
+    let ran = transcribed(&folder.path().join("windy.wav"), &["--json"]).exits(0);
+    // What it takes for words is another matter in so much noise.
+    let edges =
+        |edge: &str| cues(&ran).iter().map(|cue| cue[edge].as_i64().unwrap()).collect::<Vec<_>>();
+    let (first, last) = (edges("start_us").into_iter().min(), edges("end_us").into_iter().max());
+    assert!(first.is_some_and(|at| (24_500_000..25_800_000).contains(&at)), "{ran:?}");
+    assert!(last.is_some_and(|at| (29_000_000..31_000_000).contains(&at)), "{ran:?}");
+
+    // The second half of this trailer is spoken over an orchestra.
+    let Some(data) = std::env::var_os("CINELEX_DATA").map(PathBuf::from) else {
+        println!("skipped: CINELEX_DATA names no folder");
+        return;
+    };
+    let heard =
+        words(&transcribed(&data.join("speech/sintel_trailer/audio/trailer.mp3"), &["--json"]));
+    for phrase in ["land of the gatekeepers", "a dangerous quest", "as long as i can remember"] {
+        assert!(heard.contains(phrase), "{phrase}: {heard}");
+    }
+}
+
 #[test]
 fn subtitles_are_fit_to_be_shown() {
     let folder = tempfile::tempdir().unwrap();
