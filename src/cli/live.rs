@@ -38,10 +38,11 @@ pub(super) struct LiveArgs {
     streams: Option<PathBuf>,
     /// Play files as if they were live: at their own pace, losing what there is no time for. http(s)
     /// addresses are taken for streams without an end
-    #[arg(long)]
+    #[arg(long, conflicts_with = "streams")]
     as_live: bool,
-    /// RTSP packets come one by one, and may be lost, in place of in the connection
-    #[arg(long)]
+    /// RTSP packets come one by one, and may be lost, in place of in the connection. In FILE, `transport = "udp"`
+    /// says so of a single stream
+    #[arg(long, conflicts_with = "streams")]
     udp: bool,
     /// Keeps the compressed streams themselves in the library, too, in files of a minute, from which
     /// search --export cuts moments
@@ -68,7 +69,8 @@ impl LiveArgs {
         images: bool,
     ) -> Result<Option<Vec<LiveSource>>, Failure> {
         if let Some(file) = &self.streams {
-            let mut streams = read_streams(file).map_err(Failure::usage)?;
+            let mut streams =
+                read_streams(file).and_then(encrypted_as_asked).map_err(Failure::usage)?;
             for stream in &mut streams {
                 stream.record |= self.record;
             }
@@ -92,7 +94,8 @@ impl LiveArgs {
                 LiveSource { name: None, location, transport, ca: None, record, listen: false }
             })
         });
-        streams.collect::<Result<Vec<_>>>().map(Some).map_err(Failure::usage)
+        let streams = streams.collect::<Result<Vec<_>>>().and_then(encrypted_as_asked);
+        streams.map(Some).map_err(Failure::usage)
     }
 
     pub fn options(
@@ -120,6 +123,22 @@ impl LiveArgs {
             listeners: NonZeroUsize::new(cores().get() / 2).unwrap_or(NonZeroUsize::MIN),
             cancel,
         }
+    }
+}
+
+/// Over UDP, the pictures of a stream with TLS would come as plain as any.
+fn encrypted_as_asked(streams: Vec<LiveSource>) -> Result<Vec<LiveSource>> {
+    let is_plain = |stream: &&LiveSource| {
+        let is_tls = |url: &str| url.to_ascii_lowercase().starts_with("rtsps://");
+        stream.transport == Transport::Udp
+            && matches!(&stream.location, Location::Url(url) if is_tls(url))
+    };
+    match streams.iter().find(is_plain) {
+        Some(stream) => {
+            Err(Error::invalid_input("rtsps comes in its connection alone, not by UDP")
+                .in_source(stream.location.to_string()))
+        }
+        None => Ok(streams),
     }
 }
 

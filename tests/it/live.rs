@@ -278,12 +278,13 @@ fn what_is_wrong_with_one_camera_is_said_and_touches_no_other() {
         .collect();
     std::fs::write(&list, text).unwrap();
     let mut watching = Watching::start(&library, &["--streams", list.to_str().unwrap()]);
-    for (name, reason) in [
+    let reasons = [
         ("locked", "user name or password"),
         ("path", "nothing at this path"),
         ("port", "connection refused"),
         ("name", "name of the camera's address is not known"),
-    ] {
+    ];
+    for (name, reason) in reasons {
         let is_told = |line: &Value| {
             line["source"] == name
                 && line["reason"].as_str().is_some_and(|said| said.contains(reason))
@@ -293,11 +294,28 @@ fn what_is_wrong_with_one_camera_is_said_and_touches_no_other() {
         }
     }
     watching.until_stored(2);
+    let mut said = format!("{:?}", watching.seen).into_bytes();
     let end = watching.stop();
     for stream in end["streams"].as_array().unwrap() {
-        assert_eq!(stream["clips"].as_u64().unwrap() > 0, stream["source"] == "good", "{stream}");
+        let is_good = stream["source"] == "good";
+        assert_eq!(stream["clips"].as_u64().unwrap() > 0, is_good, "{stream}");
+        assert_eq!(stream["sessions"], u64::from(is_good), "{stream}");
+        assert_eq!(stream["behind"], 0, "{stream}");
     }
-    check_grid(&library, "good");
+    let good = check_grid(&library, "good");
+    let first = good.iter().position(|span| span.2.is_none()).unwrap();
+    let gaps = good[first..good.len() - 1].iter().filter(|span| span.2.is_some());
+    assert_eq!(gaps.count(), 0, "{good:?}");
+    for (name, reason) in reasons {
+        let spans = check_grid(&library, name);
+        assert!(told(&spans, reason) > 0, "{name}: {spans:?}");
+    }
+    // A password that was refused is no less a secret.
+    for file in files_under(&library) {
+        said.extend(std::fs::read(file).unwrap());
+    }
+    said.extend(format!("{end:?} {:?}", show(&library, "locked")).into_bytes());
+    assert!(!holds(&said, "wr0ng") && holds(&said, "locked"));
     check(&library).exits(0);
 }
 
@@ -318,7 +336,9 @@ fn credentials_are_nowhere_but_on_the_socket() {
     let options = ["--record", "--streams", list.to_str().unwrap()];
     let mut watching = Watching::start(&library, &options);
     watching.until_stored(1);
-    for host in hosts_of(watching.child.id()) {
+    let hosts = hosts_of(watching.child.id());
+    assert!(!hosts.is_empty());
+    for host in hosts {
         for file in ["cmdline", "environ"] {
             let bytes = std::fs::read(format!("/proc/{host}/{file}")).unwrap();
             assert!(!holds(&bytes, SECRET), "{file}");
@@ -327,7 +347,8 @@ fn credentials_are_nowhere_but_on_the_socket() {
     let mut errors = watching.child.stderr.take().unwrap();
     let id = watching.child.id().to_string();
     Command::new("kill").args(["-INT", &id]).status().unwrap();
-    watching.until("the end", |line| line["kind"] == "live_run");
+    let end = watching.until("the end", |line| line["kind"] == "live_run");
+    check_accounts(&end["streams"][0]);
     let mut said = Vec::new();
     errors.read_to_end(&mut said).unwrap();
     said.extend(format!("{:?}", watching.seen).into_bytes());
@@ -458,6 +479,7 @@ fn a_killed_host_and_a_killed_run_lose_nothing_that_was_stored() {
 
 #[test]
 fn transport_streams_and_srt_are_received() {
+    const PASSPHRASE: &str = "correct-horse-7";
     let folder = TempDir::new().unwrap();
     let library = folder.path().join("broadcasts.library");
     let free_port =
@@ -465,41 +487,35 @@ fn transport_streams_and_srt_are_received() {
     let (tcp, udp, srt) = (free_port(), free_port(), free_port());
     let addresses = [("tcp", tcp), ("udp", udp), ("srt", srt)]
         .map(|(scheme, port)| format!("{scheme}://127.0.0.1:{port}"));
-    let senders =
-        [("?listen=1", 0), ("?pkt_size=1316", 1), ("?mode=listener", 2)].map(|(how, which)| {
-            Command::new("ffmpeg")
-                .args([
-                    "-v",
-                    "quiet",
-                    "-nostdin",
-                    "-re",
-                    "-f",
-                    "lavfi",
-                    "-i",
-                    "testsrc2=s=160x96:r=25",
-                ])
-                .args([
-                    "-c:v",
-                    "libx264",
-                    "-preset",
-                    "ultrafast",
-                    "-g",
-                    "25",
-                    "-pix_fmt",
-                    "yuv420p",
-                ])
-                .args(["-f", "mpegts", &format!("{}{how}", addresses[which])])
-                .spawn()
-                .unwrap()
+    let encrypted = format!("?mode=listener&passphrase={PASSPHRASE}");
+    let coded = "-v quiet -nostdin -re -f lavfi -i testsrc2=s=160x96:r=25 -c:v libx264 -preset ultrafast -g 25 \
+                 -pix_fmt yuv420p -f mpegts";
+    let senders = ["?listen=1", "?pkt_size=1316", encrypted.as_str()]
+        .into_iter()
+        .zip(&addresses)
+        .map(|(how, address)| {
+            let mut sender = Command::new("ffmpeg");
+            sender.args(coded.split_whitespace()).arg(format!("{address}{how}")).spawn().unwrap()
         });
-    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-    let mut watching = Watching::start(&library, &addresses);
+    let senders: Vec<_> = senders.collect();
+    let list = folder.path().join("broadcasts.toml");
+    let text: String = addresses
+        .iter()
+        .map(|address| format!("[[stream]]\nname = '{address}'\naddress = '{address}'\n"))
+        .collect();
+    // The last one's.
+    std::fs::write(&list, format!("{text}password_file = 'passphrase'\n")).unwrap();
+    std::fs::write(folder.path().join("passphrase"), format!("{PASSPHRASE}\n")).unwrap();
+    let mut watching = Watching::start(&library, &["--streams", list.to_str().unwrap()]);
     while addresses.iter().any(|address| watching.stored(address) < 1) {
         watching.until_stored(1);
     }
     let end = watching.stop();
     for stream in end["streams"].as_array().unwrap() {
         check_grid(&library, stream["source"].as_str().unwrap());
+    }
+    for file in files_under(&library) {
+        assert!(!holds(&std::fs::read(file).unwrap(), PASSPHRASE));
     }
     for mut sender in senders {
         let _ = sender.kill();

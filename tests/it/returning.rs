@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::camera::{Camera, Setup};
-use crate::cinelex::command;
+use crate::cinelex::{command, finish, index, search};
 use crate::live::{Watching, check, check_clock, check_grid, now_us, small, told};
 use crate::media::ffmpeg;
 use crate::stopping::brisk_pipeline;
@@ -89,6 +89,8 @@ fn a_camera_that_asks_for_digests_is_watched() {
 const SEGMENTS: usize = 40;
 const SEGMENT_SECS: usize = 3;
 const IN_LIST: usize = 4;
+/// `viewer:secret`.
+const LOGIN_BASE64: &str = "dmlld2VyOnNlY3JldA==";
 
 #[test]
 fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
@@ -106,7 +108,11 @@ fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
     let (path, began) = (folder.path().to_owned(), Instant::now());
     let server = Server::start(move |request, connection| {
         let name = request.path.trim_start_matches('/');
-        if name == "live.m3u8" {
+        if !request.authorization.as_ref().is_some_and(|said| said.contains(LOGIN_BASE64)) {
+            let head = "401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"broadcasts\"\r\n\
+                        Content-Length: 0";
+            send(connection, head, b"");
+        } else if name == "live.m3u8" {
             let first = (began.elapsed().as_secs() as usize / SEGMENT_SECS).min(SEGMENTS - IN_LIST);
             let list: String =
                 (first..first + IN_LIST).map(|n| format!("#EXTINF:3.0,\n{n}.ts\n")).collect();
@@ -130,13 +136,18 @@ fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
         }
     });
     let address = server.url("live.m3u8");
+    let with_login = address.replace("://", "://viewer:secret@");
     let pipeline = brisk_pipeline(folder.path(), "0.25");
-    let options = ["--pipeline", pipeline.to_str().unwrap(), "--as-live", &address];
+    let options = ["--pipeline", pipeline.to_str().unwrap(), "--as-live", &with_login];
     let mut watching = Watching::start(&library, &options);
     for _ in 0..36 {
         watching.until_stored(1);
         check_clock(watching.seen.last().unwrap());
     }
+    // Taken for a film, it is refused with what to do.
+    let refused = index(&folder.path().join("films.library"), &[Path::new(&with_login)]);
+    let is_told = format!("{refused:?}").contains("--as-live");
+    assert!(refused.code != 0 && is_told, "{refused:?}");
     let end = watching.stop();
     let stream = &end["streams"][0];
     assert_eq!(stream["sessions"], 1, "{stream}");
@@ -223,4 +234,44 @@ fn a_clock_that_is_set_while_a_camera_is_watched_doubles_nothing_and_is_told() {
     assert!((HOUR_US - 10_000_000..HOUR_US + 15_000_000).contains(&(end_us - start)), "{spans:?}");
     assert!(reason.as_ref().unwrap().contains("the machine's clock was set forward"), "{spans:?}");
     check(&library).exits(0);
+}
+
+#[test]
+fn what_was_not_seen_is_said_in_the_viewers_time() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let units = small(folder.path());
+    let camera = Camera::start(&units, &Setup::default());
+    let (address, port) = (camera.address(), camera.port);
+    let mut watching = Watching::start(&library, &["--silence", "2", &address]);
+    watching.until_stored(1);
+    drop(camera);
+    watching.until_state("waiting");
+    std::thread::sleep(Duration::from_millis(2_400));
+    let camera = Camera::start(&units, &Setup { port: Some(port), ..Setup::default() });
+    watching.until_state("live");
+    watching.until_stored(1);
+    watching.stop();
+    drop(camera);
+
+    let is_it = |unseen: &&Value| unseen["reason"].as_str().unwrap().contains("connection refused");
+    let found = search(&library, &["a test picture", "--last", "15m"]).exits(0);
+    let lines = found.lines("unseen");
+    let [unseen] = lines.iter().filter(is_it).collect::<Vec<_>>()[..] else { panic!("{found:?}") };
+    let from = jiff::Timestamp::from_microsecond(unseen["from_us"].as_i64().unwrap()).unwrap();
+    for (zone, offset) in [("UTC0", jiff::tz::offset(0)), ("<+09>-9", jiff::tz::offset(9))] {
+        let seen = |options: &[&str]| {
+            let mut command = command(["search"]);
+            finish(command.arg(&library).arg("a test picture").args(options).env("TZ", zone))
+                .exits(0)
+        };
+        let lately = seen(&["--last", "15m"]);
+        let there =
+            from.to_zoned_datetime(jiff::tz::TimeZone::fixed(offset)).strftime("%F %H:%M:%S");
+        let said = lately.out.lines().find(|line| line.starts_with(&format!("no video {there}-")));
+        assert!(said.is_some_and(|said| said.contains(&address)), "{there}: {lately:?}");
+        assert!(said.is_some_and(|said| said.contains("connection refused")), "{lately:?}");
+        let since_yesterday = seen(&["--from", "yesterday 10:00"]);
+        assert!(since_yesterday.out.contains("  1. "), "{since_yesterday:?}");
+    }
 }

@@ -87,3 +87,17 @@ fn a_camera_that_nobody_vouches_for_is_refused_with_what_to_do() {
         assert_eq!(camera.sent(), 0, "{reason}");
     }
 }
+
+#[test]
+fn what_is_to_be_encrypted_does_not_come_by_udp() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("library");
+    let list = folder.path().join("streams.toml");
+    let text = "[[stream]]\nname = 'door'\naddress = 'RTSPS://127.0.0.1/live'\ntransport = 'udp'\n";
+    fs::write(&list, text).unwrap();
+    let library = library.to_str().unwrap();
+    for options in [["--udp", "rtsps://127.0.0.1/live"], ["--streams", list.to_str().unwrap()]] {
+        let ran = run(["index", "--library", library].into_iter().chain(options)).exits(2);
+        assert!(ran.err.contains("not by UDP"), "{ran:?}");
+    }
+}

@@ -1,6 +1,7 @@
 //! The file that lists streams: names, addresses, and where their credentials are.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::LiveSource;
@@ -15,6 +16,8 @@ const MAX_PASSWORD_BYTES: u64 = 4 << 10;
 const MAX_CA_BYTES: u64 = 512 << 10;
 /// What each certificate begins with in a file (RFC 7468).
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
+/// Bytes of a passphrase that SRT takes.
+const PASSPHRASE_BYTES: RangeInclusive<usize> = 10..=79;
 
 /// The streams that a file lists.
 ///
@@ -90,16 +93,30 @@ fn stream(
         table.mistake("password_file", "a password comes from one place");
     }
     let password = from_environment.or(from_file).and_then(Result::ok);
-    if password.is_some() && user.is_none() {
-        table.mistake("user", "a password belongs to a user");
+    let scheme = match &location {
+        Location::Url(url) => url.split_once("://").map_or("", |(scheme, _)| scheme),
+        Location::File(_) => "",
+    };
+    match (scheme.to_ascii_lowercase().as_str(), user, &password) {
+        ("udp" | "tcp", ..) if user.is_some() || password.is_some() => {
+            table.mistake("address", format!("{scheme}:// knows no user and no password"));
+        }
+        ("srt", Some(_), _) => table.mistake("user", "SRT knows no user, only a password"),
+        ("srt", None, Some(password)) if !PASSPHRASE_BYTES.contains(&password.len()) => {
+            table.mistake("password", "SRT takes a password of 10 to 79 bytes");
+        }
+        ("srt", ..) => (),
+        (_, None, Some(_)) => table.mistake("user", "a password belongs to a user"),
+        _ => (),
     }
     let transports = [("tcp", Transport::Tcp), ("udp", Transport::Udp)];
     let transport = table.optional_choice("transport", &transports).unwrap_or_default();
-    let location = match (location, user) {
-        (Location::Url(url), Some(user)) => {
-            Location::Url(with_credentials(&url, user, &password.unwrap_or_default()))
+    let location = match location {
+        Location::Url(url) if user.is_some() || password.is_some() => {
+            let password = password.unwrap_or_default();
+            Location::Url(with_credentials(&url, user.unwrap_or_default(), &password))
         }
-        (location, _) => location,
+        location => location,
     };
     let ca = table.optional_str("ca").and_then(|path| {
         if !matches!(&location, Location::Url(url) if url.starts_with("rtsps://")) {
@@ -151,7 +168,10 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Vec<LiveSource>, Vec<String>> {
-        let environment = |name: &str| (name == "DOOR").then(|| "p@ss/word".to_owned());
+        let known = [("DOOR", "p@ss/word"), ("LONG", "0123456789")];
+        let environment = |name: &str| {
+            known.iter().find(|(known, _)| *known == name).map(|(_, secret)| (*secret).to_owned())
+        };
         parse("cameras.toml", text, Path::new("/nowhere"), &environment)
             .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
     }
@@ -168,6 +188,24 @@ mod tests {
         assert_eq!(streams[0].location, Location::Url(door.to_owned()));
         assert_eq!((streams[0].transport, streams[1].transport), (Transport::Udp, Transport::Tcp));
         assert_eq!(streams[1].name.as_deref(), Some("yard"));
+    }
+
+    #[test]
+    fn a_password_goes_where_there_is_a_place_for_it() {
+        let one = |rest: &str| read(&format!("[[stream]]\nname = 'a'\n{rest}\n"));
+        let srt = one("address = 'srt://cam:9000?mode=caller'\npassword_env = 'LONG'").unwrap();
+        let expected = "srt://:0123456789@cam:9000?mode=caller";
+        assert_eq!(srt[0].location, Location::Url(expected.to_owned()));
+        for (rest, what) in [
+            ("address = 'srt://cam:9000'\npassword_env = 'DOOR'", "10 to 79 bytes"),
+            ("address = 'srt://cam:9000'\nuser = 'me'", "knows no user"),
+            ("address = 'udp://:5000'\nuser = 'me'", "knows no user"),
+            ("address = 'tcp://cam:5000'\npassword_env = 'DOOR'", "no password"),
+            ("address = 'rtsp://cam'\npassword_env = 'DOOR'", "belongs to a user"),
+        ] {
+            let mistakes = one(rest).unwrap_err();
+            assert!(mistakes.len() == 1 && mistakes[0].contains(what), "{what}: {mistakes:#?}");
+        }
     }
 
     #[test]

@@ -80,7 +80,9 @@ impl Source {
         let info = describe(&input);
         let name = info.container.as_str();
         if info.duration.is_none() && (name == "hls" || name == "dash") {
-            return Err(Error::unsupported("a live stream: only finite addresses can be read"));
+            return Err(Error::unsupported(
+                "a stream without an end: `cinelex index --as-live` takes those",
+            ));
         }
         let clock = ffi::may_jump(&input).then(|| Clock::new(info.tracks.len()));
         let is_keeping = vec![true; info.tracks.len()];

@@ -75,6 +75,9 @@ impl Url {
                 source.set_property("uri", &self.bare);
                 // Whoever ends a connection is asked again by whoever watches this one.
                 source.set_property("auto-reconnect", false);
+                if let Some((_, passphrase)) = &self.credentials {
+                    source.set_property("passphrase", passphrase);
+                }
                 source
             }
             "udp" => {
