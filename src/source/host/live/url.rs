@@ -15,6 +15,8 @@ pub struct Url {
     pub scheme: String,
     host: String,
     port: Option<u16>,
+    /// As it was given.
+    whole: String,
     /// Without credentials.
     pub bare: String,
     pub credentials: Option<(String, String)>,
@@ -44,6 +46,7 @@ impl Url {
             scheme: scheme.to_ascii_lowercase(),
             host: host.trim_matches(['[', ']']).to_owned(),
             port,
+            whole: url.to_owned(),
             bare: format!("{scheme}://{place}{tail}"),
             credentials,
         })
@@ -96,12 +99,9 @@ impl Url {
             }
             "http" | "https" => {
                 let source = element("souphttpsrc")?;
-                source.set_property("location", &self.bare);
+                // The parts of a broadcast are looked for beside its list, and asked for with the same credentials.
+                source.set_property("location", &self.whole);
                 source.set_property("timeout", CONNECT_SECS);
-                if let Some((user, password)) = &self.credentials {
-                    source.set_property("user-id", user);
-                    source.set_property("user-pw", password);
-                }
                 source
             }
             other => {
