@@ -111,6 +111,8 @@ pub struct Setup<'a> {
     pub certificate: Option<&'a str>,
     /// The share of packets that are lost on the way.
     pub loss: f64,
+    /// Sends by UDP, and refuses who wants its packets in the connection.
+    pub is_udp: bool,
     pub codec: Codec,
     pub sound: Option<&'a Pcm>,
     pub sound_codec: SoundCodec,
@@ -130,7 +132,8 @@ pub struct Camera {
 impl Camera {
     /// Serves `units` again and again at `/live`.
     pub fn start(units: &Units, setup: &Setup<'_>) -> Camera {
-        let Setup { port, login, is_digest, certificate, loss, codec, sound, sound_codec } = *setup;
+        let Setup { port, login, is_digest, certificate, loss, is_udp, codec, sound, sound_codec } =
+            *setup;
         gst::init().unwrap();
         let context = glib::MainContext::new();
         let main_loop = glib::MainLoop::new(Some(&context), false);
@@ -166,6 +169,9 @@ impl Camera {
              ! {codec}parse ! {payload} {sound_way} )",
         ));
         factory.set_shared(true);
+        if is_udp {
+            factory.set_protocols(rtsp::gst_rtsp::RTSPLowerTrans::UDP);
+        }
         let conduct = Arc::new(Conduct::default());
         let senders: Arc<Mutex<Vec<JoinHandle<()>>>> = Arc::default();
         {

@@ -117,7 +117,14 @@ impl Watching {
         let patience = 3 * PATIENCE;
         let end = self.until_within(patience, "the end", |line| line["kind"] == "live_run");
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
-        end["streams"].as_array().unwrap().iter().for_each(check_accounts);
+        for stream in end["streams"].as_array().unwrap() {
+            check_accounts(stream);
+            assert_eq!(
+                stream["clips"],
+                self.stored(stream["source"].as_str().unwrap()),
+                "{stream}"
+            );
+        }
         end
     }
 }
@@ -363,8 +370,40 @@ fn credentials_are_nowhere_but_on_the_socket() {
     assert!(holds(&said, "door"));
 }
 
-fn holds(bytes: &[u8], text: &str) -> bool {
+pub fn holds(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[test]
+fn single_streams_are_received_and_recorded_as_the_file_says() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let units = small(folder.path());
+    let locked = Setup { login: Some(("viewer", "s3cr3t")), is_udp: true, ..Setup::default() };
+    let cameras = [Camera::start(&units, &locked), Camera::start(&units, &Setup::default())];
+    let list = folder.path().join("cameras.toml");
+    let [door, yard] = cameras.each_ref().map(Camera::address);
+    let text = format!(
+        "[[stream]]\nname = 'door'\naddress = '{door}'\nuser = 'viewer'\npassword_env = 'DOOR'\n\
+         transport = 'udp'\nrecord = true\n[[stream]]\nname = 'yard'\naddress = '{yard}'\n"
+    );
+    std::fs::write(&list, text).unwrap();
+    let mut command = command(["index", "--json", "--library"]);
+    command.arg(&library).arg("--streams").arg(&list).env("DOOR", "s3cr3t");
+    let mut watching = Watching::run(&mut command);
+    while ["door", "yard"].iter().any(|name| watching.stored(name) < 4) {
+        watching.until_stored(1);
+    }
+    let end = watching.stop();
+    let of = |name: &str| {
+        let streams = end["streams"].as_array().unwrap();
+        streams.iter().find(|stream| stream["source"] == name).unwrap()
+    };
+    let number = |name: &str, key: &str| of(name)[key].as_u64().unwrap();
+    assert!(number("door", "recorded_bytes") > 0 && number("yard", "recorded_bytes") == 0, "{end}");
+    let recorded = std::fs::read_dir(library.join("recordings")).unwrap();
+    let recorded: Vec<_> = recorded.map(|folder| folder.unwrap().file_name()).collect();
+    assert_eq!(recorded, [of("door")["id"].as_str().unwrap()]);
 }
 
 #[test]

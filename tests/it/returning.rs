@@ -9,9 +9,10 @@ use tempfile::TempDir;
 
 use crate::camera::{Camera, Setup};
 use crate::cinelex::{command, finish, index, search};
-use crate::live::{Watching, check, check_clock, check_grid, now_us, small, told};
+use crate::live::{Watching, check, check_clock, check_grid, holds, now_us, small, told};
 use crate::media::ffmpeg;
 use crate::stopping::brisk_pipeline;
+use crate::tidy::files_under;
 use crate::web::{Server, send};
 
 #[test]
@@ -89,8 +90,8 @@ fn a_camera_that_asks_for_digests_is_watched() {
 const SEGMENTS: usize = 40;
 const SEGMENT_SECS: usize = 3;
 const IN_LIST: usize = 4;
-/// `viewer:secret`.
-const LOGIN_BASE64: &str = "dmlld2VyOnNlY3JldA==";
+/// `viewer:s3cr3t`.
+const LOGIN_BASE64: &str = "dmlld2VyOnMzY3IzdA==";
 
 #[test]
 fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
@@ -136,7 +137,7 @@ fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
         }
     });
     let address = server.url("live.m3u8");
-    let with_login = address.replace("://", "://viewer:secret@");
+    let with_login = address.replace("://", "://viewer:s3cr3t@");
     let pipeline = brisk_pipeline(folder.path(), "0.25");
     let options = ["--pipeline", pipeline.to_str().unwrap(), "--as-live", &with_login];
     let mut watching = Watching::start(&library, &options);
@@ -148,6 +149,11 @@ fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
     let refused = index(&folder.path().join("films.library"), &[Path::new(&with_login)]);
     let is_told = format!("{refused:?}").contains("--as-live");
     assert!(refused.code != 0 && is_told, "{refused:?}");
+    let mut said = format!("{:?}", watching.seen).into_bytes();
+    for file in files_under(&library) {
+        said.extend(fs::read(file).unwrap());
+    }
+    assert!(holds(&said, &address) && !holds(&said, "s3cr3t"));
     let end = watching.stop();
     let stream = &end["streams"][0];
     assert_eq!(stream["sessions"], 1, "{stream}");
