@@ -89,7 +89,7 @@ impl Writer {
             };
             keep_from(sql, of.source, chunk.span.start)?;
             insert_clips(sql, of, chunk)?;
-            insert_gaps(sql, of.source, of.recipe, chunk.index, &chunk.gaps, there.gaps)?;
+            insert_gaps(sql, of.source, of.recipe, chunk.index, &chunk.gaps)?;
             let (start_us, end_us) = (chunk.span.start.0, chunk.span.end.0);
             sql.prepare_cached(&CHUNKS.replace())?.execute(params![
                 of.source,
@@ -184,17 +184,23 @@ fn insert_clips(sql: &Connection, of: Of, chunk: &ChunkRecord) -> Result<()> {
     Ok(())
 }
 
-/// Gaps of a chunk that has so many already.
+/// Inserts gaps of a chunk, behind those that it has.
 pub(super) fn insert_gaps(
     sql: &Connection,
     source: i64,
     recipe: i64,
     chunk: u32,
     gaps: &[Gap],
-    before: usize,
 ) -> Result<()> {
+    if gaps.is_empty() {
+        return Ok(());
+    }
+    // Damage may have taken some of them, so their number is not the next place.
+    let place = "SELECT coalesce(max(place) + 1, 0) FROM gaps \
+         WHERE source = ?1 AND recipe = ?2 AND chunk = ?3";
+    let first: i64 = rows::one(sql, place, params![source, recipe, chunk])?;
     let mut insert = sql.prepare_cached(&GAPS.insert())?;
-    for (place, gap) in (before..).zip(gaps) {
+    for (place, gap) in (first..).zip(gaps) {
         insert.execute(params![
             source,
             recipe,

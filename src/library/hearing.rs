@@ -104,7 +104,7 @@ impl Writer {
             return Err(Error::internal("a cue before its chunk").at(cue.span.start));
         }
         self.record.write(|sql| {
-            insert_gaps(sql, source, recipe.key, chunk.index, &chunk.gaps, 0)?;
+            insert_gaps(sql, source, recipe.key, chunk.index, &chunk.gaps)?;
             let (start_us, end_us) = (chunk.span.start.0, chunk.span.end.0);
             let gaps = chunk.gaps.len();
             sql.execute(
@@ -151,7 +151,7 @@ impl Writer {
                 return Ok(false);
             }
             let there = counts(sql, source, recipe.key, chunk.index)?;
-            insert_gaps(sql, source, recipe.key, chunk.index, &chunk.gaps, there.gaps)?;
+            insert_gaps(sql, source, recipe.key, chunk.index, &chunk.gaps)?;
             let (start_us, end_us) = (chunk.span.start.0, chunk.span.end.0);
             let end_us = there.end_us.map_or(end_us, |before| before.max(end_us));
             let gaps = there.gaps + chunk.gaps.len();

@@ -324,6 +324,39 @@ fn what_damage_takes_of_a_live_source_is_a_gap_and_nothing_is_read_again() {
 }
 
 #[test]
+fn gaps_follow_those_that_damage_has_left() {
+    let (folder, mut writer) = new_library();
+    let lib = folder.path().join("lib");
+    let id = camera(&mut writer, "door");
+    let second = |at: i64| THEN_US + at * 1_000_000;
+    let append = |writer: &mut Writer, starts: &[i64]| {
+        let gaps = starts.iter().map(|&start| Gap {
+            span: span(second(start), second(start + 1)),
+            track: TrackKind::Picture,
+            reason: "no frame".into(),
+        });
+        let whole = span(THEN_US, THEN_US + CHUNK_US);
+        let (index, gaps) = (number(0), gaps.collect());
+        let record = ChunkRecord { index, span: whole, clips: Vec::new(), gaps };
+        writer.append(id, &clips_recipe(), &record).unwrap();
+    };
+    append(&mut writer, &[0, 1, 2]);
+    drop(writer);
+    let sql = rusqlite::Connection::open(lib.join("library.sqlite")).unwrap();
+    assert_eq!(sql.execute("DELETE FROM gaps WHERE place = 0", []).unwrap(), 1);
+    drop(sql);
+    rebuild(&lib, &mut |_| Ok(())).unwrap();
+    let mut writer = Writer::open(&lib).unwrap();
+    append(&mut writer, &[3, 4]);
+    let gaps = open(folder.path()).show(id).unwrap().gaps;
+    let starts: Vec<i64> =
+        gaps.iter().map(|gap| (gap.span.start.0 - THEN_US) / 1_000_000).collect();
+    assert_eq!(starts, [1, 2, 3, 4]);
+    drop(writer);
+    assert_eq!(faults(&lib), [""; 0]);
+}
+
+#[test]
 fn a_live_source_whose_row_is_lost_is_live_again() {
     let (folder, mut writer) = new_library();
     let lib = folder.path().join("lib");
