@@ -13,6 +13,7 @@ use super::types::{ChunkRecord, RecipeKind};
 use super::writer::{Writer, check_embedding, embedding_to_bytes};
 use crate::error::{Error, Result};
 use crate::media::{Gap, IndexedClip};
+use crate::time::Span;
 
 /// Where a chunk goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,6 +182,30 @@ fn insert_clips(sql: &Connection, of: Of, chunk: &ChunkRecord) -> Result<()> {
             features_digest(&rows::features_to_bytes(&clip.features, &clip.cells))
         ])?;
     }
+    Ok(())
+}
+
+/// Adds a gap to a chunk, which is made where there is none.
+pub(super) fn add_gap(
+    sql: &Connection,
+    source: i64,
+    recipe: i64,
+    (number, span): (u32, Span),
+    gap: Gap,
+) -> Result<()> {
+    let there = counts(sql, source, recipe, number)?;
+    insert_gaps(sql, source, recipe, number, &[gap])?;
+    sql.prepare_cached(&CHUNKS.replace())?.execute(params![
+        source,
+        recipe,
+        number,
+        span.start.0,
+        there.end_us.unwrap_or(span.end.0),
+        there.clips,
+        there.gaps + 1,
+        there.thumbnails,
+        there.is_partial
+    ])?;
     Ok(())
 }
 

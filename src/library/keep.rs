@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::Serialize;
 
+use super::chunks::add_gap;
 use super::commit_point;
 use super::digest::KEPT;
 use super::ids::SourceId;
@@ -16,6 +17,7 @@ use super::schema::{Database, OF_CLIPS};
 use super::types::RecipeKind;
 use super::writer::Writer;
 use crate::error::Result;
+use crate::media::Gap;
 use crate::time::{Micros, Span, Timestamp};
 
 /// How much of live sources is kept.
@@ -45,7 +47,19 @@ const PAGES_AT_ONCE: u64 = 256;
 struct Oldest {
     source: i64,
     id: SourceId,
+    number: u32,
     span: Span,
+}
+
+impl Oldest {
+    /// The number and span of the chunk that holds an instant after this one: all are as long.
+    fn later(&self, at: Timestamp) -> (u32, Span) {
+        let length = self.span.length().0.max(1);
+        let further = (at - self.span.start).0 / length;
+        let start = self.span.start + Micros(further * length);
+        let number = self.number.saturating_add(u32::try_from(further).unwrap_or(u32::MAX));
+        (number, Span::new(start, start + Micros(length)))
+    }
 }
 
 impl Writer {
@@ -70,9 +84,10 @@ impl Writer {
             Keep::Bytes(most) if self.used_bytes()? <= most => None,
             Keep::Bytes(_) => self.record.read(|sql| oldest(sql, true))?,
         };
-        let Some(Oldest { source, id, span }) = found else { return Ok(None) };
+        let Some(oldest) = found else { return Ok(None) };
+        let Oldest { source, id, span, .. } = oldest;
         let clips = self.record.write(|sql| {
-            let clips = delete_before(sql, source, span.end)?;
+            let clips = delete_up_to(sql, &oldest)?;
             let first_us = "SELECT first_us FROM kept WHERE source = ?1";
             let first_us: Option<i64> =
                 sql.query_row(first_us, [source], |row| row.get(0)).optional()?;
@@ -222,24 +237,28 @@ fn oldest(sql: &Transaction<'_>, not_last: bool) -> Result<Option<Oldest>> {
     let pairs: Vec<(i64, SourceId, i64)> =
         rows::all(sql, pairs, [], |row| Ok((row.get(0)?, rows::text(row, 1)?, row.get(2)?)))?;
     let mut find = sql.prepare_cached(
-        "SELECT start_us, end_us, number < (SELECT max(number) FROM chunks WHERE source = ?1 \
-         AND recipe = ?2) FROM chunks WHERE source = ?1 AND recipe = ?2 ORDER BY number LIMIT 1",
+        "SELECT number, start_us, end_us, number < (SELECT max(number) FROM chunks \
+         WHERE source = ?1 AND recipe = ?2) \
+         FROM chunks WHERE source = ?1 AND recipe = ?2 ORDER BY number LIMIT 1",
     )?;
     let mut oldest: Option<Oldest> = None;
     for (source, id, recipe) in pairs {
-        let first = find.query_row([source, recipe], |row| Ok((rows::span(row, 0)?, row.get(2)?)));
-        let Some((span, is_followed)) = first.optional()? else { continue };
+        let first = find
+            .query_row([source, recipe], |row| Ok((row.get(0)?, rows::span(row, 1)?, row.get(3)?)));
+        let Some((number, span, is_followed)) = first.optional()? else { continue };
         let is_older = oldest.as_ref().is_none_or(|oldest| span.end < oldest.span.end);
         if is_older && (is_followed || !not_last) {
-            oldest = Some(Oldest { source, id, span });
+            oldest = Some(Oldest { source, id, number, span });
         }
     }
     Ok(oldest)
 }
 
-/// Deletes the chunks of a source that end by `to`, with all that was made of them. Returns how many clips
-/// went.
-fn delete_before(sql: &Transaction<'_>, source: i64, to: Timestamp) -> Result<u64> {
+/// Deletes the chunks of a source that end where the oldest one does, or before, with all that was made of
+/// them. Of a gap that goes on beyond that, the rest stays, in the chunk in which it ends. Returns how many
+/// clips went.
+fn delete_up_to(sql: &Transaction<'_>, oldest: &Oldest) -> Result<u64> {
+    let (source, to) = (oldest.source, oldest.span.end);
     let recipes: Vec<(i64, RecipeKind)> =
         rows::all(sql, "SELECT key, kind FROM recipes", [], |row| {
             Ok((row.get(0)?, rows::text(row, 1)?))
@@ -247,6 +266,10 @@ fn delete_before(sql: &Transaction<'_>, source: i64, to: Timestamp) -> Result<u6
     let mut first = sql.prepare_cached(
         "SELECT number, end_us FROM chunks WHERE source = ?1 AND recipe = ?2 ORDER BY number LIMIT 1",
     )?;
+    let going_on = format!(
+        "SELECT {} FROM gaps WHERE source = ?1 AND recipe = ?2 AND chunk = ?3 AND end_us > ?4",
+        rows::GAP
+    );
     let (mut clips, mut has_cues) = (0, false);
     for (recipe, kind) in recipes {
         let delete = |table: &str, before: &str, value: i64| -> Result<u64> {
@@ -259,6 +282,7 @@ fn delete_before(sql: &Transaction<'_>, source: i64, to: Timestamp) -> Result<u6
             delete("readings", "start_us", to.0)?;
             continue;
         }
+        let mut rest: Vec<Gap> = Vec::new();
         while let Some((number, end_us)) = first
             .query_row([source, recipe], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))
             .optional()?
@@ -266,8 +290,15 @@ fn delete_before(sql: &Transaction<'_>, source: i64, to: Timestamp) -> Result<u6
         {
             clips += delete("clips", "start_us", end_us)?;
             has_cues |= delete("cues", "start_us", end_us)? > 0;
+            let of = params![source, recipe, number, to.0];
+            rest.extend(rows::all(sql, &going_on, of, rows::gap)?);
             delete("gaps", "chunk", number + 1)?;
             delete("chunks", "number", number + 1)?;
+        }
+        for gap in rest {
+            let span = Span::new(gap.span.start.max(to), gap.span.end);
+            let chunk = oldest.later(span.end - Micros(1));
+            add_gap(sql, source, recipe, chunk, Gap { span, ..gap })?;
         }
     }
     if has_cues {

@@ -202,6 +202,74 @@ fn what_is_older_than_what_is_kept_goes_a_chunk_at_a_time() {
 }
 
 #[test]
+fn of_an_outage_that_goes_on_beyond_what_is_deleted_the_rest_is_still_told() {
+    let (folder, mut writer) = new_library();
+    let lib = folder.path().join("lib");
+    writer.add_recipe(&listening("5feec400")).unwrap();
+    let at = |chunks: f64| THEN_US + (chunks * CHUNK_US as f64) as i64;
+    let chunk_of = |chunk: u32| span(at(chunk.into()), at(f64::from(chunk) + 1.0));
+    let outage = |track: TrackKind| {
+        let reason = format!("camera unreachable, no {}", track.as_str());
+        vec![Gap { span: span(at(0.5), at(5.25)), track, reason }]
+    };
+    // One that comes back, and one that does not.
+    let [door, yard] = ["door", "yard"].map(|name| {
+        let id = camera(&mut writer, name);
+        watch(&mut writer, id, 0, 0..40);
+        let (index, gaps) = (number(0), outage(TrackKind::Picture));
+        let record = ChunkRecord { index, span: chunk_of(0), clips: Vec::new(), gaps };
+        writer.append(id, &clips_recipe(), &record).unwrap();
+        id
+    });
+    watch(&mut writer, door, 5, 20..80);
+    for (chunk, gaps) in [(0, outage(TrackKind::Sound)), (5, Vec::new())] {
+        let (index, span) = (number(chunk), chunk_of(chunk));
+        let heard = HeardChunk { index, span, cues: Vec::new(), gaps };
+        assert!(writer.append_heard(door, &speech_recipe(), &heard).unwrap());
+    }
+    let keep = Keep::Lately(Micros(4 * CHUNK_US));
+    let drop_all = |writer: &mut Writer, now_us: i64| {
+        let mut dropped = Vec::new();
+        while let Some(one) = writer.drop_oldest(keep, now_us).unwrap() {
+            dropped.push((one.source, one.clips));
+        }
+        dropped
+    };
+    let told = |from_us: i64| -> Vec<(SourceId, i64, i64, String)> {
+        let query =
+            Query { words: Some("lake".into()), from_us: Some(from_us), ..Query::default() };
+        let unseen = open(folder.path()).unseen(&query, at(6.0)).unwrap();
+        unseen.into_iter().map(|u| (u.source, u.from_us, u.to_us, u.reason)).collect()
+    };
+    assert_eq!(drop_all(&mut writer, at(5.5)), [(door, 40), (yard, 40)]);
+    let [no_picture, no_sound] =
+        ["picture", "sound"].map(|what| format!("camera unreachable, no {what}"));
+    let kept = "kept for 8 minutes".to_owned();
+    let nothing = "nothing was stored since".to_owned();
+    let expected = [
+        (door, at(0.0), at(1.0), kept.clone()),
+        (door, at(1.0), at(5.25), no_picture.clone()),
+        (door, at(1.0), at(5.25), no_sound.clone()),
+        (yard, at(0.0), at(1.0), kept.clone()),
+        (yard, at(1.0), at(5.25), no_picture.clone()),
+        (yard, at(5.25), at(6.0), nothing.clone()),
+    ];
+    assert_eq!(told(THEN_US), expected);
+    assert_eq!(told(at(3.0))[0], (door, at(3.0), at(5.25), no_picture));
+    drop(writer);
+    assert_eq!(faults(&lib), [""; 0]);
+
+    // That goes when all of it is too old.
+    let mut writer = Writer::open(&lib).unwrap();
+    assert_eq!(drop_all(&mut writer, at(9.9)), []);
+    assert_eq!(drop_all(&mut writer, at(10.0)), [(door, 60), (yard, 0)]);
+    let shown = [door, yard].map(|id| open(folder.path()).show(id).unwrap().gaps);
+    assert_eq!(shown, [[], []]);
+    drop(writer);
+    assert_eq!(faults(&lib), [""; 0]);
+}
+
+#[test]
 fn no_more_bytes_are_kept_than_there_is_room_for_and_the_space_comes_back() {
     let (folder, mut writer) = new_library();
     let lib = folder.path().join("lib");
