@@ -1,5 +1,7 @@
 //! What is stored of live sources, and what they have not seen.
 
+use std::ops::Range;
+
 use rusqlite::{Connection, params};
 use serde::Serialize;
 
@@ -9,7 +11,7 @@ use super::reader::Reader;
 use super::rows;
 use super::search::{Filter, Query};
 use super::types::{RecipeKind, WallOrigin};
-use super::watches::last_watch;
+use super::watches::{NOT_STORED, last_watch};
 use super::writer::Writer;
 use crate::error::Result;
 use crate::media::TrackKind;
@@ -47,6 +49,31 @@ fn stored_until(sql: &Connection, source: i64, recipe: i64) -> Result<Option<Tim
          (SELECT max(chunk) FROM gaps WHERE source = ?1 AND recipe = ?2))";
     let until: Option<i64> = rows::one(sql, find, params![source, recipe])?;
     Ok(until.map(Timestamp))
+}
+
+/// What is not stored of a live source up to now, and why: since something was, or else since a run began to
+/// watch it. `zero_us`: where its media time has its zero.
+fn missing(
+    sql: &Connection,
+    source: i64,
+    recipe: i64,
+    zero_us: i64,
+    now_us: i64,
+) -> Result<Vec<(Span, String)>> {
+    let watch = last_watch(sql, source)?;
+    let media = |wall_us: i64| Timestamp(wall_us.saturating_sub(zero_us));
+    let deleted_until = "SELECT max(from_us) FROM kept WHERE source = ?1";
+    let deleted_until: Option<i64> = rows::one(sql, deleted_until, [source])?;
+    let stored = stored_until(sql, source, recipe)?.max(deleted_until.map(Timestamp));
+    let started = watch.as_ref().map(|watch| media(watch.started_us));
+    let Some(since) = stored.or(started) else { return Ok(Vec::new()) };
+    let from_us = zero_us.saturating_add(since.0);
+    let reasons = match &watch {
+        Some(watch) => watch.why_nothing_comes(from_us, now_us),
+        None => vec![(from_us..now_us, NOT_STORED)],
+    };
+    let span = |wall: Range<i64>| Span::new(media(wall.start), media(wall.end));
+    Ok(reasons.into_iter().map(|(wall, why)| (span(wall), why.to_owned())).collect())
 }
 
 /// The gaps that a recipe has found in a source, in order.
@@ -111,14 +138,8 @@ impl Reader {
                 };
                 unheard.retain(|gap| !is_said(gap));
                 let now = Timestamp(now_us.saturating_sub(zero));
-                if let Some(until) = stored_until(sql, key, recipe.key)?
-                    && now - until > STILL_COMING
-                {
-                    let watch = last_watch(sql, key)?;
-                    let why = watch.map(|watch| watch.why_nothing_comes(now_us));
-                    let why = why.unwrap_or_else(|| "nothing was stored since".to_owned());
-                    gaps.push((Span::new(until, now), why));
-                }
+                let since = missing(sql, key, recipe.key, zero, now_us)?.into_iter();
+                gaps.extend(since.filter(|(span, _)| now - span.start > STILL_COMING));
                 let deleted = deleted.into_iter().filter(|(span, _)| filter.asks(key, *span));
                 let seen =
                     deleted.chain(gaps.into_iter().filter(|(span, _)| filter.keeps(key, *span)));

@@ -1,6 +1,8 @@
 //! How live sources are, or were when they were watched last: noted by the run that watches them, for
 //! whoever looks into the library meanwhile and later.
 
+use std::ops::Range;
+
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -43,32 +45,62 @@ pub enum How {
 
 /// A run that has said nothing for so long is silent: it speaks every few seconds.
 const SILENT_US: i64 = 60_000_000;
+const NOT_WATCHED: &str = "not watched";
+pub(super) const NOT_STORED: &str = "nothing was stored since";
 
 impl Watch {
     /// How the source is, to whoever looks now.
     pub fn how(&self, now_us: i64) -> How {
         let state = self.status.get("state").and_then(Value::as_str);
-        // However often it is tried.
-        let is_lost = self.status.get("lost_since_us").is_some_and(Value::is_number);
         match (self.ended_us, state) {
             (Some(_), Some("ended")) => How::Ended,
             (Some(_), _) => How::CutOff,
             (None, _) if now_us.saturating_sub(self.told_us) > SILENT_US => How::Silent,
-            (None, Some("connecting")) if !is_lost => How::Connecting,
+            (None, Some("connecting")) if !self.is_lost() => How::Connecting,
             (None, Some("live")) => How::Live,
             (None, Some("ended")) => How::Ended,
             (None, _) => How::Lost,
         }
     }
 
-    /// Why nothing of the source is stored since a while, for whoever looks now.
-    pub(super) fn why_nothing_comes(&self, now_us: i64) -> String {
-        let reason = self.status.get("reason").and_then(Value::as_str);
-        match (self.how(now_us), reason) {
-            (How::Lost, Some(reason)) => reason.to_owned(),
-            (How::Ended | How::CutOff, _) => "not watched".to_owned(),
-            _ => "nothing was stored since".to_owned(),
+    /// However often it was tried since.
+    fn is_lost(&self) -> bool {
+        self.status.get("lost_since_us").is_some_and(Value::is_number)
+    }
+
+    /// Why the source was lost when the run told last, if it was.
+    pub(super) fn outage(&self) -> Option<&str> {
+        let text = |key: &str| self.status.get(key).and_then(Value::as_str);
+        text("reason").filter(|_| self.is_lost() && text("state") != Some("ended"))
+    }
+
+    /// Why nothing of the source is stored from an instant on, for whoever looks now: before the run, while
+    /// it told how the source is, and after that.
+    pub(super) fn why_nothing_comes(&self, from_us: i64, now_us: i64) -> Vec<(Range<i64>, &str)> {
+        let (told_until, after) = match self.how(now_us) {
+            How::Ended | How::CutOff => (self.told_us, NOT_WATCHED),
+            How::Silent => (self.told_us, NOT_STORED),
+            How::Connecting | How::Live | How::Lost => (now_us, NOT_STORED),
+        };
+        let parts = [
+            (self.started_us, NOT_WATCHED),
+            (told_until, self.outage().unwrap_or(after)),
+            (now_us, after),
+        ];
+        let mut spans: Vec<(Range<i64>, &str)> = Vec::new();
+        let mut start = from_us;
+        for (end, why) in parts {
+            let end = end.min(now_us);
+            if end <= start {
+                continue;
+            }
+            match spans.last_mut() {
+                Some((span, before)) if *before == why => span.end = end,
+                _ => spans.push((start..end, why)),
+            }
+            start = end;
         }
+        spans
     }
 }
 

@@ -124,6 +124,60 @@ fn how_a_camera_is_can_be_seen_while_and_after_it_is_watched() {
     assert_eq!(faults(&folder.path().join("lib")), [""; 0]);
 }
 
+const MINUTE_US: i64 = 60_000_000;
+
+fn at_minute(minute: i64) -> i64 {
+    THEN_US + minute * MINUTE_US
+}
+
+/// What a run tells of a source that is lost for this reason, or is live.
+fn told_of(id: SourceId, lost: Option<&str>) -> (SourceId, serde_json::Value) {
+    let state = if lost.is_some() { "waiting" } else { "live" };
+    let lost_since_us = lost.map(|_| THEN_US);
+    (id, serde_json::json!({ "state": state, "reason": lost, "lost_since_us": lost_since_us }))
+}
+
+/// What search says of the time up to a minute: from which minute to which nothing was seen, and why.
+fn unseen_at(folder: &TempDir, minute: i64) -> Vec<(i64, i64, String)> {
+    let query = Query { from_us: Some(at_minute(-99)), ..Query::default() };
+    let unseen = open(folder.path()).unseen(&query, at_minute(minute)).unwrap();
+    let minute = |us: i64| (us - THEN_US) / MINUTE_US;
+    unseen.into_iter().map(|u| (minute(u.from_us), minute(u.to_us), u.reason)).collect()
+}
+
+#[test]
+fn a_camera_of_which_nothing_ever_came_is_unseen_since_it_is_watched() {
+    let (folder, mut writer) = new_library();
+    let id = camera(&mut writer, "door");
+    assert_eq!(unseen_at(&folder, 5), []);
+    let refused = "camera unreachable: connection refused";
+    let lost = |from: i64, to: i64| (from, to, refused.to_owned());
+    let no_run = |from: i64, to: i64| (from, to, "not watched".to_owned());
+    let told = [told_of(id, Some(refused))];
+    writer.note_watches(at_minute(0), at_minute(5), false, &told).unwrap();
+    assert_eq!(unseen_at(&folder, 5), [lost(0, 5)]);
+    // It may still be told why.
+    assert_eq!(unseen_at(&folder, 0), []);
+    // The run was killed, which is known when somebody else writes.
+    let unknown = (5, 20, "nothing was stored since".to_owned());
+    assert_eq!(unseen_at(&folder, 20), [lost(0, 5), unknown]);
+    drop(writer);
+    let mut writer = Writer::open(&folder.path().join("lib")).unwrap();
+    assert_eq!(unseen_at(&folder, 20), [lost(0, 5), no_run(5, 20)]);
+
+    // From the first clip on, it is told what came after the last, and of the time before the run as well.
+    watch(&mut writer, id, 11, 0..40);
+    writer.note_watches(at_minute(30), at_minute(40), false, &told).unwrap();
+    assert_eq!(unseen_at(&folder, 40), [no_run(23, 30), lost(30, 40)]);
+    // What is deleted is told as such alone.
+    let keep = Keep::Lately(Micros(10 * MINUTE_US));
+    while writer.drop_oldest(keep, at_minute(34)).unwrap().is_some() {}
+    let kept = (22, 24, "kept for 10 minutes".to_owned());
+    assert_eq!(unseen_at(&folder, 40), [kept, no_run(24, 30), lost(30, 40)]);
+    drop(writer);
+    assert_eq!(faults(&folder.path().join("lib")), [""; 0]);
+}
+
 #[test]
 fn what_is_older_than_what_is_kept_goes_a_chunk_at_a_time() {
     let (folder, mut writer) = new_library();
