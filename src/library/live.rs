@@ -11,18 +11,43 @@ use super::reader::Reader;
 use super::rows;
 use super::search::{Filter, Query};
 use super::types::{RecipeKind, WallOrigin};
-use super::watches::{NOT_STORED, last_watch};
+use super::watches::{NOT_STORED, Watch, last_watch};
 use super::writer::Writer;
 use crate::error::Result;
-use crate::media::TrackKind;
+use crate::media::{Gap, TrackKind};
 use crate::time::{Micros, Span, Timestamp};
 
 impl Writer {
+    /// Up to where clips of a source are stored; `None` where there are none.
+    pub fn seen_until(&self, source: SourceId, recipe: &RecipeId) -> Result<Option<Timestamp>> {
+        self.record.read(|sql| {
+            let (source, recipe) = (rows::source_key(sql, source)?, rows::recipe_row(sql, recipe)?);
+            seen_until(sql, source, recipe.key)
+        })
+    }
+
     /// Up to where clips and gaps of a source are stored; `None` where there are none.
     pub fn stored_until(&self, source: SourceId, recipe: &RecipeId) -> Result<Option<Timestamp>> {
         self.record.read(|sql| {
             let (source, recipe) = (rows::source_key(sql, source)?, rows::recipe_row(sql, recipe)?);
             stored_until(sql, source, recipe.key)
+        })
+    }
+
+    /// What the run that watched a source last did not come to store, where it was cut off while the source was
+    /// lost: why nothing was seen from what is stored on, in order.
+    pub fn untold(&self, source: SourceId, recipe: &RecipeId) -> Result<Vec<Gap>> {
+        self.record.read(|sql| {
+            let (source, recipe) = (rows::source_key(sql, source)?, rows::recipe_row(sql, recipe)?);
+            let is_cut_off = |watch: &Watch| watch.ended_us.is_some() && watch.outage().is_some();
+            let Some(watch) = last_watch(sql, source)?.filter(is_cut_off) else {
+                return Ok(Vec::new());
+            };
+            let zero_us = "SELECT coalesce(wall_start_us, 0) FROM sources WHERE key = ?1";
+            let zero_us = rows::one(sql, zero_us, [source])?;
+            let missing = missing(sql, source, recipe.key, zero_us, watch.told_us)?.into_iter();
+            let track = TrackKind::Picture;
+            Ok(missing.map(|(span, reason)| Gap { span, track, reason }).collect())
         })
     }
 
@@ -39,16 +64,21 @@ impl Writer {
     }
 }
 
+/// Up to where there are clips.
+fn seen_until(sql: &Connection, source: i64, recipe: i64) -> Result<Option<Timestamp>> {
+    let find = "SELECT max(end_us) FROM (SELECT end_us FROM clips \
+         WHERE source = ?1 AND recipe = ?2 ORDER BY start_us DESC LIMIT 1)";
+    let until: Option<i64> = rows::one(sql, find, params![source, recipe])?;
+    Ok(until.map(Timestamp))
+}
+
 /// Up to where there are clips and gaps.
 fn stored_until(sql: &Connection, source: i64, recipe: i64) -> Result<Option<Timestamp>> {
     // No gap of a chunk ends before one of an earlier chunk.
-    let find = "SELECT max(end_us) FROM ( \
-         SELECT max(end_us) AS end_us FROM (SELECT end_us FROM clips \
-         WHERE source = ?1 AND recipe = ?2 ORDER BY start_us DESC LIMIT 1) UNION ALL \
-         SELECT max(end_us) FROM gaps WHERE source = ?1 AND recipe = ?2 AND chunk = \
-         (SELECT max(chunk) FROM gaps WHERE source = ?1 AND recipe = ?2))";
-    let until: Option<i64> = rows::one(sql, find, params![source, recipe])?;
-    Ok(until.map(Timestamp))
+    let find = "SELECT max(end_us) FROM gaps WHERE source = ?1 AND recipe = ?2 AND chunk = \
+         (SELECT max(chunk) FROM gaps WHERE source = ?1 AND recipe = ?2)";
+    let unseen_until: Option<i64> = rows::one(sql, find, params![source, recipe])?;
+    Ok(seen_until(sql, source, recipe)?.max(unseen_until.map(Timestamp)))
 }
 
 /// What is not stored of a live source up to now, and why: since something was, or else since a run began to

@@ -15,6 +15,8 @@ use crate::stopping::brisk_pipeline;
 use crate::tidy::files_under;
 use crate::web::{Server, send};
 
+const PATIENCE: Duration = Duration::from_secs(60);
+
 #[test]
 fn a_camera_that_is_put_right_is_live_without_a_restart() {
     let folder = TempDir::new().unwrap();
@@ -54,6 +56,46 @@ fn a_camera_that_is_put_right_is_live_without_a_restart() {
         let spans = check_grid(&library, name);
         assert_eq!(told(&spans, reason), 1, "{spans:?}");
     }
+    check(&library).exits(0);
+}
+
+#[test]
+fn a_run_that_is_killed_before_a_camera_was_reached_takes_no_reason_with_it() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let setup = Setup { login: Some(("viewer", "old")), ..Setup::default() };
+    let camera = Camera::start(&small(folder.path()), &setup);
+    let list = folder.path().join("cameras.toml");
+    let address = format!("rtsp://viewer:new@127.0.0.1:{}/live", camera.port);
+    fs::write(&list, format!("[[stream]]\nname = 'door'\naddress = '{address}'\n")).unwrap();
+    let pipeline = brisk_pipeline(folder.path(), "0.25");
+    let options = ["--pipeline", pipeline.to_str().unwrap(), "--streams", list.to_str().unwrap()];
+    let mut watching = Watching::start(&library, &options);
+    let refused = "user name or password (401)";
+    let is_refused =
+        |line: &Value| line["reason"].as_str().is_some_and(|reason| reason.contains(refused));
+    watching.until(refused, is_refused);
+    // What is not older than ten seconds might still come.
+    let unseen = || search(&library, &["anything", "--last", "1h"]).lines("unseen");
+    let began = Instant::now();
+    while !unseen().iter().any(is_refused) {
+        assert!(began.elapsed() < PATIENCE, "{:?}", unseen());
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    watching.child.kill().unwrap();
+    watching.child.wait().unwrap();
+    check(&library).exits(0);
+    assert!(unseen().iter().any(is_refused), "{:?}", unseen());
+
+    camera.set_login(("viewer", "new"));
+    let mut watching = Watching::start(&library, &options);
+    watching.until_stored(1);
+    watching.stop();
+    let spans = check_grid(&library, "door");
+    let (start_us, end_us, _) = spans[0];
+    assert!(end_us - start_us > 4_000_000, "{spans:?}");
+    assert_eq!(told(&spans[..1], refused), 1, "{spans:?}");
+    assert_eq!((told(&spans, refused), told(&spans, "not watched")), (1, 1), "{spans:?}");
     check(&library).exits(0);
 }
 

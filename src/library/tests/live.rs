@@ -164,6 +164,7 @@ fn a_camera_of_which_nothing_ever_came_is_unseen_since_it_is_watched() {
     drop(writer);
     let mut writer = Writer::open(&folder.path().join("lib")).unwrap();
     assert_eq!(unseen_at(&folder, 20), [lost(0, 5), no_run(5, 20)]);
+    assert_eq!(untold(&writer, id), [lost(0, 5)]);
 
     // From the first clip on, it is told what came after the last, and of the time before the run as well.
     watch(&mut writer, id, 11, 0..40);
@@ -174,6 +175,49 @@ fn a_camera_of_which_nothing_ever_came_is_unseen_since_it_is_watched() {
     while writer.drop_oldest(keep, at_minute(34)).unwrap().is_some() {}
     let kept = (22, 24, "kept for 10 minutes".to_owned());
     assert_eq!(unseen_at(&folder, 40), [kept, no_run(24, 30), lost(30, 40)]);
+    drop(writer);
+    assert_eq!(faults(&folder.path().join("lib")), [""; 0]);
+}
+
+/// What the last run has left for the next one to store, as [`unseen_at`] says it.
+fn untold(writer: &Writer, id: SourceId) -> Vec<(i64, i64, String)> {
+    let gaps = writer.untold(id, &clips_recipe()).unwrap();
+    let minute = |at: Timestamp| (at.0 - THEN_US) / MINUTE_US;
+    gaps.into_iter().map(|g| (minute(g.span.start), minute(g.span.end), g.reason)).collect()
+}
+
+#[test]
+fn the_reason_of_an_outage_in_which_the_run_was_cut_off_is_known_to_the_next_one() {
+    let (folder, mut writer) = new_library();
+    let id = camera(&mut writer, "door");
+    watch(&mut writer, id, 0, 0..40);
+    let lost = [told_of(id, Some("stream lost: no frame came"))];
+    let live = [told_of(id, None)];
+    let killed = |writer: Writer| {
+        drop(writer);
+        Writer::open(&folder.path().join("lib")).unwrap()
+    };
+    writer.note_watches(at_minute(0), at_minute(1), false, &live).unwrap();
+    writer = killed(writer);
+    assert_eq!(untold(&writer, id), []);
+    assert_eq!(unseen_at(&folder, 9), [(1, 9, "not watched".to_owned())]);
+    writer.note_watches(at_minute(2), at_minute(5), false, &lost).unwrap();
+    assert_eq!(untold(&writer, id), []);
+    writer = killed(writer);
+    let told = [(1, 2, "not watched".to_owned()), (2, 5, "stream lost: no frame came".to_owned())];
+    assert_eq!(untold(&writer, id), told);
+    assert_eq!(unseen_at(&folder, 9)[..2], told);
+    // One that ends stores that itself.
+    let mut ended = lost;
+    ended[0].1["state"] = "ended".into();
+    writer.note_watches(at_minute(6), at_minute(7), true, &ended).unwrap();
+    assert_eq!(untold(&writer, id), []);
+    // So has one that had come to it.
+    writer.note_watches(at_minute(7), at_minute(8), false, &[told_of(id, Some("lost"))]).unwrap();
+    watch(&mut writer, id, 4, 0..40);
+    writer = killed(writer);
+    assert_eq!(untold(&writer, id), []);
+    assert_eq!(writer.seen_until(id, &clips_recipe()).unwrap(), Some(Timestamp(at_minute(9))));
     drop(writer);
     assert_eq!(faults(&folder.path().join("lib")), [""; 0]);
 }

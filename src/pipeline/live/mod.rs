@@ -111,7 +111,9 @@ struct Camera {
     recordings: Option<Recordings>,
     /// Where its sound goes, if it is listened to.
     listened: Option<Listened>,
-    /// Up to where an earlier run has stored.
+    /// Up to where earlier runs have stored clips.
+    seen_until: Option<Timestamp>,
+    /// Up to where they have stored anything.
     stored_until: Option<Timestamp>,
     /// The connections of this run that brought something, or told of nothing; the newest of them.
     begun: Mutex<VecDeque<Session>>,
@@ -296,7 +298,8 @@ pub fn watch(
     let mut cameras: Vec<Camera> = Vec::with_capacity(sources.len());
     let mut connections = Vec::new();
     for source in sources {
-        let mut camera = camera(&source, &mut library, &recipe, &options.tags)?;
+        let mut camera =
+            camera(&source, &mut library, &recipe, &loaded.pipeline.clip, &options.tags)?;
         if let Some(speech) = speech.as_ref().filter(|_| source.listen) {
             let until = Mutex::new(library.heard_until(camera.id, speech)?);
             // No connection begins before the sound of the one before has ended.
@@ -448,6 +451,7 @@ fn camera(
     source: &LiveSource,
     library: &mut Writer,
     recipe: &RecipeId,
+    clip: &ClipRules,
     tags: &[(String, String)],
 ) -> Result<Camera> {
     let input = Input::open_live(&source.location)?;
@@ -478,6 +482,7 @@ fn camera(
     };
     let id = library.add_source(&new)?.id;
     library.set_tags(id, tags)?;
+    recorder::store_untold(library, id, recipe, clip)?;
     let status = StreamStatus {
         source: name,
         id,
@@ -505,6 +510,7 @@ fn camera(
         ca: source.ca.clone(),
         recordings: source.record.then(|| library.recordings(id)).transpose()?,
         listened: None,
+        seen_until: library.seen_until(id, recipe)?,
         stored_until: library.stored_until(id, recipe)?,
         begun: Mutex::default(),
         status: Mutex::new(status),

@@ -7,8 +7,9 @@ use super::status::{LiveEvent, StoredClip};
 use super::{Camera, Part, Session, Shared, monotonic_us};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Event, Message, Sink, StreamId};
-use crate::library::{ChunkRecord, SourceId, WallOrigin, Writer};
+use crate::library::{ChunkRecord, RecipeId, SourceId, WallOrigin, Writer};
 use crate::media::{Gap, IndexedClip};
+use crate::picture::ClipRules;
 use crate::pipeline::shared::{CHUNK_CLIPS, lock};
 use crate::time::{Micros, Span, Timestamp};
 
@@ -44,7 +45,7 @@ impl<'a> Recorder<'a> {
         };
         // An interruption may have come before the segments.
         for camera in &shared.cameras {
-            if let Some(until) = camera.stored_until {
+            if let Some(until) = camera.seen_until {
                 let mut records = Vec::new();
                 let span = shared.chunks().record(&mut records, until - Micros(1)).span;
                 if camera.listened.is_some() {
@@ -222,8 +223,29 @@ impl Shared<'_> {
 
     /// The spans that sources' records are kept in.
     pub fn chunks(&self) -> ChunkSpans {
-        ChunkSpans { length: self.clip.length.0.saturating_mul(CHUNK_CLIPS.into()) }
+        ChunkSpans::of(&self.clip)
     }
+}
+
+/// Stores why nothing was seen of a source before the last run was cut off, where that one has not come to it.
+pub(super) fn store_untold(
+    library: &mut Writer,
+    source: SourceId,
+    recipe: &RecipeId,
+    clip: &ClipRules,
+) -> Result<()> {
+    let gaps = library.untold(source, recipe)?;
+    let Some(mut from) = gaps.first().map(|gap| gap.span.start) else { return Ok(()) };
+    let mut records = Vec::new();
+    for gap in gaps {
+        // The next connection begins on the clip grid.
+        let span = Span::new(from, clip.start(clip.place(gap.span.end)));
+        if span.start < span.end {
+            ChunkSpans::of(clip).record(&mut records, span.start).gaps.push(Gap { span, ..gap });
+            from = span.end;
+        }
+    }
+    records.iter().try_for_each(|record| library.append(source, recipe, record))
 }
 
 /// The spans that a source's record is kept in.
@@ -233,6 +255,10 @@ pub(super) struct ChunkSpans {
 }
 
 impl ChunkSpans {
+    pub fn of(clip: &ClipRules) -> Self {
+        ChunkSpans { length: clip.length.0.saturating_mul(CHUNK_CLIPS.into()) }
+    }
+
     /// The number and span of the chunk that holds `at`.
     pub fn holding(self, at: Timestamp) -> (u32, Span) {
         let number = at.0.div_euclid(self.length).max(0);
