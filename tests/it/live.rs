@@ -110,9 +110,19 @@ impl Watching {
     }
 
     /// Ctrl-C, and what is said at the end.
-    pub fn stop(mut self) -> Value {
+    pub fn stop(self) -> Value {
+        self.interrupt();
+        self.end()
+    }
+
+    /// Ctrl-C.
+    pub fn interrupt(&self) {
         let id = self.child.id().to_string();
         Command::new("kill").args(["-INT", &id]).status().unwrap();
+    }
+
+    /// What is said at the end, after Ctrl-C.
+    pub fn end(mut self) -> Value {
         // Windows of speech that are in hand are read.
         let patience = 3 * PATIENCE;
         let end = self.until_within(patience, "the end", |line| line["kind"] == "live_run");

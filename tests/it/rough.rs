@@ -474,6 +474,79 @@ fn streams_that_nobody_can_store_lose_whole_frames_each_and_all_go_on() {
 }
 
 #[test]
+fn what_is_in_hand_is_stored_where_the_library_is_free_again_soon_after_ctrl_c() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let camera = Camera::start(&small(folder.path()), &Setup::default());
+    let address = camera.address();
+    let pipeline = brisk_pipeline(folder.path(), "0.1");
+    let options = ["--pipeline", pipeline.to_str().unwrap(), &address];
+    let mut watching = Watching::start(&library, &options);
+    watching.until_stored(4);
+    let holder = Holder::start(&library);
+    let sent = camera.sent();
+    while camera.sent() < sent + 25 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let before = now_us();
+    let errors = BufReader::new(watching.child.stderr.take().unwrap());
+    let mut said = errors.lines().map_while(Result::ok);
+    watching.interrupt();
+    // That is said when an attempt has failed.
+    let is_told = |line: String| line.contains("nothing is stored until that is over");
+    assert!(said.any(is_told), "nothing was tried again");
+    drop(holder);
+    watching.end();
+    let spans = check_grid(&library, &address);
+    let is_late =
+        |span: &&(i64, i64, Option<String>)| span.2.is_none() && span.1 > before - 500_000;
+    assert!(spans.iter().any(|span| is_late(&span)), "{before}: {spans:?}");
+    check(&library).exits(0);
+}
+
+#[test]
+fn a_disk_that_stays_full_after_ctrl_c_ends_the_run_and_what_is_lost_is_said() {
+    let folder = TempDir::new().unwrap();
+    let units = coded(folder.path(), "160x96", 2.0, "-g 25 -preset ultrafast -tune zerolatency");
+    let camera = Camera::start(&units, &Setup::default());
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let pipeline = brisk_pipeline(folder.path(), "0.1");
+    let script = r#"
+        cinelex=$1 disk=$2 address=$3 pipeline=$4
+        mount -t tmpfs -o size=64m,mode=700 tmpfs "$disk" || exit 7
+        "$cinelex" index "$address" --library "$disk/lib" --pipeline "$pipeline" --json \
+            >"$disk.out" 2>"$disk.err" &
+        watcher=$!
+        until_said() {
+            for _ in $(seq 900); do grep -q "$1" "$2" && return; sleep 0.1; done
+            echo "no $1"; cat "$disk.out" "$disk.err"; exit 8
+        }
+        until_said '"kind":"stored"' "$disk.out"
+        dd if=/dev/zero of="$disk/filler" bs=4k 2>/dev/null
+        until_said "nothing is stored" "$disk.err"
+        began=$SECONDS
+        kill -INT $watcher
+        wait $watcher
+        code=$?
+        took=$((SECONDS - began))
+        cat "$disk.err" >&2
+        [ $took -ge 9 ] && [ $took -le 60 ] || { echo "ended after $took s"; exit 8; }
+        rm "$disk/filler"
+        "$cinelex" library check "$disk/lib" || exit 8
+        exit $code
+    "#;
+    let address = camera.address();
+    let Some(ran) = with_own_mounts(script, &[&disk, Path::new(&address), &pipeline]) else {
+        eprintln!("skipped: mounting is not permitted here");
+        return;
+    };
+    let ran = ran.exits(1);
+    let said = ran.err.lines().find(|line| line.contains("is lost"));
+    assert!(said.is_some_and(|line| line.contains("the disk is full")), "{}", ran.err);
+}
+
+#[test]
 #[ignore = "slow: the server is killed twenty times"]
 fn twenty_restarts_are_twenty_gaps() {
     restart_the_server(20);

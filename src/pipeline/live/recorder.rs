@@ -15,6 +15,8 @@ use crate::time::{Micros, Span, Timestamp};
 
 /// How long to wait before what could not be stored is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How long it is tried again when the run is to end.
+const STOPPING: Micros = Micros::from_millis(10_000);
 /// What takes longer to be stored was waiting for something.
 const LONG_US: i64 = 1_000_000;
 const SLOW: &str = "nothing could be stored: the library was in use, or the disk was slow";
@@ -174,14 +176,16 @@ pub(super) struct HeldUp {
 impl Shared<'_> {
     /// Stores something. While the disk is full or the library is in use, this waits, and the library is
     /// free for others meanwhile.
+    ///
+    /// # Errors
+    /// What waiting does not help against; where the run is to end, also what lasts longer than [`STOPPING`].
     pub fn store<T>(&self, what: impl Fn(&mut Writer) -> Result<T>) -> Result<T> {
         let from_us = monotonic_us();
-        let mut reason = None;
+        let (mut reason, mut stopped_us) = (None, None);
         let attempt = || what(&mut lock(&self.library));
         loop {
             let done = attempt();
-            let is_stopped = self.cancel.is_cancelled();
-            let failure = done.as_ref().err().filter(|error| passes(error) && !is_stopped);
+            let failure = done.as_ref().err().filter(|error| passes(error));
             if let (Some(error), None) = (failure, &reason) {
                 tracing::warn!("{error}: nothing is stored until that is over");
                 reason = Some(format!("nothing could be stored: {}", error.message()));
@@ -191,8 +195,17 @@ impl Shared<'_> {
                 let reason = reason.clone().unwrap_or_else(|| SLOW.to_owned());
                 self.note_held_up(HeldUp { from_us, until_us, reason });
             }
-            if failure.is_none() {
-                return done;
+            let Some(error) = failure else { return done };
+            if self.cancel.is_cancelled()
+                && until_us - *stopped_us.get_or_insert(until_us) > STOPPING.0
+            {
+                let lost = Micros(until_us - from_us).as_secs_f64();
+                let message = format!(
+                    "{error}, and stayed so for {:.0} s after the run was stopped: what came in the last \
+                     {lost:.0} s is lost",
+                    STOPPING.as_secs_f64()
+                );
+                return Err(Error::new(error.kind(), message));
             }
             std::thread::sleep(AGAIN);
         }
