@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -129,13 +128,12 @@ impl Host {
     }
 
     /// Frames of a live stream, as they come, and its sound, where that was asked for. Where no frame has
-    /// come for `silence`, the stream ends with `Unavailable`. Whoever asks for sound must read it as it
+    /// come for [`LiveRequest::silence`], or none could be decoded, the stream ends with `Unavailable`. Whoever asks for sound must read it as it
     /// comes: the host can't end before.
     pub fn live<'a>(
         &'a mut self,
         input: &'a Input,
         request: &LiveRequest,
-        silence: Duration,
     ) -> Result<(PictureStream<'a>, Option<LiveSound>)> {
         request.check().map_err(|error| error.in_source(input.name()))?;
         let cannot = |cause| Error::internal("cannot make a socket for sound").caused_by(cause);
@@ -143,7 +141,7 @@ impl Host {
         let (ours, theirs) = sockets.unzip();
         self.ask_with(input, Request::Live(input.address(), request.clone()), theirs)?;
         if let Some(process) = &mut self.process {
-            process.be_patient(Patience { silence, is_live: true });
+            process.be_patient(Patience { silence: request.silence, is_live: true });
         }
         let answers = Answers::new(self, input);
         Ok((

@@ -5,6 +5,7 @@
 //! the other's lengths: both are limited before anything is allocated.
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -14,7 +15,7 @@ use crate::time::{Micros, Timestamp};
 
 const MAGIC: u16 = 0xC13E;
 /// Raised with every change of a message.
-const VERSION: u16 = 8;
+const VERSION: u16 = 9;
 const HEADER_BYTES: usize = 12;
 /// Longest message without its body. A cue or a track's title is never near it.
 const MAX_MESSAGE_BYTES: u32 = 1 << 20;
@@ -177,6 +178,8 @@ pub struct LiveRequest {
     pub transport: Transport,
     /// Certificates (PEM) that a server's may be, or be signed by, beside those that the system trusts.
     pub ca: Option<String>,
+    /// A stream of which no frame comes, or none can be decoded, for so long is lost.
+    pub silence: Duration,
     /// Whether a decoder in hardware may be used.
     pub hardware: bool,
     /// Whether the compressed stream itself is wanted, too.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::camera::{Camera, Codec, Setup, coded, coded_as, pcm};
+use crate::camera::{Camera, Codec, Setup, Units, coded, coded_as, pcm};
 use crate::cinelex::{info, show};
 use crate::keeping::with_own_mounts;
 use crate::live::{
@@ -544,6 +544,80 @@ fn a_disk_that_stays_full_after_ctrl_c_ends_the_run_and_what_is_lost_is_said() {
     let ran = ran.exits(1);
     let said = ran.err.lines().find(|line| line.contains("is lost"));
     assert!(said.is_some_and(|line| line.contains("the disk is full")), "{}", ran.err);
+}
+
+/// Frames of one slice each.
+fn of_one_slice(folder: &Path) -> Units {
+    coded(folder, "320x180", 2.0, "-g 25 -preset veryfast -bf 0")
+}
+
+/// The same frames, each with units of some types as `change` makes them.
+fn changed(units: &Units, types: &[u8], change: impl Fn(&mut Vec<u8>)) -> Vec<Vec<u8>> {
+    let change_unit = |unit: &Vec<u8>| {
+        let is_start = |at: &usize| unit[*at..at + 3] == [0, 0, 1];
+        let starts: Vec<usize> = (0..unit.len() - 3).filter(is_start).map(|at| at + 3).collect();
+        let mut all = Vec::new();
+        for (place, start) in starts.iter().enumerate() {
+            let end = starts.get(place + 1).map_or(unit.len(), |next| next - 3);
+            let mut part = unit[*start..end].to_vec();
+            if types.contains(&(part[0] & 31)) {
+                change(&mut part);
+            }
+            all.extend([&[0, 0, 0, 1], &part[..]].concat());
+        }
+        all
+    };
+    units.iter().map(change_unit).collect()
+}
+
+#[test]
+fn a_stream_of_which_nothing_can_be_decoded_is_lost_until_something_can() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let units = of_one_slice(folder.path());
+    // Picture parameters that have two slice groups, which FFmpeg has no decoder for.
+    let grouped = changed(&units, &[8], |part| *part = vec![0x68, 0xE5, 0xF1, 0xE4]);
+    let camera = Camera::start(&Arc::new(grouped), &Setup::default());
+    let (address, port) = (camera.address(), camera.port);
+    let mut watching = Watching::start(&library, &["--silence", "2", &address]);
+    const REASON: &str = "stream lost: nothing of what comes can be decoded";
+    for _ in 0..2 {
+        let lost = watching.until_state("waiting");
+        assert!(lost["reason"].as_str().unwrap().starts_with(REASON), "{lost}");
+        assert_eq!((&lost["sessions"], &lost["encoded"]), (&0.into(), &0.into()), "{lost}");
+        assert!(lost["undecodable"].as_u64() > Some(33), "{lost}");
+    }
+    drop(camera);
+    let _camera = Camera::start(&units, &Setup { port: Some(port), ..Setup::default() });
+    watching.until_state("live");
+    watching.until_stored(2);
+    check_clock(watching.seen.last().unwrap());
+    watching.stop();
+    let spans = check_grid(&library, &address);
+    assert_eq!(told(&spans, REASON), 1, "{spans:?}");
+    check(&library).exits(0);
+}
+
+#[test]
+fn frames_that_cannot_be_decoded_among_others_that_can_break_no_stream() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let units = of_one_slice(folder.path());
+    // Slices that name picture parameters (200) which there are none of.
+    let spoilt = changed(&units, &[1, 5], |part| part[1..4].copy_from_slice(&[0x88, 0x01, 0x92]));
+    // A second of pictures, then four of none.
+    let mixed = [units[..25].to_vec(), spoilt.clone(), spoilt].concat();
+    let camera = Camera::start(&Arc::new(mixed), &Setup::default());
+    let address = camera.address();
+    let mut watching = Watching::start(&library, &["--silence", "6", &address]);
+    watching.until_stored(4);
+    let end = watching.stop();
+    let stream = &end["streams"][0];
+    assert_eq!(stream["sessions"], 1, "{stream}");
+    assert!(stream["undecodable"].as_u64() > Some(90), "{stream}");
+    let spans = check_grid(&library, &address);
+    assert!(told(&spans, "what came could not be decoded") > 0, "{spans:?}");
+    check(&library).exits(0);
 }
 
 #[test]

@@ -133,12 +133,13 @@ impl<'a> Watcher<'a> {
             zero_us: to.session.zero_us,
             transport: camera.transport,
             ca: camera.ca.clone(),
+            silence: shared.silence,
             hardware: self.hardware,
             record: self.recording.is_some(),
             sound_from: camera.listened.as_ref().map(|listened| listened.from(to.session.start)),
         };
         let earlier = self.frames;
-        let (pictures, sound) = self.host.live(&camera.input, &request, shared.silence)?;
+        let (pictures, sound) = self.host.live(&camera.input, &request)?;
         if let (Some(listened), Some(sound), Some(from)) =
             (&camera.listened, sound, request.sound_from)
         {
@@ -313,7 +314,8 @@ impl Source for Watcher<'_> {
             Ok(Ending::Over) if is_file => self.is_over = true,
             Ok(Ending::Over) => self.wait("stream lost: the sender ended it".to_owned()),
             Ok(Ending::Unwanted) => self.wait("stream lost: a later stage failed".to_owned()),
-            Err(error) if connection.since.is_some() => {
+            // One of whose frames none could be seen was reached.
+            Err(error) if connection.received.received > 0 => {
                 self.wait(format!("stream lost: {}", error.reason()));
             }
             Err(error) => self.wait(format!("camera unreachable: {}", error.reason())),

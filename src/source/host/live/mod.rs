@@ -45,6 +45,8 @@ const TICK: Duration = Duration::from_millis(100);
 const TELL: Duration = Duration::from_secs(1);
 /// Frames that a decoder may hold back to bring them into order; what is missing beyond is lost.
 const MOST_HELD: u64 = 32;
+const BLIND: &str = "nothing of what comes can be decoded: see whether another player shows it, or have it sent as \
+     H.264";
 /// Of frames that nothing refers to, some are decoded, so that a target's is never older than this
 /// share of the way to the next target.
 const SHARE_OF_STEP: i64 = 4;
@@ -163,6 +165,8 @@ struct Decoder {
     held: u64,
     /// Frames of which no picture came, since the last of which one did.
     failed: u64,
+    /// When the first of these was captured.
+    failed_since: i64,
     /// Capture time and own timestamp of what went in last.
     times: VecDeque<(i64, i64)>,
     last_in: i64,
@@ -227,7 +231,11 @@ impl<'a> Run<'a> {
             self.drain();
             self.hardware = None;
         }
-        Ok(())
+        let silence = i64::try_from(self.request.silence.as_micros()).unwrap_or(i64::MAX);
+        match &self.decoder {
+            Some(decoder) if decoder.blind_us() > silence => Err(Error::unavailable(BLIND)),
+            _ => Ok(()),
+        }
     }
 
     /// Keeps what arrived, whatever the decoder does with it.
@@ -387,13 +395,21 @@ impl Decoder {
             .and_then(ffmpeg::decoder::Opened::video)
             .map_err(cannot)?;
         let times = VecDeque::new();
-        Ok(Decoder { codec, video, held: 0, failed: 0, times, last_in: i64::MIN })
+        Ok(Decoder { codec, video, held: 0, failed: 0, failed_since: 0, times, last_in: i64::MIN })
     }
 
     /// No picture came of a frame.
     fn fail(&mut self, counts: &mut Received) {
+        if self.failed == 0 {
+            self.failed_since = self.last_in;
+        }
         self.failed += 1;
         counts.undecodable += 1;
+    }
+
+    /// For how long frames have come of which there was no picture. A few say nothing.
+    fn blind_us(&self) -> i64 {
+        if self.failed > MOST_HELD { self.last_in.saturating_sub(self.failed_since) } else { 0 }
     }
 }
 
@@ -470,6 +486,23 @@ mod tests {
                 assert!(most <= Some(3), "{format}: {most:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_decoder_is_blind_since_the_first_of_many_frames_without_a_picture() {
+        let (mut decoder, mut counts) =
+            (Decoder::open(Id::H264, None).unwrap(), Received::default());
+        let mut fail = |frames: std::ops::Range<i64>| {
+            for second in frames {
+                decoder.last_in = second * 1_000_000;
+                decoder.fail(&mut counts);
+            }
+            decoder.blind_us()
+        };
+        // A few say nothing, however far apart they are.
+        assert_eq!(fail(100..132), 0);
+        assert_eq!(fail(132..133), 32_000_000);
+        assert_eq!(fail(133..200), 99_000_000);
     }
 
     #[test]

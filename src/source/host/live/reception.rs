@@ -379,6 +379,7 @@ mod tests {
             zero_us: 0,
             transport: Transport::default(),
             ca: None,
+            silence: Duration::from_secs(10),
             hardware: false,
             record: false,
             sound_from: None,
