@@ -128,8 +128,8 @@ impl Host {
     }
 
     /// Frames of a live stream, as they come, and its sound, where that was asked for. Where no frame has
-    /// come for [`LiveRequest::silence`], or none could be decoded, the stream ends with `Unavailable`. Whoever asks for sound must read it as it
-    /// comes: the host can't end before.
+    /// come for [`LiveRequest::silence`], or none that can be decoded, the stream ends with `Unavailable`.
+    /// Whoever asks for sound must read it as it comes: the host can't end before.
     pub fn live<'a>(
         &'a mut self,
         input: &'a Input,

@@ -314,7 +314,7 @@ impl Source for Watcher<'_> {
             Ok(Ending::Over) if is_file => self.is_over = true,
             Ok(Ending::Over) => self.wait("stream lost: the sender ended it".to_owned()),
             Ok(Ending::Unwanted) => self.wait("stream lost: a later stage failed".to_owned()),
-            // One of whose frames none could be seen was reached.
+            // A camera that sends something is reached, though none of it may be seen.
             Err(error) if connection.received.received > 0 => {
                 self.wait(format!("stream lost: {}", error.reason()));
             }

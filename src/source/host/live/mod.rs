@@ -45,8 +45,8 @@ const TICK: Duration = Duration::from_millis(100);
 const TELL: Duration = Duration::from_secs(1);
 /// Frames that a decoder may hold back to bring them into order; what is missing beyond is lost.
 const MOST_HELD: u64 = 32;
-const BLIND: &str = "nothing of what comes can be decoded: see whether another player shows it, or have it sent as \
-     H.264";
+const BLIND: &str = "nothing of what comes can be decoded: see whether another player shows it, or have it sent \
+     in another codec or profile";
 /// Of frames that nothing refers to, some are decoded, so that a target's is never older than this
 /// share of the way to the next target.
 const SHARE_OF_STEP: i64 = 4;
