@@ -105,9 +105,11 @@ pub fn index(
     let described = StageStats::new("caption");
     let has_captions = !loaded.describers.is_empty();
     let listened = StageStats::new("listen");
+    let store = |what: &dyn Fn(&mut Writer) -> Result<()>| what(&mut shared.library());
     let Halves { encode, quantize, mut understand } = loaded.halves(Lent {
         batch: options.batch,
         library: &library,
+        store: &store,
         reader,
         understood: &understood,
         described: &described,

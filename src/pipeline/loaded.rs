@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Pipeline;
 use super::describe::Describer;
 use super::stages::{Encode, Quantize, halves, words};
-use super::understand::{Stored, Understand};
+use super::understand::{Store, Stored, Understand};
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
 use crate::graph::{Cancel, StageStats};
@@ -48,6 +48,8 @@ pub(super) struct Lent<'a> {
     /// Frames that the CNN takes at a time, at most.
     pub batch: u16,
     pub library: &'a Mutex<Writer>,
+    /// Writes segments to it.
+    pub store: Store<'a>,
     pub reader: Reader,
     pub understood: &'a StageStats,
     pub described: &'a StageStats,
@@ -184,6 +186,7 @@ impl Loaded {
             quantize: Quantize { codebook, space: space.as_ref() },
             understand: Understand {
                 library: lent.library,
+                store: lent.store,
                 reader: lent.reader,
                 tower: &mut self.tower,
                 sentence: pipeline.sentence,

@@ -25,6 +25,7 @@ use crate::transformer::spread;
 /// Turns clips and cues into segments.
 pub(super) struct Understand<'a> {
     pub library: &'a Mutex<Writer>,
+    pub store: Store<'a>,
     pub reader: Reader,
     pub tower: &'a mut TextTower,
     pub sentence: SentenceRules,
@@ -40,6 +41,9 @@ pub(super) struct Understand<'a> {
     pub cancel: &'a Cancel,
     pub stored: Stored<'a>,
 }
+
+/// Writes to the library, and knows what is done where that cannot be written to.
+pub(super) type Store<'a> = &'a (dyn Fn(&dyn Fn(&mut Writer) -> Result<()>) -> Result<()> + Sync);
 
 /// Is told of segments that are in the record: of which source, and where the last of them ends.
 pub(super) type Stored<'a> = &'a (dyn Fn(SourceId, Timestamp, Made) + Sync);
@@ -158,11 +162,13 @@ impl Understand<'_> {
                         reading: readings.next(),
                     })
                     .collect();
-                let mut library = self.library();
-                library.commit_segments_in(source, self.recipe, span, &records)?;
-                if library.progress(source, self.clip_recipe)? == State::Complete {
-                    library.finish_source(source, self.recipe, State::Complete, None)?;
-                }
+                (self.store)(&|library| {
+                    library.commit_segments_in(source, self.recipe, span, &records)?;
+                    if library.progress(source, self.clip_recipe)? == State::Complete {
+                        library.finish_source(source, self.recipe, State::Complete, None)?;
+                    }
+                    Ok(())
+                })?;
                 self.stats.count_items(records.len());
                 let has_caption = |record: &&SegmentRecord| {
                     record.reading.as_ref().is_some_and(|reading| reading.caption.is_some())
@@ -170,7 +176,6 @@ impl Understand<'_> {
                 let captions = records.iter().filter(has_caption).count() as u64;
                 let of_part = Made { segments: records.len() as u64, captions };
                 made.add(of_part);
-                drop(library);
                 if let Some(last) = records.last() {
                     (self.stored)(source, last.span.end, of_part);
                 }

@@ -347,10 +347,12 @@ pub fn watch(
     let has_captions = !loaded.describers.is_empty();
     // What is in hand is finished, whatever the user wishes.
     let never = Cancel::default();
+    let store = |what: &dyn Fn(&mut Writer) -> Result<()>| shared.store(what);
     let stored = |source, until, made| shared.count_segments(source, until, made);
     let Halves { encode, quantize, mut understand } = loaded.halves(Lent {
         batch: options.batch,
         library: &shared.library,
+        store: &store,
         reader,
         understood: &understood,
         described: &described,

@@ -201,8 +201,8 @@ impl Shared<'_> {
             {
                 let lost = Micros(until_us - from_us).as_secs_f64();
                 let message = format!(
-                    "{error}, and stayed so for {:.0} s after the run was stopped: what came in the last \
-                     {lost:.0} s is lost",
+                    "{error}, and stayed so for {:.0} s after the run was stopped: what was to be stored \
+                     in the last {lost:.0} s is lost",
                     STOPPING.as_secs_f64()
                 );
                 return Err(Error::new(error.kind(), message));
