@@ -185,7 +185,7 @@ fn insert_clips(sql: &Connection, of: Of, chunk: &ChunkRecord) -> Result<()> {
     Ok(())
 }
 
-/// Adds a gap to a chunk, which is made where there is none.
+/// Adds a gap to a chunk, which is made, with this span, where there is none.
 pub(super) fn add_gap(
     sql: &Connection,
     source: i64,
@@ -195,16 +195,16 @@ pub(super) fn add_gap(
 ) -> Result<()> {
     let there = counts(sql, source, recipe, number)?;
     insert_gaps(sql, source, recipe, number, &[gap])?;
+    if there.end_us.is_some() {
+        const IT: &str = "source = ?1 AND recipe = ?2 AND number = ?3";
+        let of = params![source, recipe, number];
+        sql.execute(&format!("UPDATE chunks SET gaps = gaps + 1 WHERE {IT}"), of)?;
+        return CHUNKS.seal(sql, IT, of);
+    }
+    let (start_us, end_us) = (span.start.0, span.end.0);
+    let (clips, gaps, thumbnails, is_partial) = (0, 1, 0, false);
     sql.prepare_cached(&CHUNKS.replace())?.execute(params![
-        source,
-        recipe,
-        number,
-        span.start.0,
-        there.end_us.unwrap_or(span.end.0),
-        there.clips,
-        there.gaps + 1,
-        there.thumbnails,
-        there.is_partial
+        source, recipe, number, start_us, end_us, clips, gaps, thumbnails, is_partial
     ])?;
     Ok(())
 }

@@ -52,7 +52,7 @@ struct Oldest {
 }
 
 impl Oldest {
-    /// The number and span of the chunk that holds an instant after this one: all are as long.
+    /// The number and span of the chunk that holds an instant after this one: all of its recipe are as long.
     fn later(&self, at: Timestamp) -> (u32, Span) {
         let length = self.span.length().0.max(1);
         let further = (at - self.span.start).0 / length;
@@ -297,8 +297,12 @@ fn delete_up_to(sql: &Transaction<'_>, oldest: &Oldest) -> Result<u64> {
         }
         for gap in rest {
             let span = Span::new(gap.span.start.max(to), gap.span.end);
-            let chunk = oldest.later(span.end - Micros(1));
-            add_gap(sql, source, recipe, chunk, Gap { span, ..gap })?;
+            let (number, mut chunk) = oldest.later(span.end - Micros(1));
+            if kind == RecipeKind::Speech {
+                // Such a chunk is as long as what was heard.
+                chunk.end = span.end;
+            }
+            add_gap(sql, source, recipe, (number, chunk), Gap { span, ..gap })?;
         }
     }
     if has_cues {

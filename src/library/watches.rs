@@ -82,8 +82,12 @@ impl Watch {
             How::Silent => (self.told_us, NOT_STORED),
             How::Connecting | How::Live | How::Lost => (now_us, NOT_STORED),
         };
+        // It may have been well for long, with nothing stored. That it was lost is known after some silence.
+        let lost_us = self.status.get("lost_since_us").and_then(Value::as_i64);
+        let well_until = lost_us.filter(|us| us - from_us.max(self.started_us) > SILENT_US);
         let parts = [
             (self.started_us, NOT_WATCHED),
+            (well_until.unwrap_or(self.started_us), NOT_STORED),
             (told_until, self.outage().unwrap_or(after)),
             (now_us, after),
         ];
