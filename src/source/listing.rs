@@ -169,6 +169,27 @@ pub(super) fn shown_url(url: &str) -> String {
     escape_controls(bare.split(['?', '#']).next().unwrap_or_default())
 }
 
+/// `rtsp://user:password@camera/path`, in place of whatever credentials the address has.
+pub fn with_credentials(url: &str, user: &str, password: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{}:{}@{host}{tail}", percent_encoded(user), percent_encoded(password))
+}
+
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            byte => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
 /// An address without the `user:password@` that it may have.
 pub(super) fn bare_url(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));

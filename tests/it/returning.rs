@@ -1,6 +1,7 @@
 //! Live streams that were kept away and come: what was wrong with them is put right, or the machine's clock is set.
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::live::{Watching, check, check_clock, check_grid, holds, now_us, small
 use crate::media::ffmpeg;
 use crate::stopping::brisk_pipeline;
 use crate::tidy::files_under;
-use crate::web::{Server, send};
+use crate::web::{Request, Server, send};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -135,6 +136,17 @@ const IN_LIST: usize = 4;
 /// `viewer:s3cr3t`.
 const LOGIN_BASE64: &str = "dmlld2VyOnMzY3IzdA==";
 
+fn send_part(folder: &Path, request: &Request, connection: &mut TcpStream) {
+    match fs::read(folder.join(request.path.trim_start_matches('/'))) {
+        Ok(bytes) => {
+            let length = bytes.len();
+            let head = format!("200 OK\r\nContent-Type: video/mp2t\r\nContent-Length: {length}");
+            send(connection, &head, &bytes);
+        }
+        Err(_) => send(connection, "404 Not Found", b""),
+    }
+}
+
 #[test]
 fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
     let folder = TempDir::new().unwrap();
@@ -149,6 +161,10 @@ fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
         ),
     );
     let (path, began) = (folder.path().to_owned(), Instant::now());
+    // Every other part lies with somebody else, who wants no password.
+    let parts = path.clone();
+    let other = Server::start(move |request, connection| send_part(&parts, request, connection));
+    let elsewhere = other.url("");
     let server = Server::start(move |request, connection| {
         let name = request.path.trim_start_matches('/');
         if !request.authorization.as_ref().is_some_and(|said| said.contains(LOGIN_BASE64)) {
@@ -157,8 +173,12 @@ fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
             send(connection, head, b"");
         } else if name == "live.m3u8" {
             let first = (began.elapsed().as_secs() as usize / SEGMENT_SECS).min(SEGMENTS - IN_LIST);
-            let list: String =
-                (first..first + IN_LIST).map(|n| format!("#EXTINF:3.0,\n{n}.ts\n")).collect();
+            let list: String = (first..first + IN_LIST)
+                .map(|n| {
+                    let place = if n % 2 == 0 { "" } else { &elsewhere };
+                    format!("#EXTINF:3.0,\n{place}{n}.ts\n")
+                })
+                .collect();
             let head = "200 OK\r\nContent-Type: application/vnd.apple.mpegurl";
             let list = format!(
                 "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:3\n\
@@ -166,16 +186,7 @@ fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
             );
             send(connection, head, list.as_bytes());
         } else {
-            match fs::read(path.join(name)) {
-                Ok(bytes) => {
-                    let head = format!(
-                        "200 OK\r\nContent-Type: video/mp2t\r\nContent-Length: {}",
-                        bytes.len()
-                    );
-                    send(connection, &head, &bytes);
-                }
-                Err(_) => send(connection, "404 Not Found", b""),
-            }
+            send_part(&path, request, connection);
         }
     });
     let address = server.url("live.m3u8");
@@ -196,6 +207,11 @@ fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
         said.extend(fs::read(file).unwrap());
     }
     assert!(holds(&said, &address) && !holds(&said, "s3cr3t"));
+    let told = other.asked();
+    assert!(told.len() > 1, "{told:?}");
+    for secret in ["s3cr3t", LOGIN_BASE64] {
+        assert!(!format!("{told:?}").contains(secret), "{told:?}");
+    }
     let end = watching.stop();
     let stream = &end["streams"][0];
     assert_eq!(stream["sessions"], 1, "{stream}");

@@ -20,6 +20,8 @@ pub struct Request {
     /// First byte of the range, where one was asked for.
     pub start: Option<usize>,
     pub authorization: Option<String>,
+    /// All lines, as they came.
+    pub head: Vec<String>,
 }
 
 /// Serves connections until the test ends; every request is answered once and noted.
@@ -48,6 +50,11 @@ impl Server {
         server
     }
 
+    /// What it was asked for so far.
+    pub fn asked(&self) -> Vec<Request> {
+        self.asked.lock().unwrap().clone()
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.address)
     }
@@ -65,8 +72,9 @@ fn read(connection: &TcpStream) -> Request {
         } else if let Some(range) = lower.strip_prefix("range: bytes=") {
             request.start = range.split('-').next().and_then(|start| start.parse().ok());
         } else if lower.starts_with("authorization:") {
-            request.authorization = Some(line);
+            request.authorization = Some(line.clone());
         }
+        request.head.push(line);
     }
     request
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::LiveSource;
 use crate::error::{Error, Result};
+use crate::source::listing::with_credentials;
 use crate::source::{Location, Transport};
 use crate::toml_check::{self, Mistake, Table};
 
@@ -97,7 +98,8 @@ fn stream(
         Location::Url(url) => url.split_once("://").map_or("", |(scheme, _)| scheme),
         Location::File(_) => "",
     };
-    match (scheme.to_ascii_lowercase().as_str(), user, &password) {
+    let scheme = scheme.to_ascii_lowercase();
+    match (scheme.as_str(), user, &password) {
         ("udp" | "tcp", ..) if user.is_some() || password.is_some() => {
             table.mistake("address", format!("{scheme}:// knows no user and no password"));
         }
@@ -119,7 +121,7 @@ fn stream(
         location => location,
     };
     let ca = table.optional_str("ca").and_then(|path| {
-        if !matches!(&location, Location::Url(url) if url.starts_with("rtsps://")) {
+        if scheme != "rtsps" {
             table.mistake("ca", "certificates are looked at for rtsps:// alone");
         }
         match read_text(&folder.join(path), MAX_CA_BYTES) {
@@ -140,27 +142,6 @@ fn stream(
         table.mistake("listen", "this build does not listen (feature `speech`)");
     }
     LiveSource { name: Some(name), location, transport, ca, record, listen }
-}
-
-/// `rtsp://user:password@camera/path`, in place of whatever credentials the address has.
-fn with_credentials(url: &str, user: &str, password: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    format!("{scheme}://{}:{}@{host}{tail}", percent_encoded(user), percent_encoded(password))
-}
-
-fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte));
-            }
-            byte => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]

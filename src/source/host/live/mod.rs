@@ -400,7 +400,8 @@ impl Decoder {
 
     /// No picture came of a frame.
     fn fail(&mut self, counts: &mut Received) {
-        if self.failed == 0 {
+        // A camera's clock may be set back.
+        if self.failed == 0 || self.last_in < self.failed_since {
             self.failed_since = self.last_in;
         }
         self.failed += 1;

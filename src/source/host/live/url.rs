@@ -6,6 +6,7 @@ use gst::prelude::*;
 
 use super::plugins::element;
 use crate::error::{Error, Result};
+use crate::source::listing::with_credentials;
 
 /// How long a connection may take.
 pub const CONNECT_SECS: u32 = 10;
@@ -15,8 +16,6 @@ pub struct Url {
     pub scheme: String,
     host: String,
     port: Option<u16>,
-    /// As it was given.
-    whole: String,
     /// Without credentials.
     pub bare: String,
     pub credentials: Option<(String, String)>,
@@ -46,10 +45,17 @@ impl Url {
             scheme: scheme.to_ascii_lowercase(),
             host: host.trim_matches(['[', ']']).to_owned(),
             port,
-            whole: url.to_owned(),
             bare: format!("{scheme}://{place}{tail}"),
             credentials,
         })
+    }
+
+    /// With credentials.
+    fn whole(&self) -> String {
+        match &self.credentials {
+            Some((user, password)) => with_credentials(&self.bare, user, password),
+            None => self.bare.clone(),
+        }
     }
 
     /// Where it connects to by TCP.
@@ -78,7 +84,9 @@ impl Url {
                 source.set_property("uri", &self.bare);
                 // Whoever ends a connection is asked again by whoever watches this one.
                 source.set_property("auto-reconnect", false);
-                if let Some((_, passphrase)) = &self.credentials {
+                if let Some((_, passphrase)) = &self.credentials
+                    && !passphrase.is_empty()
+                {
                     source.set_property("passphrase", passphrase);
                 }
                 source
@@ -100,7 +108,7 @@ impl Url {
             "http" | "https" => {
                 let source = element("souphttpsrc")?;
                 // The parts of a broadcast are looked for beside its list, and asked for with the same credentials.
-                source.set_property("location", &self.whole);
+                source.set_property("location", self.whole());
                 source.set_property("timeout", CONNECT_SECS);
                 source
             }
