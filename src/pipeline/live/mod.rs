@@ -25,8 +25,8 @@ pub use streams::read_streams;
 use std::collections::{HashMap, VecDeque};
 #[cfg(feature = "speech")]
 use std::num::NonZeroUsize;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -147,6 +147,8 @@ struct Shared<'a> {
     longest_pause: Duration,
     hardware: bool,
     cancel: Cancel,
+    /// When something could first not be stored after the run was to end.
+    stopped_us: OnceLock<i64>,
     sessions: Mutex<HashMap<StreamId, Session>>,
     next_stream: AtomicU64,
     /// Connections of which not everything was heard yet, by number.
@@ -325,6 +327,7 @@ pub fn watch(
         longest_pause: options.longest_pause,
         hardware: options.hardware,
         cancel: options.cancel.clone(),
+        stopped_us: OnceLock::new(),
         sessions: Mutex::default(),
         next_stream: AtomicU64::new(0),
         sounding: Mutex::default(),

@@ -181,7 +181,7 @@ impl Shared<'_> {
     /// What waiting does not help against; where the run is to end, also what lasts longer than [`STOPPING`].
     pub fn store<T>(&self, what: impl Fn(&mut Writer) -> Result<T>) -> Result<T> {
         let from_us = monotonic_us();
-        let (mut reason, mut stopped_us) = (None, None);
+        let mut reason = None;
         let attempt = || what(&mut lock(&self.library));
         loop {
             let done = attempt();
@@ -197,7 +197,7 @@ impl Shared<'_> {
             }
             let Some(error) = failure else { return done };
             if self.cancel.is_cancelled()
-                && until_us - *stopped_us.get_or_insert(until_us) > STOPPING.0
+                && until_us - *self.stopped_us.get_or_init(|| until_us) > STOPPING.0
             {
                 let lost = Micros(until_us - from_us).as_secs_f64();
                 let message = format!(
