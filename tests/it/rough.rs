@@ -695,6 +695,8 @@ fn memory_is_the_same(warming: Duration, measured: Duration) {
     }
     // Segments are made of a chunk of two minutes when it is over.
     let is_made = |line: &Value| line["segments"].as_u64() > Some(0);
+    // They are there before it is told, every ten seconds.
+    watching.seen_or_until("a segment", is_made);
     let made = watching.seen.iter().rev().find(|line| is_made(line)).unwrap();
     assert!((0.0..60.0).contains(&made["segment_delay_secs"].as_f64().unwrap()), "{made}");
     let began = Instant::now();
