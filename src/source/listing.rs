@@ -171,10 +171,9 @@ pub(super) fn shown_url(url: &str) -> String {
 
 /// `rtsp://user:password@camera/path`, in place of whatever credentials the address has.
 pub fn with_credentials(url: &str, user: &str, password: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    format!("{scheme}://{}:{}@{host}{tail}", percent_encoded(user), percent_encoded(password))
+    let bare = bare_url(url);
+    let (scheme, place) = bare.split_once("://").unwrap_or(("", &bare));
+    format!("{scheme}://{}:{}@{place}", percent_encoded(user), percent_encoded(password))
 }
 
 fn percent_encoded(text: &str) -> String {
