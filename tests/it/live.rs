@@ -362,8 +362,7 @@ fn credentials_are_nowhere_but_on_the_socket() {
         }
     }
     let mut errors = watching.child.stderr.take().unwrap();
-    let id = watching.child.id().to_string();
-    Command::new("kill").args(["-INT", &id]).status().unwrap();
+    watching.interrupt();
     let end = watching.until("the end", |line| line["kind"] == "live_run");
     check_accounts(&end["streams"][0]);
     let mut said = Vec::new();

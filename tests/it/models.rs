@@ -58,7 +58,7 @@ fn drawn(width: u32, height: u32) -> Vec<u8> {
 }
 
 /// A folder like the project's data, where one is named.
-fn data_folder() -> Option<PathBuf> {
+pub fn data_folder() -> Option<PathBuf> {
     let folder = std::env::var_os("CINELEX_DATA").map(PathBuf::from);
     if folder.is_none() {
         println!("skipped: CINELEX_DATA names no folder");

@@ -1,7 +1,6 @@
 //! Words and pictures in one space. Needs `cinelex setup`.
 
 use std::fs;
-use std::path::PathBuf;
 
 use cinelex::error::Kind;
 use cinelex::model::Models;
@@ -9,6 +8,7 @@ use cinelex::text::{JointSpace, TextTower};
 
 use crate::cinelex::run;
 use crate::media::ffmpeg;
+use crate::models::data_folder;
 
 fn tower() -> TextTower {
     let models = Models::open().unwrap();
@@ -102,10 +102,7 @@ fn a_photo_that_cannot_be_decoded_is_left_out_and_named() {
 #[test]
 #[ignore = "slow: a minute or two; run with `tests/run --slow`"]
 fn the_joint_space_beats_the_published_study_on_flickr8k() {
-    let Some(data) = std::env::var_os("CINELEX_DATA").map(PathBuf::from) else {
-        println!("skipped: CINELEX_DATA names no folder");
-        return;
-    };
+    let Some(data) = data_folder() else { return };
     let data = data.join("flickr8k");
     let data = data.to_str().unwrap();
     let ran = run(["evaluate", "retrieval", "--data", data, "--split", "test", "--json"]).exits(0);

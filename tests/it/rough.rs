@@ -328,6 +328,15 @@ fn garbage_that_goes_on_is_a_gap_with_its_reason() {
     check(&library).exits(0);
 }
 
+/// How a camera is watched on a disk of 64 MB, as `with_own_mounts` runs it.
+const WATCH_ON_A_SMALL_DISK: &str = r#"
+        cinelex=$1 disk=$2 address=$3 pipeline=$4
+        mount -t tmpfs -o size=64m,mode=700 tmpfs "$disk" || exit 7
+        "$cinelex" index "$address" --library "$disk/lib" --pipeline "$pipeline" --json \
+            >"$disk.out" 2>"$disk.err" &
+        watcher=$!
+"#;
+
 #[test]
 fn a_disk_that_is_full_for_a_while_costs_what_came_meanwhile_and_no_more() {
     let folder = TempDir::new().unwrap();
@@ -338,11 +347,6 @@ fn a_disk_that_is_full_for_a_while_costs_what_came_meanwhile_and_no_more() {
     std::fs::create_dir(&disk).unwrap();
     let pipeline = brisk_pipeline(folder.path(), "0.1");
     let script = r#"
-        cinelex=$1 disk=$2 address=$3 pipeline=$4
-        mount -t tmpfs -o size=64m,mode=700 tmpfs "$disk" || exit 7
-        "$cinelex" index "$address" --library "$disk/lib" --pipeline "$pipeline" --json \
-            >"$disk.out" 2>"$disk.err" &
-        watcher=$!
         stored() { grep -c '"kind":"stored"' "$disk.out"; }
         until_stored() {
             for _ in $(seq 900); do [ "$(stored)" -ge "$1" ] && return; sleep 0.1; done
@@ -364,7 +368,10 @@ fn a_disk_that_is_full_for_a_while_costs_what_came_meanwhile_and_no_more() {
         cat "$disk.out"
         cat "$disk.err" >&2
     "#;
-    let Some(ran) = with_own_mounts(script, &[&disk, Path::new(&address), &pipeline]) else {
+    let Some(ran) = with_own_mounts(
+        &[WATCH_ON_A_SMALL_DISK, script].concat(),
+        &[&disk, Path::new(&address), &pipeline],
+    ) else {
         eprintln!("skipped: mounting is not permitted here");
         return;
     };
@@ -520,11 +527,6 @@ fn a_disk_that_stays_full_after_ctrl_c_ends_the_run_and_what_is_lost_is_said() {
     std::fs::create_dir(&disk).unwrap();
     let pipeline = brisk_pipeline(folder.path(), "0.1");
     let script = r#"
-        cinelex=$1 disk=$2 address=$3 pipeline=$4
-        mount -t tmpfs -o size=64m,mode=700 tmpfs "$disk" || exit 7
-        "$cinelex" index "$address" --library "$disk/lib" --pipeline "$pipeline" --json \
-            >"$disk.out" 2>"$disk.err" &
-        watcher=$!
         until_said() {
             for _ in $(seq 900); do grep -q "$1" "$2" && return; sleep 0.1; done
             echo "no $1"; cat "$disk.out" "$disk.err"; exit 8
@@ -544,7 +546,10 @@ fn a_disk_that_stays_full_after_ctrl_c_ends_the_run_and_what_is_lost_is_said() {
         exit $code
     "#;
     let address = camera.address();
-    let Some(ran) = with_own_mounts(script, &[&disk, Path::new(&address), &pipeline]) else {
+    let Some(ran) = with_own_mounts(
+        &[WATCH_ON_A_SMALL_DISK, script].concat(),
+        &[&disk, Path::new(&address), &pipeline],
+    ) else {
         eprintln!("skipped: mounting is not permitted here");
         return;
     };

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::cinelex::{Ran, command, index, run};
 use crate::media::ffmpeg;
+use crate::models::data_folder;
 
 const SENTENCE: &str =
     "The old house stands near the river. Nobody has lived there for many years.";
@@ -172,10 +173,7 @@ fn who_speaks_after_long_noise_or_music_is_noticed() {
     assert!(last.is_some_and(|at| (29_000_000..31_000_000).contains(&at)), "{ran:?}");
 
     // The second half of this trailer is spoken over an orchestra.
-    let Some(data) = std::env::var_os("CINELEX_DATA").map(PathBuf::from) else {
-        println!("skipped: CINELEX_DATA names no folder");
-        return;
-    };
+    let Some(data) = data_folder() else { return };
     let heard =
         words(&transcribed(&data.join("speech/sintel_trailer/audio/trailer.mp3"), &["--json"]));
     for phrase in ["land of the gatekeepers", "a dangerous quest", "as long as i can remember"] {
