@@ -16,6 +16,8 @@ mod decoding;
 mod exporting;
 mod faults;
 mod full_disk;
+#[cfg(feature = "live")]
+mod hardware;
 #[cfg(all(feature = "live", feature = "speech"))]
 mod hearing;
 mod help;

@@ -10,7 +10,6 @@ pub struct Pauses {
 }
 
 const SHORTEST: Duration = Duration::from_millis(500);
-/// A connection that has brought frames for so long is healthy.
 const HEALTHY: Duration = Duration::from_secs(10);
 
 impl Pauses {
@@ -28,10 +27,15 @@ impl Pauses {
 
     /// A connection has brought frames for so long, and is over.
     pub fn connected(&mut self, lasted: Duration) {
-        if lasted > HEALTHY {
+        if is_healthy(lasted) {
             self.next = SHORTEST.min(self.longest);
         }
     }
+}
+
+/// Whether a connection is healthy that has brought frames for so long.
+pub fn is_healthy(lasted: Duration) -> bool {
+    lasted > HEALTHY
 }
 
 #[cfg(test)]

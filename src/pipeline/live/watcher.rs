@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::pauses::Pauses;
+use super::pauses::{self, Pauses};
 use super::recording::Recording;
 use super::sound::Connected;
 use super::status::{Frames, StreamState};
@@ -46,8 +46,8 @@ struct Connection {
     received: Received,
     /// Frames that could not be written into a recording.
     unwritten: u64,
-    /// When the first frame came.
-    since: Option<Instant>,
+    /// When the first frame came, and the last.
+    seen: Option<(Instant, Instant)>,
     /// Whether one has come, for those who listen.
     is_up: Arc<AtomicBool>,
 }
@@ -56,7 +56,12 @@ impl Connection {
     /// Whether nothing was seen although frames came that could be decoded.
     fn is_blind(&self) -> bool {
         let left_out = self.received.before_keyframe + self.received.behind;
-        self.since.is_none() && self.received.received > left_out
+        self.seen.is_none() && self.received.received > left_out
+    }
+
+    /// For how long it has brought frames.
+    fn lasted(&self) -> Duration {
+        self.seen.map_or(Duration::ZERO, |(first, last)| last - first)
     }
 }
 
@@ -104,7 +109,7 @@ impl<'a> Watcher<'a> {
             session,
             received: Received::default(),
             unwritten: 0,
-            since: None,
+            seen: None,
             is_up: Arc::default(),
         }
     }
@@ -207,8 +212,11 @@ impl<'a> Watcher<'a> {
                     Event::Watermark(at)
                 }
             };
-            if to.since.is_none() {
-                to.since = Some(Instant::now());
+            let now = Instant::now();
+            if let Some((_, last)) = &mut to.seen {
+                *last = now;
+            } else {
+                to.seen = Some((now, now));
                 to.is_up.store(true, Ordering::Relaxed);
                 out.begin(shared.begin(to.session));
                 shared.set_state(self.camera, StreamState::Live, |status| status.sessions += 1);
@@ -285,8 +293,11 @@ impl Source for Watcher<'_> {
             recording.finish();
         }
         if let Err(error) = &ending {
-            // A host that is silent is ended, too.
-            let has_died = !self.host.is_running() && error.kind() != Kind::Unavailable;
+            // A host that is silent is ended, too: since its camera is, or, where that comes soon, its driver may be.
+            let is_early = !pauses::is_healthy(connection.lasted());
+            let may_hang = is_early && connection.received.in_hardware > 0;
+            let has_died =
+                !self.host.is_running() && (error.kind() != Kind::Unavailable || may_hang);
             if self.hardware && (has_died || connection.is_blind()) {
                 self.hardware = false;
                 let name = shared.cameras[self.camera].input.name();
@@ -300,13 +311,11 @@ impl Source for Watcher<'_> {
         self.frames = self.frames.and(&connection.received).closed();
         let frames = self.frames;
         shared.update(self.camera, |status| status.frames = frames);
-        if connection.since.is_some() && !matches!(ending, Ok(Ending::Unwanted)) {
+        if connection.seen.is_some() && !matches!(ending, Ok(Ending::Unwanted)) {
             // What a lost connection has brought is as good as what a whole one has.
             let _ = out.send(Event::End(Ok(())));
         }
-        if let Some(since) = connection.since {
-            self.pauses.connected(since.elapsed());
-        }
+        self.pauses.connected(connection.lasted());
         let is_file = shared.cameras[self.camera].input.file().is_some();
         match ending {
             Ok(_) if shared.cancel.is_cancelled() => {}
