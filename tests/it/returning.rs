@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -10,7 +11,10 @@ use tempfile::TempDir;
 
 use crate::camera::{Camera, Setup};
 use crate::cinelex::{command, finish, index, search};
-use crate::live::{Watching, check, check_clock, check_grid, holds, now_us, small, told};
+use crate::keeping::with_own_mounts;
+use crate::live::{
+    Watching, check, check_accounts, check_clock, check_grid, holds, now_us, small, told,
+};
 use crate::media::ffmpeg;
 use crate::stopping::brisk_pipeline;
 use crate::tidy::files_under;
@@ -224,8 +228,96 @@ fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
     check(&library).exits(0);
 }
 
+#[test]
+fn lists_and_keys_of_a_broadcast_that_lie_elsewhere_learn_no_password() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("broadcasts.library");
+    fs::write(folder.path().join("key"), [7; 16]).unwrap();
+    fs::write(folder.path().join("keys"), "key\nkey\n").unwrap();
+    ffmpeg(
+        folder.path(),
+        "-f lavfi -i testsrc2=s=160x96:r=25:d=12 -c:v libx264 -preset ultrafast -g 25 -pix_fmt yuv420p \
+         -f hls -hls_time 3 -hls_list_size 0 -hls_key_info_file keys -hls_segment_filename %d.ts all.m3u8",
+    );
+    // The list of one quality lies with somebody else, and so does all that is beside it.
+    let path = folder.path().to_owned();
+    let other = Server::start(move |request, connection| send_part(&path, request, connection));
+    let elsewhere = other.url("all.m3u8");
+    let server = Server::start(move |request, connection| {
+        if !request.authorization.as_ref().is_some_and(|said| said.contains(LOGIN_BASE64)) {
+            let head = "401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"broadcasts\"\r\n\
+                        Content-Length: 0";
+            send(connection, head, b"");
+        } else {
+            let list = format!("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=100000\n{elsewhere}\n");
+            let head = "200 OK\r\nContent-Type: application/vnd.apple.mpegurl";
+            send(connection, head, list.as_bytes());
+        }
+    });
+    let address = server.url("live.m3u8").replace("://", "://viewer:s3cr3t@");
+    let pipeline = brisk_pipeline(folder.path(), "0.25");
+    let options = ["--pipeline", pipeline.to_str().unwrap(), "--as-live", &address];
+    let mut watching = Watching::start(&library, &options);
+    watching.until_stored(4);
+    watching.stop();
+    let told = other.asked();
+    for path in ["/all.m3u8", "/key", "/0.ts"] {
+        assert!(told.iter().any(|request| request.path == path), "{path}: {told:?}");
+    }
+    for secret in ["s3cr3t", LOGIN_BASE64] {
+        assert!(!format!("{told:?}").contains(secret), "{told:?}");
+    }
+}
+
+#[test]
+fn parts_of_a_broadcast_that_are_of_one_file_are_asked_for_by_their_ranges() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("broadcasts.library");
+    ffmpeg(
+        folder.path(),
+        "-f lavfi -i testsrc2=s=160x96:r=25:d=12 -c:v libx264 -preset ultrafast -g 25 -pix_fmt yuv420p \
+         -f hls -hls_time 3 -hls_list_size 0 -hls_flags single_file -hls_segment_filename all.ts all.m3u8",
+    );
+    let path = folder.path().to_owned();
+    let server = Server::start(move |request, connection| {
+        let bytes = fs::read(path.join(request.path.trim_start_matches('/'))).unwrap();
+        match range(request) {
+            Some((start, end)) => {
+                let part = &bytes[start..=end];
+                let (length, all) = (part.len(), bytes.len());
+                let head = format!(
+                    "206 Partial Content\r\nAccept-Ranges: bytes\r\nContent-Length: {length}\r\n\
+                     Content-Range: bytes {start}-{end}/{all}"
+                );
+                send(connection, &head, part);
+            }
+            None => send(connection, &format!("200 OK\r\nContent-Length: {}", bytes.len()), &bytes),
+        }
+    });
+    let address = server.url("all.m3u8");
+    let pipeline = brisk_pipeline(folder.path(), "0.25");
+    let options = ["--pipeline", pipeline.to_str().unwrap(), "--as-live", &address];
+    let mut watching = Watching::start(&library, &options);
+    watching.until_state("waiting");
+    let end = watching.stop();
+    let parts: Vec<_> = server.asked().iter().filter_map(range).collect();
+    assert!(parts.len() >= 4, "{:?}", server.asked());
+    for pair in parts[..4].windows(2) {
+        assert_eq!(pair[0].1 + 1, pair[1].0, "{parts:?}");
+    }
+    // Each frame once.
+    assert_eq!(end["streams"][0]["received"], 300, "{end}");
+}
+
+/// The first and the last byte that are asked for, where not all are.
+fn range(request: &Request) -> Option<(usize, usize)> {
+    let line = request.head.iter().find_map(|line| line.strip_prefix("Range: bytes="))?;
+    let (start, end) = line.split_once('-')?;
+    Some((start.parse().ok()?, end.parse().ok()?))
+}
+
 /// What lets a program see another time than there is.
-fn faketime() -> Option<PathBuf> {
+pub fn faketime() -> Option<PathBuf> {
     let folders = fs::read_dir("/usr/lib").ok()?;
     let found = folders.map(|folder| folder.unwrap().path().join("faketime/libfaketimeMT.so.1"));
     found.into_iter().find(|file| file.exists())
@@ -297,6 +389,81 @@ fn a_clock_that_is_set_while_a_camera_is_watched_doubles_nothing_and_is_told() {
     let (start, end_us, reason) = hours[0];
     assert!((HOUR_US - 10_000_000..HOUR_US + 15_000_000).contains(&(end_us - start)), "{spans:?}");
     assert!(reason.as_ref().unwrap().contains("the machine's clock was set forward"), "{spans:?}");
+    check(&library).exits(0);
+}
+
+/// How long it is waited for the next attempt, once the stream is lost.
+fn pause_secs(watching: &mut Watching) -> f64 {
+    watching.until_state("waiting")["retry_secs"].as_f64().unwrap()
+}
+
+#[test]
+fn pauses_grow_with_failures_until_a_stream_was_healthy() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let units = small(folder.path());
+    let mut camera = Camera::start(&units, &Setup::default());
+    let (address, port) = (camera.address(), camera.port);
+    drop(camera);
+    let mut command = command(["index", "--json", "--silence", "11", "--library"]);
+    let mut watching = Watching::run(command.arg(&library).arg(&address));
+    for most in [0.5, 1.0, 2.0] {
+        let pause = pause_secs(&mut watching);
+        assert!((most / 2.0..=most).contains(&pause), "{pause} of {most}");
+    }
+    camera = Camera::start(&units, &Setup { port: Some(port), ..Setup::default() });
+    watching.until_state("live");
+    watching.until_stored(1);
+    // It lasts for longer than a healthy one, and is not.
+    camera.conduct.is_stalled.store(true, Ordering::SeqCst);
+    let pause = pause_secs(&mut watching);
+    assert!((2.0..=4.0).contains(&pause), "{pause}");
+    camera.conduct.is_stalled.store(false, Ordering::SeqCst);
+    watching.until_state("live");
+    // More than ten seconds of frames.
+    watching.until_stored(9);
+    drop(camera);
+    let pause = pause_secs(&mut watching);
+    assert!(pause <= 0.5, "{pause}");
+    watching.stop();
+    check(&library).exits(0);
+}
+
+#[test]
+fn a_name_that_becomes_known_is_one_more_attempt_away() {
+    let folder = TempDir::new().unwrap();
+    let camera = Camera::start(&small(folder.path()), &Setup::default());
+    let address = format!("rtsp://camera.invalid:{}/live", camera.port);
+    // Names of this one's own.
+    let script = r#"
+        cinelex=$1 folder=$2 address=$3 out=$2/out err=$2/err
+        said() {
+            for _ in $(seq 600); do grep -q "$1" "$out" && return; sleep 0.1; done
+            echo "no $1"; cat "$out" "$err"; exit 8
+        }
+        cp /etc/hosts "$folder/hosts" && mount --bind "$folder/hosts" /etc/hosts || exit 7
+        "$cinelex" index "$address" --library "$folder/lib" --longest-pause 1 --json >"$out" 2>"$err" &
+        watcher=$!
+        said "the name of the camera's address is not known"
+        echo "127.0.0.1 camera.invalid" >>"$folder/hosts"
+        said '"state":"live"'
+        said '"kind":"stored"'
+        sleep 3
+        kill -INT $watcher
+        wait $watcher || { echo "ended with $?"; cat "$err"; exit 8; }
+        cat "$out"
+    "#;
+    let Some(ran) = with_own_mounts(script, &[folder.path(), Path::new(&address)]) else {
+        eprintln!("skipped: mounting is not permitted here");
+        return;
+    };
+    let end = ran.exits(0).line("live_run");
+    check_accounts(&end["streams"][0]);
+    assert_eq!(end["streams"][0]["sessions"], 1, "{end}");
+    let library = folder.path().join("lib");
+    let spans = check_grid(&library, &address);
+    assert!(spans[0].2.is_some() && spans[1..].iter().all(|span| span.2.is_none()), "{spans:?}");
+    assert_eq!(told(&spans[..1], "the name of the camera's address is not known"), 1, "{spans:?}");
     check(&library).exits(0);
 }
 

@@ -3,6 +3,7 @@
 
 mod arrivals;
 mod clock;
+mod fetcher;
 mod muxer;
 mod parts;
 mod plugins;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use gstreamer as gst;
 
+use super::fetcher;
 use crate::error::{Error, Result};
 
 /// The parts of GStreamer that a host needs; no other is ever loaded.
@@ -51,7 +52,8 @@ pub fn load_plugins() -> Result<()> {
             }
         }
     }
-    Ok(())
+    fetcher::register()
+        .map_err(|cause| Error::internal("GStreamer takes no element of ours").caused_by(cause))
 }
 
 /// The plugins lie beside the library that was loaded.

@@ -101,7 +101,6 @@ impl Reception {
                         // Segments come many frames at once.
                         is_paced = matches!(url.scheme.as_str(), "http" | "https");
                         let source = url.source()?;
-                        forget_referer(&pipeline);
                         watch_track(&source, &sinks.picture, &has_changed);
                         demux(&pipeline, &source, &sinks)?;
                     }
@@ -182,16 +181,6 @@ impl Drop for Reception {
         // Fails only where it never came to run.
         let _ = self.pipeline.set_state(gst::State::Null);
     }
-}
-
-/// Parts of a broadcast may lie with somebody else, who is not to be told the address of its list: it may hold
-/// credentials.
-fn forget_referer(pipeline: &gst::Pipeline) {
-    pipeline.connect_deep_element_added(|_, _, added| {
-        if added.has_property("extra-headers") {
-            added.set_property("extra-headers", None::<gst::Structure>);
-        }
-    });
 }
 
 /// Notes where the track of pictures ends and what it comes in does not: another one begins, by another codec.
