@@ -12,6 +12,8 @@ mod cinelex;
 #[cfg(feature = "fit")]
 mod codebook;
 mod damage;
+#[cfg(feature = "live")]
+mod datagrams;
 mod decoding;
 mod exporting;
 mod faults;

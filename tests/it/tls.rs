@@ -9,24 +9,46 @@ use tempfile::TempDir;
 use crate::camera::{Camera, Setup};
 use crate::cinelex::run;
 use crate::live::{Watching, small};
+use crate::returning::faketime;
 
-/// A certificate that has signed itself, for a server at this address; and the same with its key.
-fn certificate(folder: &Path, name: &str, address: &str) -> (PathBuf, String) {
+/// How a certificate is made.
+#[derive(Default)]
+struct Making<'a> {
+    /// Whose certificate signs it, where it does not do that itself.
+    by: Option<&'a Path>,
+    /// What lets it be two days old when it is made, and so over.
+    faketime: Option<&'a Path>,
+}
+
+/// A certificate for a server at this address that is good for a day; and the same with its key.
+fn certificate(folder: &Path, name: &str, address: &str, how: &Making<'_>) -> (PathBuf, String) {
     let (key, file) = (folder.join(format!("{name}.key")), folder.join(format!("{name}.pem")));
     let mut made = Command::new("openssl");
     made.args(
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2".split(' '),
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1".split(' '),
     );
     made.args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName={address}")]);
+    if let Some(by) = how.by {
+        made.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+        made.arg("-CA").arg(by).arg("-CAkey").arg(by.with_extension("key"));
+    }
+    if let Some(faketime) = how.faketime {
+        made.env("LD_PRELOAD", faketime).env("FAKETIME", "-2d");
+    }
     let made = made.arg("-keyout").arg(&key).arg("-out").arg(&file).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let both = [fs::read_to_string(&file).unwrap(), fs::read_to_string(&key).unwrap()].concat();
     (file, both)
 }
 
+/// One that has signed itself.
+fn own(folder: &Path, name: &str, address: &str) -> (PathBuf, String) {
+    certificate(folder, name, address, &Making::default())
+}
+
 /// A file of streams with one camera, whose certificate may be, or be signed by, what is in `ca`.
 fn streams(folder: &Path, camera: &Camera, ca: Option<&Path>) -> String {
-    let ca = ca.map(|file| format!("ca = '{}'\n", file.file_name().unwrap().to_str().unwrap()));
+    let ca = ca.map(|file| format!("ca = '{}'\n", file.display()));
     let text = format!(
         "[[stream]]\nname = 'door'\naddress = '{}'\nuser = 'me'\npassword_file = 'door.password'\n{}",
         camera.address().replace("rtsp://", "rtsps://"),
@@ -46,8 +68,8 @@ fn start(folder: &Path, certificate: &str) -> Camera {
 #[test]
 fn a_camera_whose_certificate_is_named_is_watched() {
     let folder = TempDir::new().unwrap();
-    let (other, _) = certificate(folder.path(), "other", "IP:127.0.0.1");
-    let (file, both) = certificate(folder.path(), "camera", "IP:127.0.0.1");
+    let (other, _) = own(folder.path(), "other", "IP:127.0.0.1");
+    let (file, both) = own(folder.path(), "camera", "IP:127.0.0.1");
     // Several in one file, with words between them.
     let all = [
         fs::read_to_string(other).unwrap(),
@@ -67,25 +89,54 @@ fn a_camera_whose_certificate_is_named_is_watched() {
 #[test]
 fn a_camera_that_nobody_vouches_for_is_refused_with_what_to_do() {
     let folder = TempDir::new().unwrap();
-    let (other, _) = certificate(folder.path(), "other", "IP:127.0.0.1");
-    let (_, both) = certificate(folder.path(), "camera", "IP:127.0.0.1");
-    let (elsewhere, of_elsewhere) = certificate(folder.path(), "elsewhere", "DNS:camera.example");
+    let (other, _) = own(folder.path(), "other", "IP:127.0.0.1");
+    let (_, both) = own(folder.path(), "camera", "IP:127.0.0.1");
+    let (elsewhere, of_elsewhere) = own(folder.path(), "elsewhere", "DNS:camera.example");
     let cases = [
-        (None, &both, "nobody who is trusted has signed the camera's certificate"),
-        (Some(&other), &both, "name a file with it"),
-        (Some(&elsewhere), &of_elsewhere, "the camera's certificate is for another address"),
+        (None, &both[..], "nobody who is trusted has signed the camera's certificate"),
+        (Some(&other), &both[..], "name a file with it"),
+        (Some(&elsewhere), &of_elsewhere[..], "the camera's certificate is for another address"),
     ];
     for (ca, certificate, reason) in cases {
-        let camera = start(folder.path(), certificate);
-        let library = folder.path().join("library");
-        let streams = streams(folder.path(), &camera, ca.map(PathBuf::as_path));
-        let mut watching = Watching::start(&library, &["--streams", &streams]);
-        let waiting = watching.until_state("waiting");
-        assert!(waiting["reason"].as_str().unwrap().contains(reason), "{reason}: {waiting}");
-        let end = watching.stop();
-        assert_eq!(end["streams"][0]["clips"], 0, "{reason}: {end}");
-        assert_eq!(camera.sent(), 0, "{reason}");
+        is_refused(certificate, ca.map(PathBuf::as_path), reason);
     }
+}
+
+/// Of a camera with this certificate nothing is taken, where `ca` is what is believed, and why is said.
+fn is_refused(certificate: &str, ca: Option<&Path>, reason: &str) {
+    let folder = TempDir::new().unwrap();
+    let camera = start(folder.path(), certificate);
+    let library = folder.path().join("library");
+    let streams = streams(folder.path(), &camera, ca);
+    let mut watching = Watching::start(&library, &["--streams", &streams]);
+    let waiting = watching.until_state("waiting");
+    assert!(waiting["reason"].as_str().unwrap().contains(reason), "{reason}: {waiting}");
+    let end = watching.stop();
+    assert_eq!(end["streams"][0]["clips"], 0, "{reason}: {end}");
+    assert_eq!(camera.sent(), 0, "{reason}");
+}
+
+#[test]
+fn a_camera_whose_authority_is_named_is_watched_and_another_of_the_same_is_not() {
+    let folder = TempDir::new().unwrap();
+    let (authority, _) = own(folder.path(), "authority", "DNS:authority.example");
+    let how = Making { by: Some(&authority), ..Making::default() };
+    let (_, right) = certificate(folder.path(), "camera", "IP:127.0.0.1", &how);
+    let (_, elsewhere) = certificate(folder.path(), "elsewhere", "DNS:camera.example", &how);
+    let camera = start(folder.path(), &right);
+    let library = folder.path().join("library");
+    let streams = streams(folder.path(), &camera, Some(&authority));
+    let mut watching = Watching::start(&library, &["--streams", &streams]);
+    watching.until_stored(2);
+    watching.stop();
+    is_refused(&elsewhere, Some(&authority), "the camera's certificate is for another address");
+    let Some(faketime) = faketime() else {
+        eprintln!("skipped: the package faketime is not installed");
+        return;
+    };
+    let how = Making { faketime: Some(&faketime), ..how };
+    let (_, old) = certificate(folder.path(), "old", "IP:127.0.0.1", &how);
+    is_refused(&old, Some(&authority), "the camera's certificate has expired: renew it");
 }
 
 #[test]
