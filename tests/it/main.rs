@@ -37,6 +37,8 @@ mod live;
 mod media;
 mod merging;
 mod models;
+#[cfg(feature = "live")]
+mod overload;
 #[cfg(feature = "speech")]
 mod progress;
 #[cfg(feature = "live")]
