@@ -1,9 +1,11 @@
 //! RTSP over TLS: which cameras are believed.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::camera::{Camera, Setup};
@@ -137,6 +139,40 @@ fn a_camera_whose_authority_is_named_is_watched_and_another_of_the_same_is_not()
     let how = Making { faketime: Some(&faketime), ..how };
     let (_, old) = certificate(folder.path(), "old", "IP:127.0.0.1", &how);
     is_refused(&old, Some(&authority), "the camera's certificate has expired: renew it");
+}
+
+#[test]
+fn why_a_broadcast_cannot_be_reached_is_said() {
+    let folder = TempDir::new().unwrap();
+    let (file, _) = own(folder.path(), "server", "IP:127.0.0.1");
+    let free_port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (secure, nobodys) = (free_port(), free_port());
+    let mut server = Command::new("openssl");
+    server.args(["s_server", "-quiet", "-WWW", "-accept", &secure.to_string()]);
+    server.arg("-cert").arg(&file).arg("-key").arg(file.with_extension("key"));
+    let mut server = server.spawn().unwrap();
+    let cases = [
+        (
+            format!("https://127.0.0.1:{secure}/live.m3u8"),
+            "signed by somebody whom this system trusts",
+        ),
+        (format!("https://127.0.0.1:{nobodys}/live.m3u8"), "connection refused"),
+        (format!("http://127.0.0.1:{nobodys}/live.m3u8"), "connection refused"),
+        ("http://no-such-server.invalid/live.m3u8".to_owned(), "address is not known"),
+    ];
+    let addresses = cases.each_ref().map(|(address, _)| address.as_str());
+    let library = folder.path().join("library");
+    let mut watching = Watching::start(&library, &[&["--as-live"], &addresses[..]].concat());
+    for (address, reason) in &cases {
+        let is_told = |line: &Value| {
+            let said = line["reason"].as_str().unwrap_or_default();
+            line["source"] == **address && said.contains(reason)
+        };
+        watching.seen_or_until(reason, is_told);
+    }
+    watching.stop();
+    let _ = server.kill();
+    server.wait().unwrap();
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::arrivals::{Arrivals, Unit};
 use super::monotonic_us;
 use super::parts::{SOUND, Sinks, codec, demux, rtsp, sound_codec};
 use super::plugins::{element, load_plugins};
-use super::reasons::{CANNOT_CONNECT, explain};
+use super::reasons::{CANNOT_CONNECT, Server, explain};
 use super::sound::{SoundPacket, Sounds};
 use super::trust::{self, Refused};
 use super::url::Url;
@@ -47,7 +47,7 @@ pub struct Reception {
     /// Kept open for the source that reads it.
     _file: Option<OwnedFd>,
     /// Where it connects to, for saying why it cannot.
-    server: Option<(String, u16)>,
+    server: Option<Server>,
     refused: Refused,
     /// Whether the track of pictures ended before what it came in.
     has_changed: Arc<AtomicBool>,
@@ -87,12 +87,15 @@ impl Reception {
             }
             Address::Url(url) => {
                 let url = Url::of(url)?;
-                server = url.server();
+                server = url.server().map(|place| {
+                    let is_secure = url.scheme == "https";
+                    Server { place, is_secure }
+                });
                 match url.scheme.as_str() {
                     "rtsp" | "rtsps" => {
                         let source = element("rtspsrc")?;
                         if let Some(server) = &server {
-                            trust::watch(&source, server, request.ca.as_deref(), &refused)?;
+                            trust::watch(&source, &server.place, request.ca.as_deref(), &refused)?;
                         }
                         let transport = request.transport;
                         rtsp(&pipeline, &source, &url, transport, &sinks, &jitter_buffers)?
@@ -147,7 +150,10 @@ impl Reception {
                 }
                 gst::MessageView::Error(error) => Some(Err(match self.refused.reason() {
                     Some(reason) => Error::unavailable(reason),
-                    None => explain(error, self.server.as_ref()),
+                    None => {
+                        let has_come = self.arrivals.counts().received > 0;
+                        explain(error, self.server.as_ref(), has_come)
+                    }
                 })),
                 _ if self.has_changed.load(Ordering::SeqCst) => {
                     Some(Err(Error::unavailable("the codec or the tracks of the stream changed")))
