@@ -115,6 +115,29 @@ impl Watching {
         self.end()
     }
 
+    /// As [`Watching::stop`], once all that these cameras have sent has come, each over one connection: over TCP
+    /// nothing is lost.
+    pub fn stop_when_all_came(self, cameras: &[&Camera]) -> Value {
+        for camera in cameras {
+            camera.conduct.is_stalled.store(true, Ordering::SeqCst);
+        }
+        // What was sent by then has time to come, and nothing is silent for so long that it is lost.
+        std::thread::sleep(Duration::from_secs(5));
+        let end = self.stop();
+        for camera in cameras {
+            let streams = end["streams"].as_array().unwrap();
+            let stream = streams.iter().find(|stream| {
+                stream["source"].as_str().unwrap().contains(&format!(":{}/", camera.port))
+            });
+            let stream = stream.unwrap_or_else(|| panic!("{end}"));
+            assert_eq!(stream["received"], camera.sent(), "{stream}");
+            for key in ["before_keyframe", "host_ended", "lost_packets", "jumps"] {
+                assert_eq!(stream[key], 0, "{stream}");
+            }
+        }
+        end
+    }
+
     /// Ctrl-C.
     pub fn interrupt(&self) {
         let id = self.child.id().to_string();
@@ -147,12 +170,16 @@ impl Drop for Watching {
     }
 }
 
-/// Every frame that was received is in one of the other numbers, and none is lost with a decoder host that was not
-/// ended by force.
+/// Frames that a host has told of and not settled when it is ended by force, as one is that brings nothing for too
+/// long: the one on display, those that a decoder holds, and those of a second that wait for it.
+const MOST_UNDER_WAY: u64 = 64;
+
+/// Every frame that was received is in one of the other numbers. The last host is not ended by force.
 pub fn check_accounts(stream: &Value) {
     check_sum(stream);
     let number = |key: &str| stream[key].as_u64().unwrap();
-    assert!(number("host_ended") == 0 || number("sessions") > 1, "{stream}");
+    let most = MOST_UNDER_WAY * number("sessions").saturating_sub(1);
+    assert!(number("host_ended") <= most, "{stream}");
 }
 
 /// Every frame that was received is in one of the other numbers.
@@ -224,21 +251,14 @@ fn a_cameras_clips_are_found_while_it_runs() {
     // How long that takes is for the bench to say: other tests run beside.
     assert!(stored["delay_secs"].as_f64().unwrap() < PATIENCE.as_secs_f64(), "{stored}");
     watching.until_stored(1);
-    camera.conduct.is_stalled.store(true, Ordering::SeqCst);
-    // What was sent by then has time to come.
-    std::thread::sleep(Duration::from_secs(5));
-    let end = watching.stop();
+    let end = watching.stop_when_all_came(&[&camera]);
     let stream = &end["streams"][0];
     assert!(stream["clips"].as_u64().unwrap() >= 2, "{stream}");
     // They are divided into segments when no more comes.
     assert!(stream["segments"].as_u64().unwrap() >= 1, "{stream}");
     let late = stream["segment_delay_secs"].as_f64().unwrap();
     assert!((0.0..3.0 * PATIENCE.as_secs_f64()).contains(&late), "{stream}");
-    // Over TCP nothing is lost.
-    assert_eq!(stream["received"], camera.sent(), "{stream}");
-    for key in ["undecodable", "before_keyframe", "host_ended", "lost_packets"] {
-        assert_eq!(stream[key], 0, "{stream}");
-    }
+    assert_eq!(stream["undecodable"], 0, "{stream}");
     check_grid(&library, &address);
     check(&library).exits(0);
 }
@@ -459,7 +479,7 @@ fn other_sizes_b_frames_and_garbage_do_not_end_a_stream() {
     while addresses.iter().any(|address| watching.stored(address) < 3) {
         watching.until_stored(1);
     }
-    let end = watching.stop();
+    let end = watching.stop_when_all_came(&cameras.each_ref());
     for stream in end["streams"].as_array().unwrap() {
         assert_eq!((&stream["sessions"], &stream["behind"]), (&1.into(), &0.into()), "{stream}");
         check_grid(&library, stream["source"].as_str().unwrap());
