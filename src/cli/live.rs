@@ -386,6 +386,8 @@ fn clock(wall_us: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::{ClipSpan, Frames, HeardCue, Made, StoredClip};
+    use crate::source::Received;
 
     #[test]
     fn what_is_kept_is_a_length_or_a_size() {
@@ -395,5 +397,149 @@ mod tests {
         for wrong in ["", "30", "d", "GB", "0GB", "0d", "-1GB", "1.5GB", "99999999999TB", "30µB"] {
             assert!(keep(wrong).is_err(), "{wrong}");
         }
+    }
+
+    const SINCE_US: i64 = 1_764_324_130_250_000;
+
+    fn status(state: StreamState) -> StreamStatus {
+        StreamStatus {
+            source: "door".to_owned(),
+            id: "7d0cfbb2-5a5f-4a3d-9d7a-6f6a3a1f5b11".parse().unwrap(),
+            state,
+            since_us: SINCE_US,
+            reason: None,
+            lost_since_us: None,
+            retry_secs: None,
+            sessions: 1,
+            frames: Frames::default(),
+            clips: 0,
+            gaps: 0,
+            gap_secs: 0.0,
+            deleted_clips: 0,
+            recorded_bytes: 0,
+            delay_secs: None,
+            made: Made::default(),
+            segment_delay_secs: None,
+            sound: None,
+        }
+    }
+
+    #[test]
+    fn each_state_has_a_line() {
+        let at = clock(SINCE_US);
+        let line = |state| state_line(&status(state));
+        assert_eq!(line(StreamState::Connecting), format!("connecting since {at}"));
+        assert_eq!(line(StreamState::Live), format!("live since {at}"));
+        assert_eq!(line(StreamState::Ended), format!("ended at {at}"));
+        let mut lost = status(StreamState::Waiting);
+        lost.reason = Some("camera unreachable: connection\nrefused".to_owned());
+        let said = format!("{at} camera unreachable: connection refused");
+        assert_eq!(state_line(&lost), said);
+        lost.retry_secs = Some(3.96);
+        assert_eq!(state_line(&lost), format!("{said}; again in 4.0 s"));
+        // Why it was lost last is no matter once it is there again.
+        lost.state = StreamState::Live;
+        assert_eq!(state_line(&lost), format!("live since {at}"));
+    }
+
+    #[test]
+    fn every_loss_is_in_the_line_of_numbers_and_what_is_nothing_is_not() {
+        let mut seen = status(StreamState::Live);
+        (seen.clips, seen.delay_secs) = (1, Some(0.34));
+        seen.frames.received = Received { received: 90, encoded: 2, ..Received::default() };
+        assert_eq!(numbers_line(&seen), "1 clip, 90 frames received, 2 encoded, delay 0.3 s");
+        seen.frames.received = Received {
+            behind: 3,
+            before_keyframe: 4,
+            undecodable: 5,
+            in_hardware: 6,
+            unrecorded: 7,
+            lost_packets: 8,
+            sender_ahead_us: Some(-61_000_000),
+            ..seen.frames.received
+        };
+        seen.frames.host_ended = 9;
+        seen.recorded_bytes = 12_000_000;
+        (seen.made.segments, seen.segment_delay_secs) = (1, Some(1.5));
+        seen.sound = Some(Sound {
+            received: Micros(60_000_000),
+            heard: Micros(20_000_000),
+            behind: Micros(1_000_000),
+            repeated: Micros(2_000_000),
+            unreadable: Micros(3_000_000),
+            undecodable: 4,
+            undecoded: 5,
+            cues: 2,
+            delay_secs: Some(2.0),
+            ..Sound::default()
+        });
+        assert_eq!(
+            numbers_line(&seen),
+            "1 clip, 90 frames received, 2 encoded, 3 dropped: behind, 4 dropped: no keyframe yet, \
+             9 dropped: the decoder ended, 5 undecodable, 6 decoded in hardware, 7 not recorded, \
+             8 packets lost, 12 MB recorded, delay 0.3 s; 1 segment and 0 captions, delay 1.5 s; \
+             sound: 2 cues, 60 s received, 20 s with speech, 1.0 s dropped: behind, \
+             2.0 s dropped: of a time before, 3.0 s could not be read, 4 packets undecodable, \
+             5 packets dropped: behind, delay 2.0 s, the camera's clock is -61 s off and not used"
+        );
+        seen.frames.received.is_sender_time = true;
+        assert!(!numbers_line(&seen).contains("clock"));
+    }
+
+    #[test]
+    fn the_keys_of_json_lines_are_those_that_are_documented() {
+        let documented = include_str!("../../docs/json.md");
+        let check = |value: serde_json::Value, wanted: &str| {
+            let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+            let mut wanted: Vec<&str> = wanted.split_whitespace().collect();
+            wanted.sort_unstable();
+            assert_eq!(keys, wanted);
+            for key in wanted {
+                assert!(documented.contains(&format!("`{key}`")), "{key}");
+            }
+        };
+        let mut stream = status(StreamState::Live);
+        stream.sound = Some(Sound::default());
+        let json = serde_json::to_value(&stream).unwrap();
+        check(
+            json["sound"].clone(),
+            "received_us heard_us without_speech_us behind_us repeated_us unreadable_us under_way_us \
+             undecodable undecoded cues gaps gap_secs delay_secs",
+        );
+        check(
+            json,
+            "source id state since_us reason lost_since_us retry_secs sessions received encoded skipped \
+             before_keyframe behind host_ended undecodable under_way in_hardware unrecorded \
+             recorded_bytes sender_ahead_us is_sender_time lost_packets jumps clips gaps gap_secs \
+             deleted_clips delay_secs segments captions segment_delay_secs sound",
+        );
+        let states = [
+            (StreamState::Connecting, "connecting"),
+            (StreamState::Live, "live"),
+            (StreamState::Waiting, "waiting"),
+            (StreamState::Ended, "ended"),
+        ];
+        for (state, name) in states {
+            assert_eq!(serde_json::to_value(state).unwrap(), name);
+        }
+        let span = ClipSpan { start_us: 0, end_us: 1 };
+        let clip =
+            StoredClip { source: stream.source.clone(), id: stream.id, span, delay_secs: None };
+        check(serde_json::to_value(clip).unwrap(), "source id start_us end_us delay_secs");
+        let cue = HeardCue {
+            source: stream.source.clone(),
+            id: stream.id,
+            span,
+            text: String::new(),
+            language: None,
+            delay_secs: 0.0,
+        };
+        let wanted = "source id start_us end_us text language delay_secs";
+        check(serde_json::to_value(cue).unwrap(), wanted);
+        let made = Made::default();
+        let report =
+            LiveReport { streams: vec![stream], made, elapsed_secs: 0.0, stages: Vec::new() };
+        let wanted = "streams segments captions elapsed_secs stages";
+        check(serde_json::to_value(report).unwrap(), wanted);
     }
 }
