@@ -9,13 +9,15 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 use crate::library::{Hit, Location, Origin, Place, Reader, Recording, Source};
-use crate::time::{Micros, Span};
+use crate::time::{Span, Timestamp};
 
 /// What was written.
 #[derive(Debug, Serialize)]
 pub struct Exported {
     pub file: String,
     pub span: Span,
+    /// The parts of it that were not recorded.
+    pub missing: Vec<Span>,
 }
 
 /// Endings of names by which ffmpeg knows formats of films and sound.
@@ -24,6 +26,12 @@ const ENDINGS: [&str; 30] = [
     "flv", "wmv", "asf", "ogv", "3gp", "nut", "vob", "mp3", "m4a", "aac", "wav", "flac", "ogg",
     "opus", "oga", "wma", "mka",
 ];
+
+/// Of these, formats whose frames have times of their own.
+const TIMED: [&str; 5] = ["mp4", "m4v", "mov", "mkv", "webm"];
+/// Cameras keep no exact pace. Where ffmpeg may, it would put their frames on a grid, leave out some and
+/// show others twice.
+const AS_TIMED: [&str; 4] = ["-fps_mode", "passthrough", "-enc_time_base", "1:60000"];
 
 /// Whether a moment could be written into `file`, before anything is searched.
 ///
@@ -36,8 +44,7 @@ pub fn check(file: &Path) -> Result<()> {
             file.display()
         )));
     }
-    let ending = file.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    if ENDINGS.contains(&&*ending) {
+    if ENDINGS.contains(&&*ending(file)) {
         return Ok(());
     }
     Err(Error::invalid_input(format!(
@@ -46,9 +53,6 @@ pub fn check(file: &Path) -> Result<()> {
         ENDINGS.join(", .")
     )))
 }
-
-/// A recording without a next one is not looked at for a moment so far behind its beginning.
-const LONGEST_RECORDING: Micros = Micros(120_000_000);
 
 /// Writes the hit's span into `file`, which [`check`] has found fit. The moment is encoded anew, so
 /// that it begins and ends where the hit does and not at the nearest keyframes. A file is read
@@ -61,37 +65,32 @@ pub fn cut(reader: &Reader, source: &Source, hit: &Hit, file: &Path) -> Result<E
     let partial = std::path::absolute(beside(file));
     let partial = partial.map_err(|cause| Error::io(file, "find", cause))?;
     let span = Span::new(hit.span.start_us, hit.span.end_us);
+    let mut missing = Vec::new();
     let mut ffmpeg = Command::new("ffmpeg");
     ffmpeg.args(["-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe"]);
-    let length = span.length().as_secs_f64().to_string();
     let list = if source.origin == Origin::Live {
-        let recordings = reader.recordings(source.id).list()?;
-        let (list, skip) = playlist(&recordings, span).ok_or_else(|| {
+        let held = reader.recordings(source.id).hold(span)?;
+        missing = held.missing;
+        let (list, played) = playlist(&held.files, span).ok_or_else(|| {
             let what = "nothing was recorded of it then, so nothing can be cut out: a live source is \
-                 recorded by index --record";
+                 recorded by index --record, while its disk has room";
             Error::not_found(what).in_source(&hit.name)
         })?;
         // Names in the list are those of files in this folder.
-        let folder = recordings.first().and_then(|first| first.path.parent());
+        let folder = held.files.first().and_then(|first| first.path.parent());
         ffmpeg.current_dir(folder.unwrap_or(Path::new(".")));
-        ffmpeg.args([
-            "-f",
-            "concat",
-            "-safe",
-            "0",
-            "-i",
-            "pipe:0",
-            "-ss",
-            &skip.as_secs_f64().to_string(),
-        ]);
-        ffmpeg.args(["-t", &length]);
+        ffmpeg.args(["-f", "concat", "-safe", "0", "-i", "pipe:0", "-vf", &part(played)]);
+        if TIMED.contains(&&*ending(file)) {
+            ffmpeg.args(AS_TIMED);
+        }
         list
     } else {
         let film = film(&source.locations).ok_or_else(|| {
             Error::not_found("its file is not there any more, so nothing can be cut out")
                 .in_source(&hit.name)
         })?;
-        ffmpeg.args(["-ss", &span.start.as_secs_f64().to_string(), "-t", &length]);
+        let [start, length] = [span.start.as_secs_f64(), span.length().as_secs_f64()];
+        ffmpeg.args(["-ss", &start.to_string(), "-t", &length.to_string()]);
         ffmpeg.arg("-i").arg(as_file(&film));
         String::new()
     };
@@ -111,7 +110,18 @@ pub fn cut(reader: &Reader, source: &Source, hit: &Hit, file: &Path) -> Result<E
         .in_source(&hit.name));
     }
     std::fs::rename(&partial, file).map_err(|cause| Error::io(file, "write", cause))?;
-    Ok(Exported { file: file.display().to_string(), span })
+    Ok(Exported { file: file.display().to_string(), span, missing })
+}
+
+fn ending(file: &Path) -> String {
+    file.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
+}
+
+/// Filters that leave the part that is wanted of what is played. Its first frame is shown at once: players do
+/// not expect a beginning between two frames.
+fn part(played: Span) -> String {
+    let [start, end] = [played.start, played.end].map(Timestamp::as_secs_f64);
+    format!("trim=start={start}:end={end},setpts=PTS-STARTPTS")
 }
 
 /// The first of these places where there still is a file.
@@ -123,15 +133,9 @@ fn film(locations: &[Location]) -> Option<PathBuf> {
 }
 
 /// The recordings that hold a moment, as ffmpeg's list of files to be played one after the other, each
-/// for as long as it is to the next; and how far behind the beginning of the first it begins.
-fn playlist(recordings: &[Recording], span: Span) -> Option<(String, Micros)> {
-    let first = recordings.partition_point(|one| one.start <= span.start).saturating_sub(1);
-    let end = recordings.partition_point(|one| one.start < span.end);
-    let held = recordings.get(first..end)?;
+/// for as long as it is to the next; and where the moment is in what is played.
+fn playlist(held: &[Recording], moment: Span) -> Option<(String, Span)> {
     let begin = held.first()?.start;
-    if span.start - begin > LONGEST_RECORDING {
-        return None;
-    }
     let mut list = "ffconcat version 1.0\n".to_owned();
     for (number, one) in held.iter().enumerate() {
         // Such names need no quotes; without their protocol they would be taken for pipes.
@@ -141,7 +145,8 @@ fn playlist(recordings: &[Recording], span: Span) -> Option<(String, Micros)> {
             list.push_str(&format!("duration {}\n", (next.start - one.start).as_secs_f64()));
         }
     }
-    Some((list, (span.start - begin).max(Micros::ZERO)))
+    let [start, end] = [moment.start, moment.end].map(|at| Timestamp((at - begin).0.max(0)));
+    Some((list, Span::new(start, end)))
 }
 
 /// Runs ffmpeg, which reads `input`.
@@ -185,26 +190,22 @@ mod tests {
     #[test]
     fn a_moment_is_played_from_the_recordings_that_hold_it() {
         let at = |secs: i64| Timestamp(secs * 1_000_000);
-        let recordings = [100, 160, 220, 900].map(|start| {
+        let recordings = [100, 160].map(|start| {
             let path = PathBuf::from(format!("/films/{start}.mp4"));
             Recording { path, start: at(start) }
         });
         let played = |start, end| {
-            let (list, skip) = playlist(&recordings, Span::new(at(start), at(end)))?;
-            let names = list.lines().filter_map(|line| line.strip_prefix("file file:"));
-            Some((names.collect::<Vec<_>>().join(" "), skip.as_secs_f64() as i64))
+            let (_, part) = playlist(&recordings, Span::new(at(start), at(end)))?;
+            Some((part.start.as_secs_f64() as i64, part.end.as_secs_f64() as i64))
         };
-        assert_eq!(played(170, 180), Some(("160.mp4".to_owned(), 10)));
-        assert_eq!(played(150, 230), Some(("100.mp4 160.mp4 220.mp4".to_owned(), 50)));
-        // What began before the first one.
-        assert_eq!(played(90, 110), Some(("100.mp4".to_owned(), 0)));
-        for (start, end) in [(80, 100), (600, 610)] {
-            assert_eq!(played(start, end), None, "{start}");
-        }
+        assert_eq!(played(150, 170), Some((50, 70)));
+        // What began before the first one is not there, and what came after it is not wanted.
+        assert_eq!(played(90, 110), Some((0, 10)));
         let (list, _) = playlist(&recordings, Span::new(at(150), at(170))).unwrap();
         assert_eq!(
             list,
             "ffconcat version 1.0\nfile file:100.mp4\nduration 60\nfile file:160.mp4\n"
         );
+        assert_eq!(playlist(&[], Span::new(at(150), at(170))), None);
     }
 }

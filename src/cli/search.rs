@@ -149,9 +149,16 @@ pub fn run(args: Args) -> CommandResult {
         if args.json {
             print_json("export", &exported)?;
         } else {
-            let Exported { span, file } = exported;
+            let Exported { span, file, missing } = exported;
+            let shown = |span: Span| match best.origin {
+                Origin::Live => wall_span(span.start.0, span.end.0),
+                _ => span.to_string(),
+            };
             let (name, file) = (one_line(&best.name), one_line(&file));
-            print_line(&format!("Cut {span} out of {name} into {file}"))?;
+            print_line(&format!("Cut {} out of {name} into {file}", shown(span)))?;
+            for span in missing {
+                print_line(&format!("not recorded: {}", shown(span)))?;
+            }
         }
     }
     Ok(Outcome::Done)

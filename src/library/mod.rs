@@ -15,6 +15,7 @@ mod digest;
 mod dot;
 mod folded;
 mod forget;
+mod fragments;
 mod hearing;
 mod hits;
 mod ids;
@@ -64,7 +65,7 @@ pub use merge::{Conflict, Damage, Merged};
 pub use reader::{ClipRow, Info, Reader, RecipeInfo, SeenClip, SegmentRow, Shown, TagInfo};
 pub use rebuild::{Rebuilt, ToRead, rebuild};
 pub use recipes::Waiting;
-pub use recordings::{Recording, RecordingFile, Recordings};
+pub use recordings::{Held, Recording, RecordingFile, Recordings};
 pub use schema::SCHEMA_VERSION;
 pub use search::{Query, Vectors};
 pub use types::{

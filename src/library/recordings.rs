@@ -14,11 +14,12 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use super::commit_point;
+use super::fragments::fragments;
 use super::ids::SourceId;
 use super::reader::Reader;
 use super::writer::Writer;
 use crate::error::{Error, Result};
-use crate::time::Timestamp;
+use crate::time::{Micros, Span, Timestamp};
 
 /// The folder of all recordings in a library's.
 pub(super) const FOLDER: &str = "recordings";
@@ -72,7 +73,68 @@ pub struct Recording {
     pub start: Timestamp,
 }
 
+/// What there is of a span of media time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The files that have frames of it, the oldest first.
+    pub files: Vec<Recording>,
+    /// Where none has any.
+    pub missing: Vec<Span>,
+}
+
+/// Frames that are further apart than this, and than [`FEW_FRAMES`] usual ones, have a hole between them.
+const LEAST_HOLE: Micros = Micros::from_millis(300);
+const FEW_FRAMES: i64 = 3;
+
+impl Recording {
+    /// The spans that its frames fill, and how far apart these usually are.
+    fn held(&self) -> Result<(Vec<Span>, Micros)> {
+        let failed = |cause| Error::io(&self.path, "read", cause);
+        let found = match File::open(&self.path).and_then(fragments) {
+            // It was deleted since it was listed.
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            found => found.map_err(failed)?,
+        };
+        let (Some(first), Some(last)) = (found.first(), found.last()) else {
+            return Ok((Vec::new(), Micros::ZERO));
+        };
+        let frames: i64 = found.iter().map(|fragment| i64::from(fragment.frames)).sum();
+        let pace = Micros((last.end.0 - first.start.0) / frames.max(1));
+        let at = |time: Micros| self.start + Micros(time.0 - first.start.0);
+        let spans = found.iter().map(|fragment| Span::new(at(fragment.start), at(fragment.end)));
+        Ok((spans.collect(), pace))
+    }
+}
+
 impl Recordings {
+    /// What there is of a span.
+    pub fn hold(&self, span: Span) -> Result<Held> {
+        let mut files = self.list()?;
+        files.truncate(files.partition_point(|one| one.start < span.end));
+        files.drain(..files.partition_point(|one| one.start <= span.start).saturating_sub(1));
+        let mut held = Held { files: Vec::new(), missing: Vec::new() };
+        let (mut up_to, mut least) = (span.start, LEAST_HOLE);
+        for file in files {
+            let (spans, pace) = file.held()?;
+            least = least.max(Micros(pace.0 * FEW_FRAMES));
+            let mut is_of_it = false;
+            for part in spans.into_iter().filter(|part| part.overlaps(span)) {
+                is_of_it = true;
+                if part.start - up_to > least {
+                    held.missing.push(Span::new(up_to, part.start));
+                }
+                up_to = up_to.max(part.end);
+            }
+            if is_of_it {
+                held.files.push(file);
+            }
+        }
+        if held.files.is_empty() || span.end - up_to > least {
+            held.missing.push(Span::new(up_to, span.end));
+        }
+        Ok(held)
+    }
+
     pub(super) fn of(library: &Path, source: SourceId) -> Self {
         let folder = library.join(FOLDER).join(source.to_string());
         Recordings { folder, bytes: Arc::default() }
@@ -147,16 +209,17 @@ pub struct RecordingFile {
 }
 
 impl RecordingFile {
-    /// Adds all of `bytes`, or nothing.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+    /// Adds all of `bytes`, or nothing. Returns how many these are.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<u64> {
         if let Err(cause) = self.file.write_all(bytes) {
             // Half a fragment would hide those behind it.
             let _ = self.file.set_len(self.length);
             return Err(Error::io(&self.path, "write", cause));
         }
-        self.length += bytes.len() as u64;
-        self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        Ok(())
+        let added = bytes.len() as u64;
+        self.length += added;
+        self.bytes.fetch_add(added, Ordering::Relaxed);
+        Ok(added)
     }
 
     /// Nothing more comes. When this returns, the file is durable; one without anything is none.
@@ -235,5 +298,53 @@ mod tests {
         recordings.delete().unwrap();
         recordings.delete().unwrap();
         assert!(recordings.list().unwrap().is_empty());
+    }
+
+    /// Fragments of a second each, of frames 40 ms apart.
+    fn film(secs: u32) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("film.mp4");
+        let mut ffmpeg = std::process::Command::new("ffmpeg");
+        ffmpeg.args(["-v", "error", "-f", "lavfi", "-i"]);
+        ffmpeg.arg(format!("testsrc=s=64x64:r=25:d={secs}"));
+        ffmpeg.args(["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-movflags"]);
+        ffmpeg.arg("frag_keyframe+empty_moov+default_base_moof").arg(&path);
+        assert!(ffmpeg.status().unwrap().success());
+        std::fs::read(path).unwrap()
+    }
+
+    #[test]
+    fn what_is_held_of_a_span_and_what_is_missing_is_told_by_the_fragments() {
+        let folder = tempfile::tempdir().unwrap();
+        let recordings = Recordings::of(folder.path(), SourceId::random());
+        let (at, film) = (|secs: i64| Timestamp(secs * 1_000_000), film(4));
+        let write = |secs: i64, bytes: &[u8]| {
+            let mut file = recordings.begin(at(secs)).unwrap();
+            file.append(bytes).unwrap();
+            file.finish().unwrap();
+        };
+        // Half of a fragment is none, and neither is what is no film.
+        write(100, &film);
+        write(104, &film[..film.len() - 200]);
+        write(110, &film);
+        write(120, b"no film");
+        write(130, &[film.as_slice(), b"\xff\xff\xff\xffmdat"].concat());
+        let held = |start: i64, end: i64| {
+            let Held { files, missing } = recordings.hold(Span::new(at(start), at(end))).unwrap();
+            let secs = |at: Timestamp| (at.0 as f64 / 1e6).round() as i64;
+            let files: Vec<i64> = files.iter().map(|file| secs(file.start)).collect();
+            let missing: Vec<(i64, i64)> =
+                missing.iter().map(|span| (secs(span.start), secs(span.end))).collect();
+            (files, missing)
+        };
+        assert_eq!(held(101, 103), (vec![100], vec![]));
+        assert_eq!(held(102, 106), (vec![100, 104], vec![]));
+        assert_eq!(held(98, 106), (vec![100, 104], vec![(98, 100)]));
+        assert_eq!(held(106, 112), (vec![104, 110], vec![(107, 110)]));
+        assert_eq!(held(113, 132), (vec![110, 130], vec![(114, 130)]));
+        assert_eq!(held(133, 140), (vec![130], vec![(134, 140)]));
+        for (start, end) in [(90, 99), (108, 109), (121, 122), (140, 150)] {
+            assert_eq!(held(start, end), (vec![], vec![(start, end)]));
+        }
     }
 }

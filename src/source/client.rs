@@ -308,13 +308,15 @@ pub enum PictureEvent {
     End(Summary),
 }
 
-/// What a recording goes on with, or begins with: fragments of MP4.
+/// What a recording goes on with: a fragment of MP4.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
-    /// When the first frame of the file was captured.
+    /// When its first frame was captured.
     pub start: Timestamp,
-    /// Whether a file begins.
-    pub is_first: bool,
+    /// Where a file is to begin: with what. Others of these fragments and of those that follow may begin with it, too.
+    pub headers: Option<Vec<u8>>,
+    /// Whether its first frame is a keyframe.
+    pub is_key: bool,
     pub frames: u32,
     pub bytes: Vec<u8>,
 }
@@ -386,7 +388,7 @@ impl Iterator for PictureStream<'_> {
     type Item = Result<PictureEvent>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (message, body) = match self.answers.next()? {
+        let (message, mut body) = match self.answers.next()? {
             Ok(answer) => answer,
             Err(error) => return Some(Err(error)),
         };
@@ -426,11 +428,14 @@ impl Iterator for PictureStream<'_> {
                 }
                 PictureEvent::Watermark(at)
             }
-            Message::Recorded { start, is_first, frames } => {
-                if start < Timestamp::ZERO || body.is_empty() {
+            Message::Recorded { start, header_bytes, is_key, frames } => {
+                let header_bytes = header_bytes as usize;
+                if start < Timestamp::ZERO || body.len() <= header_bytes {
                     return self.answers.distrust();
                 }
-                PictureEvent::Recorded(Recorded { start, is_first, frames, bytes: body })
+                let bytes = body.split_off(header_bytes);
+                let headers = (!body.is_empty()).then_some(body);
+                PictureEvent::Recorded(Recorded { start, headers, is_key, frames, bytes })
             }
             Message::Received(received) => PictureEvent::Received(received),
             Message::Notice(text) => PictureEvent::Notice(text),

@@ -424,11 +424,14 @@ pub(super) enum Message {
     Cue(Box<Cue>),
     Gap(Gap),
     Watermark(Timestamp),
-    /// The body is what a recording goes on with, or begins with: fragments of MP4.
+    /// The body is what a recording goes on with: a fragment of MP4.
     Recorded {
-        /// When the first frame of the file was captured.
+        /// When its first frame was captured.
         start: Timestamp,
-        is_first: bool,
+        /// Of the body's bytes, those in front with which a file begins; 0: the last one goes on.
+        header_bytes: u32,
+        /// Whether its first frame is a keyframe.
+        is_key: bool,
         frames: u32,
     },
     /// What a live stream has brought so far: about once a second while frames come.

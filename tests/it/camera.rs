@@ -64,8 +64,11 @@ pub fn coded_as(codec: Codec, folder: &Path, size: &str, secs: f64, options: &st
              -pix_fmt yuv420p {options} -f {format} {name}"
         ),
     );
-    let bytes = std::fs::read(folder.join(name)).unwrap();
-    // Each frame begins with an access unit delimiter.
+    Arc::new(units(&std::fs::read(folder.join(name)).unwrap(), delimiter))
+}
+
+/// The frames of a stream, each of which begins with an access unit delimiter.
+pub fn units(bytes: &[u8], delimiter: u8) -> Vec<Vec<u8>> {
     let starts: Vec<usize> = bytes
         .windows(5)
         .enumerate()
@@ -73,7 +76,7 @@ pub fn coded_as(codec: Codec, folder: &Path, size: &str, secs: f64, options: &st
         .map(|(n, _)| n)
         .collect();
     let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
-    Arc::new(starts.iter().zip(ends).map(|(start, end)| bytes[*start..end].to_vec()).collect())
+    starts.iter().zip(ends).map(|(start, end)| bytes[*start..end].to_vec()).collect()
 }
 
 /// What a camera does now, to be changed while it runs.

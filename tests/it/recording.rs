@@ -2,15 +2,21 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
 use cinelex::library::Reader;
+use cinelex::time::{Micros, Span, Timestamp};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::camera::{Camera, Setup};
+use crate::camera::{Camera, Setup, Units, units};
 use crate::cinelex::{command, finish, run, search, show};
+use crate::keeping::with_own_mounts;
 use crate::live::{Watching, check, check_accounts, small};
-use crate::media::{number, numbered};
+use crate::media::{ffmpeg, number, numbered};
+use crate::rough::WATCH_ON_A_SMALL_DISK;
+use crate::stopping::{brisk_pipeline, hosts_of};
 
 /// The recordings of the one source that there is, by name.
 pub fn recordings(library: &Path) -> Vec<PathBuf> {
@@ -51,7 +57,7 @@ fn a_recorded_stream_has_every_frame_and_moments_are_cut_out_of_it() {
     let moment = folder.path().join("moment.mp4");
     let query = ["a test picture", "--export", moment.to_str().unwrap(), "--top", "1"];
     let is_whole = (0..20).any(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        std::thread::sleep(Duration::from_millis(500));
         let _ = std::fs::remove_file(&moment);
         let found = search(&library, &query);
         found.code == 0 && {
@@ -61,7 +67,7 @@ fn a_recorded_stream_has_every_frame_and_moments_are_cut_out_of_it() {
         }
     });
     assert!(is_whole);
-    let end = watching.stop();
+    let end = watching.stop_when_all_came(&[&camera]);
     let stream = &end["streams"][0];
     assert_eq!(stream["unrecorded"], 0, "{stream}");
     let files = recordings(&library);
@@ -99,10 +105,34 @@ fn a_recording_can_be_read_after_its_run_was_killed() {
     // 4 clips are 6 s; a second or two may not have been written yet.
     let frames = frames.len();
     assert!(frames >= 50 && said.is_empty(), "{frames} frames: {said}");
+    // As if it had been killed while it wrote a fragment.
+    let written = std::fs::read(&files[0]).unwrap();
+    let cut = written.len() - 1_000;
+    std::fs::write(&files[0], &written[..cut]).unwrap();
     let mut watching = Watching::start(&library, &["--record", &address]);
     watching.until_stored(2);
     watching.stop();
     assert_eq!(recordings(&library).len(), 2);
+    assert_eq!(std::fs::read(&files[0]).unwrap(), written[..cut]);
+    let reader = Reader::open(&library).unwrap();
+    let recordings = reader.recordings(reader.sources().unwrap()[0].id);
+    let begins: Vec<Timestamp> = recordings.list().unwrap().iter().map(|one| one.start).collect();
+    let held = recordings.hold(Span::new(begins[0], begins[1])).unwrap();
+    let [missing] = held.missing[..] else { panic!("{held:?}") };
+    assert!(held.files.len() == 1 && missing.end == begins[1], "{held:?}");
+    let clips = show(&library, &address).exits(0).lines("clip");
+    let is_of = |clip: &&Value, from: Timestamp, to: Timestamp| {
+        let at = |key: &str| Timestamp(clip[key].as_i64().unwrap());
+        from <= at("start_us") && at("end_us") <= to
+    };
+    let whole = clips.iter().filter(|clip| is_of(clip, begins[0], missing.start));
+    assert!(whole.clone().count() >= 1, "{missing:?}: {clips:?}");
+    for (number, clip) in whole.enumerate() {
+        let moment = folder.path().join(format!("{number}.mp4"));
+        let query = ["--export", moment.to_str().unwrap(), "--top", "1", "--like"];
+        search(&library, &[&query[..], &[clip["id"].as_str().unwrap()]].concat()).exits(0);
+        assert!(secs(&moment) > 1.3, "{moment:?}");
+    }
     let source = show(&library, &address).exits(0).line("source");
     let name = files[0].parent().unwrap().file_name().unwrap().to_str().unwrap();
     assert_eq!(source["id"], Value::from(name));
@@ -201,4 +231,245 @@ fn what_goes_into_no_recording_is_said_and_counted() {
     assert_eq!((&stream["unrecorded"], &stream["recorded_bytes"]), (&50.into(), &0.into()));
     assert!(ran.err.contains("is not recorded"), "{}", ran.err);
     check(&library).exits(0);
+}
+
+/// Frames that show their numbers, in parts of so many seconds, each coded as the one before is not: a file that
+/// holds one ends with it.
+fn numbered_in_parts(folder: &Path, secs: &[f64]) -> Units {
+    let film = numbered(folder, "whole.mkv", "25", secs.iter().sum(), "-c:v ffv1");
+    let (mut all, mut start) = (Vec::new(), 0.0);
+    for (place, secs) in secs.iter().enumerate() {
+        let refs = 1 + place % 2;
+        ffmpeg(
+            folder,
+            &format!(
+                "-ss {start} -t {secs} -i {} -c:v libx264 -preset veryfast -bf 0 -g 25 -refs {refs} \
+                 -x264-params aud=1:repeat-headers=1 part.h264",
+                film.display()
+            ),
+        );
+        all.extend(units(&std::fs::read(folder.join("part.h264")).unwrap(), 9));
+        start += secs;
+    }
+    Arc::new(all)
+}
+
+/// The numbers that the frames of a film of [`numbered`] show, and what the decoder says of them.
+fn numbers(film: &Path) -> (Vec<u32>, String) {
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-v", "warning", "-nostdin", "-i"]).arg(film);
+    ffmpeg.args(["-fps_mode", "passthrough", "-enc_time_base", "1:60000"]);
+    ffmpeg.args(["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]);
+    let out = ffmpeg.output().unwrap();
+    let frames = out.stdout.chunks_exact(160 * 96 * 3).map(|frame| number(frame, 160, 96));
+    (frames.collect(), String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+/// When a film's frames are shown, one after the other.
+fn shown_secs(film: &Path) -> Vec<f64> {
+    let mut probe = Command::new("ffprobe");
+    probe.args(["-v", "error", "-show_entries", "packet=pts_time", "-of", "csv=p=0"]);
+    let out = probe.arg(film).output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    text.lines().map(|line| line.trim_end_matches(',').parse().unwrap()).collect()
+}
+
+/// Watches a camera that sends these frames once, and cuts out each clip: its frames are there, one after the
+/// other. Returns how many were cut out of two files or more.
+fn cut_each_clip(folder: &Path, units: &Units) -> usize {
+    let library = folder.join("cameras.library");
+    let camera = Camera::start(units, &Setup::default());
+    let address = camera.address();
+    let mut watching = Watching::start(&library, &["--record", &address]);
+    watching.until_state("live");
+    while camera.sent() + 10 < units.len() as u64 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let end = watching.stop();
+    assert_eq!(end["streams"][0]["unrecorded"], 0, "{end}");
+    let reader = Reader::open(&library).unwrap();
+    let recordings = reader.recordings(reader.sources().unwrap()[0].id);
+    let starts: Vec<i64> = recordings.list().unwrap().iter().map(|one| one.start.0).collect();
+    // When each frame that was recorded was captured.
+    let mut times = Vec::new();
+    for file in recordings.list().unwrap() {
+        let shown = shown_secs(&file.path);
+        times.extend(shown.iter().map(|at| file.start.0 + ((at - shown[0]) * 1e6) as i64));
+    }
+    let mut joined = 0;
+    for clip in show(&library, &address).exits(0).lines("clip") {
+        let moment = folder.join(format!("{}.mp4", clip["start_us"]));
+        let like = clip["id"].as_str().unwrap();
+        let query = ["--like", like, "--top", "1", "--export", moment.to_str().unwrap()];
+        let cut = search(&library, &query).exits(0).line("export");
+        let at = |key: &str| cut["span"][key].as_i64().unwrap();
+        let span = at("start")..at("end");
+        let (shown, said) = numbers(&moment);
+        assert_eq!(said, "");
+        assert!(shown.windows(2).all(|pair| pair[1] == pair[0] + 1), "{cut}: {shown:?}");
+        // A file's name is exact to a millisecond.
+        let wanted = times.partition_point(|at| *at < span.start)
+            ..times.partition_point(|at| *at < span.end);
+        let [first, last] = [shown[0], shown[shown.len() - 1]].map(|number| number as usize);
+        let is_all = first.abs_diff(wanted.start) <= 1 && (last + 1).abs_diff(wanted.end) <= 1;
+        assert!(is_all, "{cut}: {shown:?}, not {wanted:?}");
+        joined += usize::from(starts[1..].iter().any(|start| span.contains(start)));
+    }
+    joined
+}
+
+#[test]
+fn a_moment_goes_on_from_one_recording_to_the_next() {
+    let folder = TempDir::new().unwrap();
+    let units = numbered_in_parts(folder.path(), &[3.0; 4]);
+    let joined = cut_each_clip(folder.path(), &units);
+    assert!(joined >= 2, "{joined} cut at a join");
+}
+
+#[test]
+#[ignore = "slow: recordings of whole minutes"]
+fn a_moment_goes_on_from_one_minute_to_the_next() {
+    let folder = TempDir::new().unwrap();
+    let units = numbered_in_parts(folder.path(), &[130.0]);
+    let joined = cut_each_clip(folder.path(), &units);
+    assert!(joined >= 2, "{joined} cut at a join");
+}
+
+#[test]
+fn a_host_that_is_killed_costs_the_recording_no_more_than_its_last_seconds() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let camera = Camera::start(&small(folder.path()), &Setup::default());
+    let mut watching = Watching::start(&library, &["--record", &camera.address()]);
+    watching.until_stored(3);
+    let killed = hosts_of(watching.child.id())[0].to_string();
+    assert!(Command::new("kill").args(["-9", &killed]).status().unwrap().success());
+    let before = recordings(&library);
+    assert_eq!(before.len(), 1);
+    watching.until_state("waiting");
+    let written = std::fs::read(&before[0]).unwrap();
+    watching.until_state("live");
+    watching.until_stored(2);
+    let end = watching.stop();
+    let files = recordings(&library);
+    assert_eq!(files.len(), 2);
+    assert!(files.contains(&before[0]) && std::fs::read(&before[0]).unwrap() == written);
+    let mut frames = Vec::new();
+    for file in &files {
+        let (of_file, said) = decoded(file);
+        assert_eq!(said, "");
+        frames.push(of_file.len());
+    }
+    // 3 clips are 4.5 s, of which one fragment at most was in the host.
+    let number = |key: &str| end["streams"][0][key].as_u64().unwrap();
+    assert!(frames[0] >= 50, "{frames:?}: {end}");
+    let in_files = frames.iter().sum::<usize>() as u64;
+    let wanted = number("received") - number("before_keyframe") - number("unrecorded");
+    assert!((wanted.saturating_sub(2 * 25)..=wanted + 25).contains(&in_files), "{frames:?}: {end}");
+    check(&library).exits(0);
+}
+
+#[test]
+fn a_full_disk_costs_a_recording_what_came_meanwhile_and_no_more() {
+    let folder = TempDir::new().unwrap();
+    let camera = Camera::start(&small(folder.path()), &Setup::default());
+    let address = camera.address();
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let pipeline = brisk_pipeline(folder.path(), "0.1");
+    let script = r#"
+        until_said() {
+            for _ in $(seq 900); do grep -q "$1" "$2" && return; sleep 0.1; done
+            echo "no $1"; cat "$disk.out" "$disk.err"; exit 8
+        }
+        until_stored() {
+            for _ in $(seq 900); do
+                [ "$(grep -c '"kind":"stored"' "$disk.out")" -ge "$1" ] && return
+                sleep 0.1
+            done
+            echo "no clip $1"; cat "$disk.out" "$disk.err"; exit 8
+        }
+        until_stored 30
+        dd if=/dev/zero of="$disk/filler" bs=4k 2>/dev/null
+        until_said "nothing is recorded until that is over" "$disk.err"
+        sleep 3
+        before=$(grep -c '"kind":"stored"' "$disk.out")
+        rm "$disk/filler"
+        began=$SECONDS
+        until_said "recorded again" "$disk.err"
+        # A minute's file would begin later.
+        [ $((SECONDS - began)) -le 25 ] || { echo "late"; cat "$disk.err"; exit 8; }
+        until_stored $((before + 40))
+        kill -INT $watcher
+        wait $watcher || { echo "ended with $?"; cat "$disk.err"; exit 8; }
+        cp -r "$disk/lib" "$disk.library"
+        cat "$disk.out"
+        cat "$disk.err" >&2
+    "#;
+    let Some(ran) = with_own_mounts(
+        &[WATCH_ON_A_SMALL_DISK, script].concat(),
+        &[&disk, Path::new(&address), &pipeline, Path::new("--record")],
+    ) else {
+        eprintln!("skipped: mounting is not permitted here");
+        return;
+    };
+    let ran = ran.exits(0);
+    let stream = &ran.line("live_run")["streams"][0];
+    check_accounts(stream);
+    let count = |key: &str| stream[key].as_u64().unwrap();
+    assert_eq!((count("sessions"), count("before_keyframe")), (1, 0), "{stream}");
+    let is_told = |line: &str| {
+        line.contains("the disk is full") && line.contains("nothing is recorded until that is over")
+    };
+    assert!(ran.err.lines().any(is_told), "{}", ran.err);
+    let library = folder.path().join("disk.library");
+    check(&library).exits(0);
+    let mut frames = 0;
+    for file in recordings(&library) {
+        let (of_file, said) = decoded(&file);
+        assert_eq!(said, "", "{file:?}");
+        frames += of_file.len() as u64;
+    }
+    assert!(count("unrecorded") > 0, "{stream}");
+    assert_eq!(frames, count("received") - count("unrecorded"), "{stream}");
+    // One hole, as long as the frames that are not recorded.
+    let reader = Reader::open(&library).unwrap();
+    let recordings = reader.recordings(reader.sources().unwrap()[0].id);
+    let files = recordings.list().unwrap();
+    let (first, last) = (files.first().unwrap().start, files.last().unwrap().start);
+    assert_eq!(files.len(), 2, "{files:?}");
+    let whole = Span::new(first, last + Micros::from_millis(500));
+    let held = recordings.hold(whole).unwrap();
+    let [missing] = held.missing[..] else { panic!("{held:?}") };
+    assert_eq!((held.files.len(), missing.end), (2, last), "{held:?}");
+    let secs = missing.length().as_secs_f64();
+    assert!((secs - count("unrecorded") as f64 / 25.0).abs() < 0.2, "{secs} s: {stream}");
+    assert!(ran.err.contains("recorded again; "), "{}", ran.err);
+    // Every clip is found, and cut out where it was recorded.
+    let (mut cut, mut not_cut) = (0, 0);
+    for (number, clip) in show(&library, &address).exits(0).lines("clip").iter().enumerate() {
+        let at = |key: &str| Timestamp(clip[key].as_i64().unwrap());
+        let span = Span::new(at("start_us"), at("end_us"));
+        let moment = folder.path().join(format!("{number}.mp4"));
+        let is_near = |edge: Timestamp| (edge - span.start).0.abs() < 1_000_000;
+        if !(is_near(missing.start) || is_near(missing.end)) && number % 8 != 0 {
+            continue;
+        }
+        let like = clip["id"].as_str().unwrap();
+        let query = ["--like", like, "--top", "1", "--export", moment.to_str().unwrap()];
+        let found = search(&library, &query);
+        let hit = found.line("hit");
+        let at = |key: &str| Timestamp(hit[key].as_i64().unwrap());
+        let found_span = Span::new(at("start_us"), at("end_us"));
+        let held = recordings.hold(found_span).unwrap();
+        if held.files.is_empty() {
+            assert!(found.code == 1 && found.err.contains("index --record"), "{found:?}");
+            not_cut += 1;
+        } else {
+            let told = found.line("export")["missing"].clone();
+            assert_eq!(told, serde_json::to_value(&held.missing).unwrap(), "{found:?}");
+            cut += 1;
+        }
+    }
+    assert!(cut > 5, "{cut} clips cut out, {not_cut} not");
 }

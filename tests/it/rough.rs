@@ -328,12 +328,12 @@ fn garbage_that_goes_on_is_a_gap_with_its_reason() {
     check(&library).exits(0);
 }
 
-/// How a camera is watched on a disk of 64 MB, as `with_own_mounts` runs it.
-const WATCH_ON_A_SMALL_DISK: &str = r#"
+/// How a camera is watched on a disk of 64 MB, as `with_own_mounts` runs it; further arguments are options.
+pub const WATCH_ON_A_SMALL_DISK: &str = r#"
         cinelex=$1 disk=$2 address=$3 pipeline=$4
         mount -t tmpfs -o size=64m,mode=700 tmpfs "$disk" || exit 7
         "$cinelex" index "$address" --library "$disk/lib" --pipeline "$pipeline" --json \
-            >"$disk.out" 2>"$disk.err" &
+            "${@:5}" >"$disk.out" 2>"$disk.err" &
         watcher=$!
 "#;
 

@@ -3,50 +3,67 @@
 use crate::error::Result;
 use crate::library::{RecordingFile, Recordings};
 use crate::source::Recorded;
+use crate::time::Timestamp;
 
 /// What is kept of one stream. A failure costs what came meanwhile, and never the picture.
 #[derive(Debug)]
 pub(super) struct Recording {
     name: String,
     recordings: Recordings,
+    /// What each file of the stream begins with, as it is now.
+    headers: Vec<u8>,
     file: Option<RecordingFile>,
-    fails: bool,
+    /// Since when nothing could be written.
+    fails_since: Option<Timestamp>,
 }
 
 impl Recording {
     /// `name`: of the stream, for messages.
     pub fn new(name: &str, recordings: Recordings) -> Self {
-        Recording { name: name.to_owned(), recordings, file: None, fails: false }
+        let name = name.to_owned();
+        Recording { name, recordings, headers: Vec::new(), file: None, fails_since: None }
     }
 
-    /// Writes a part of a file. Returns how many frames are in no file for it.
-    pub fn take(&mut self, part: &Recorded) -> u64 {
-        let written = self.write(part);
-        let failed_before = std::mem::replace(&mut self.fails, written.is_err());
-        match written {
-            Ok(true) => return 0,
-            // A file that could not be begun is missed up to the next one.
-            Ok(false) => {}
-            Err(error) if !failed_before => {
-                tracing::warn!("{}: {error}: nothing is recorded until that is over", self.name);
+    /// Writes a part of a file. Returns how many bytes that were, or `None` where its frames are in no file.
+    pub fn take(&mut self, mut part: Recorded) -> Option<u64> {
+        if let Some(headers) = part.headers.take() {
+            self.finish();
+            self.headers = headers;
+        }
+        match self.write(&part) {
+            Ok(bytes) => {
+                if bytes.is_some()
+                    && let Some(since) = self.fails_since.take()
+                {
+                    let missing = (part.start - since).as_secs_f64();
+                    let name = &self.name;
+                    tracing::warn!("{name}: recorded again; {missing:.1} s are missing");
+                }
+                bytes
             }
-            Err(_) => {}
+            Err(error) => {
+                // A hole ends a file: players take it for what it is, and so do those who list files.
+                self.finish();
+                if self.fails_since.is_none() {
+                    let name = &self.name;
+                    tracing::warn!("{name}: {error}: nothing is recorded until that is over");
+                    self.fails_since = Some(part.start);
+                }
+                None
+            }
         }
-        part.frames.into()
     }
 
-    fn write(&mut self, part: &Recorded) -> Result<bool> {
-        if part.is_first {
-            self.finish();
-            self.file = Some(self.recordings.begin(part.start)?);
+    fn write(&mut self, part: &Recorded) -> Result<Option<u64>> {
+        if let Some(file) = &mut self.file {
+            return file.append(&part.bytes).map(Some);
         }
-        let Some(file) = &mut self.file else { return Ok(false) };
-        let written = file.append(&part.bytes);
-        if written.is_err() && part.is_first {
-            // What follows is of no use without the headers.
-            self.finish();
+        // Only from a keyframe on can a file be played.
+        if !part.is_key || self.headers.is_empty() {
+            return Ok(None);
         }
-        written.map(|()| true)
+        let file = self.file.insert(self.recordings.begin(part.start)?);
+        file.append(&[self.headers.as_slice(), &part.bytes].concat()).map(Some)
     }
 
     /// The file in hand is whole.
@@ -55,5 +72,11 @@ impl Recording {
             let name = &self.name;
             tracing::warn!("{name}: {error}: its recording may not outlast a loss of power");
         }
+    }
+
+    /// The connection is over, and the next one has headers of its own.
+    pub fn end(&mut self) {
+        self.finish();
+        self.headers.clear();
     }
 }

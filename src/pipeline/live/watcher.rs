@@ -174,11 +174,11 @@ impl<'a> Watcher<'a> {
                     continue;
                 }
                 PictureEvent::Recorded(part) => {
+                    let frames = u64::from(part.frames);
                     if let Some(recording) = &mut self.recording {
-                        let lost = recording.take(&part);
-                        to.unwritten += lost;
-                        if lost == 0 {
-                            lock(&camera.status).recorded_bytes += part.bytes.len() as u64;
+                        match recording.take(part) {
+                            Some(bytes) => lock(&camera.status).recorded_bytes += bytes,
+                            None => to.unwritten += frames,
                         }
                     }
                     continue;
@@ -290,7 +290,7 @@ impl Source for Watcher<'_> {
             ending => ending,
         };
         if let Some(recording) = &mut self.recording {
-            recording.finish();
+            recording.end();
         }
         if let Err(error) = &ending {
             // A host that is silent is ended, too: since its camera is, or, where that comes soon, its driver may be.

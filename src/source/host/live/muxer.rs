@@ -15,7 +15,8 @@ use ffmpeg::{Dictionary, Packet};
 /// Ticks of a file's timestamps in a second.
 pub const TICKS: i64 = 90_000;
 
-/// One file in the making. What it gives, one after the other, is the file.
+/// One file in the making. Its headers and the fragments that it gives, one after the other, are the file;
+/// so are its headers and any later fragments, from one with a keyframe on.
 pub struct Muxer {
     context: *mut av::AVFormatContext,
 }
@@ -35,8 +36,8 @@ pub struct Format {
 const FLAGS: &str = "frag_custom+empty_moov+default_base_moof+skip_trailer";
 
 impl Muxer {
-    /// Begins a file; `None` where MP4 cannot hold the codec.
-    pub fn new(format: &Format) -> Option<Muxer> {
+    /// Begins a file, and gives its headers; `None` where MP4 cannot hold the codec.
+    pub fn new(format: &Format) -> Option<(Muxer, Vec<u8>)> {
         let mut context = ptr::null_mut();
         let name = c"mp4".as_ptr();
         // SAFETY: the name is a C string; on success the context is ours, and freed on drop.
@@ -46,7 +47,7 @@ impl Muxer {
         if context.is_null() {
             return None;
         }
-        let muxer = Muxer { context };
+        let mut muxer = Muxer { context };
         let mut options = Dictionary::new();
         options.set("movflags", FLAGS);
         options.set("use_editlist", "0");
@@ -80,7 +81,8 @@ impl Muxer {
             drop(Dictionary::own(raw));
             written
         };
-        (written >= 0).then_some(muxer)
+        let headers = muxer.next_bytes()?;
+        (written >= 0).then_some((muxer, headers))
     }
 
     /// Adds a frame. Its times are in ticks; `dts` goes up, and is no later than `pts`.
@@ -95,13 +97,19 @@ impl Muxer {
 
     /// Ends a fragment: the bytes that the file goes on with.
     pub fn fragment(&mut self) -> Option<Vec<u8>> {
-        // SAFETY: a packet that is null ends the fragment. The buffer that is closed is ours to free,
-        // and as long as it is said to be; a new one takes its place.
+        // SAFETY: a packet that is null ends the fragment.
+        let ended = unsafe { av::av_write_frame(self.context, ptr::null_mut()) };
+        let bytes = self.next_bytes()?;
+        (ended >= 0).then_some(bytes)
+    }
+
+    /// What was written since this was last asked.
+    fn next_bytes(&mut self) -> Option<Vec<u8>> {
+        // SAFETY: the buffer that is closed is the context's, which has one; a new one takes its place.
         unsafe {
-            let ended = av::av_write_frame(self.context, ptr::null_mut());
             let bytes = self.take_bytes();
             let opened = av::avio_open_dyn_buf(&mut (*self.context).pb);
-            (ended >= 0 && opened >= 0).then_some(bytes)
+            (opened >= 0).then_some(bytes)
         }
     }
 

@@ -157,15 +157,18 @@ impl Recording {
                     *format == file.format && first.saturating_sub(file.began_us) < FILE_US
                 })
         });
+        let is_key = format.is_some();
+        let mut bytes = Vec::new();
         if !goes_on {
             // Dropping it ends it: all of it has been sent.
             self.file = None;
             let format = format?;
-            let Some(muxer) = CODECS.contains(&format.codec).then(|| Muxer::new(&format)).flatten()
-            else {
+            let made = CODECS.contains(&format.codec).then(|| Muxer::new(&format)).flatten();
+            let Some((muxer, headers)) = made else {
                 self.refuse(&format, outbox);
                 return None;
             };
+            bytes = headers;
             let began_us = first;
             self.file = Some(File {
                 muxer,
@@ -197,10 +200,11 @@ impl Recording {
             }
         }
         (file.last_us, file.last_dts) = (last, dts);
-        let bytes = file.muxer.fragment()?;
-        let start = Timestamp(file.began_us.saturating_sub(self.zero_us));
+        let header_bytes = u32::try_from(bytes.len()).ok()?;
+        bytes.extend(file.muxer.fragment()?);
+        let start = Timestamp(first.saturating_sub(self.zero_us));
         let frames = u32::try_from(group.len()).unwrap_or(u32::MAX);
-        outbox.send_with(&Message::Recorded { start, is_first: !goes_on, frames }, &bytes);
+        outbox.send_with(&Message::Recorded { start, header_bytes, is_key, frames }, &bytes);
         Some(())
     }
 
@@ -267,8 +271,8 @@ mod tests {
         let reader = std::thread::spawn(move || {
             let (mut stream, mut files) = (theirs, Vec::<(i64, Vec<u8>)>::new());
             while let Ok((message, body)) = protocol::receive::<Message>(&mut stream) {
-                let Message::Recorded { start, is_first, .. } = message else { panic!() };
-                if is_first {
+                let Message::Recorded { start, header_bytes, .. } = message else { panic!() };
+                if header_bytes > 0 {
                     files.push((start.0 / 1_000, Vec::new()));
                 }
                 files.last_mut().unwrap().1.extend(body);
