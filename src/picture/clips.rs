@@ -103,23 +103,27 @@ impl ClipGrid {
     }
 
     fn note_empty(&mut self, span: Span) {
-        let mut reasons: Vec<&str> = Vec::new();
-        for gap in self.missing.iter().filter(|gap| gap.span.overlaps(span)) {
-            if !reasons.contains(&gap.reason.as_str()) {
-                reasons.push(&gap.reason);
-            }
+        let told = self.empty.take();
+        let start = told.as_ref().map_or(span.start, |gap| gap.span.start);
+        let missing = self.missing.iter().filter(|gap| gap.span.overlaps(span));
+        let mut reason = String::new();
+        for gap in told.iter().chain(missing) {
+            add_reason(&mut reason, &gap.reason);
         }
-        let reason = if reasons.is_empty() { "no picture".to_owned() } else { reasons.join("; ") };
-        match &mut self.empty {
-            Some(gap) if gap.reason == reason || reason == "no picture" => gap.span.end = span.end,
-            Some(gap) => {
-                gap.span.end = span.end;
-                if !gap.reason.contains(&reason) {
-                    gap.reason = format!("{}; {reason}", gap.reason);
-                }
-            }
-            None => self.empty = Some(Gap { span, track: TrackKind::Picture, reason }),
+        if reason.is_empty() {
+            "no picture".clone_into(&mut reason);
         }
+        let span = Span::new(start, span.end);
+        self.empty = Some(Gap { span, track: TrackKind::Picture, reason });
+    }
+}
+
+/// A reason that says what another one does, and more, takes its place.
+fn add_reason(reasons: &mut String, more: &str) {
+    if more.contains(reasons.as_str()) {
+        more.clone_into(reasons);
+    } else if !reasons.contains(more) {
+        *reasons = format!("{reasons}; {more}");
     }
 }
 
@@ -264,6 +268,20 @@ mod tests {
         };
         assert_eq!(clips(0, events).gaps, 1);
         assert_eq!(gaps(0, events()), [(1_500, 6_000, "undecodable; no frame for 4 s".to_owned())]);
+    }
+
+    #[test]
+    fn a_gap_that_is_told_bit_by_bit_is_one() {
+        let watermark = |millis| Event::Watermark(Timestamp::from_millis(millis));
+        let mut events = vec![frame(375, 0.0)];
+        for n in 0..40 {
+            let (start, end) = (1_125 + n * 750, 1_875 + n * 750);
+            let reason = if n == 20 { "the disk is full; behind" } else { "behind" };
+            events.extend([gap(start, end, reason), watermark(end)]);
+        }
+        events.push(frame(31_125, 0.0));
+        let told = [(1_500, 30_000, "the disk is full; behind".to_owned())];
+        assert_eq!(gaps(0, events), told);
     }
 
     #[test]

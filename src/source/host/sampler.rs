@@ -136,11 +136,7 @@ impl Sampler {
             // It could not be decoded.
             self.keys.pop_front();
         }
-        let hold = self.held.map(|held| {
-            let stated = held.duration.min(LONGEST_STATED);
-            held.pts + stated.max(LONGEST_HOLD)
-        });
-        self.decide_until(frame.pts, hold, decide);
+        self.pass(frame.pts, decide);
         self.held = Some(frame);
         self.frames += 1;
         // Changes before the target that precedes the request are that target's.
@@ -150,6 +146,15 @@ impl Sampler {
         {
             self.change = Some(Change { strength, at: frame.pts });
         }
+    }
+
+    /// Decides all targets before `until`: up to there, no other frame is on display than the one that is held.
+    pub fn pass(&mut self, until: Timestamp, decide: &mut impl FnMut(Decision)) {
+        let hold = self.held.map(|held| {
+            let stated = held.duration.min(LONGEST_STATED);
+            held.pts + stated.max(LONGEST_HOLD)
+        });
+        self.decide_until(until, hold, decide);
     }
 
     /// Decides the targets that the last frame is on display at, which is until `last`; what

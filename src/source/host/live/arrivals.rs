@@ -51,6 +51,8 @@ struct State<P> {
     opening: Option<i64>,
     /// What comes is of no use before the next keyframe, and why.
     waits_for_key: Option<Loss>,
+    /// When what was lost last was captured, where the decoder was behind and nothing was taken since.
+    lost_until: Option<i64>,
     /// All that arrived, where the stream is recorded.
     tape: Option<Tape<P>>,
     counts: Received,
@@ -86,6 +88,7 @@ impl<P: Clone> Arrivals<P> {
             began: None,
             opening: None,
             waits_for_key: Some(Loss::BeforeKeyframe),
+            lost_until: None,
             tape: record.then(Tape::default),
             counts: Received::default(),
             is_closed: false,
@@ -130,8 +133,12 @@ impl<P: Clone> Arrivals<P> {
         }
         match state.waits_for_key {
             Some(Loss::BeforeKeyframe) => state.counts.before_keyframe += 1,
-            Some(_) => state.counts.behind += 1,
+            Some(_) => {
+                state.counts.behind += 1;
+                state.lost_until = Some(unit.captured);
+            }
             None => {
+                state.lost_until = None;
                 state.bytes += unit.bytes;
                 state.units.push_back(unit);
             }
@@ -155,6 +162,13 @@ impl<P: Clone> Arrivals<P> {
         let unit = state.units.pop_front()?;
         state.bytes -= unit.bytes;
         Some(unit)
+    }
+
+    /// Up to when all was popped or is lost, while what comes is lost since the decoder was behind.
+    pub fn lost_until(&self) -> Option<i64> {
+        let state = self.lock();
+        let is_passed = state.units.is_empty() && state.opening.is_none();
+        state.lost_until.filter(|_| is_passed)
     }
 
     /// How far the clock that is believed is ahead of what arrivals say.
@@ -271,11 +285,15 @@ mod tests {
         }
         let received = arrivals.counts();
         assert_eq!(received.behind, 62);
+        assert_eq!(arrivals.lost_until(), None);
         let taken: Vec<i64> = std::iter::from_fn(|| pop(&arrivals, 3_500)).collect();
         assert_eq!((taken.len(), taken.last()), (26, Some(&1_000)));
+        assert_eq!(arrivals.lost_until(), Some(87 * 40_000));
         // What comes next is of no use before the next keyframe.
         for n in 88..102 {
             arrivals.push(unit(n * 40, n % 25 == 0));
+            let lost_until = (n < 100).then_some(n * 40_000);
+            assert_eq!(arrivals.lost_until(), lost_until);
         }
         assert_eq!(pop(&arrivals, 4_100), Some(4_000));
         assert_eq!(arrivals.counts().behind, 62 + 12);

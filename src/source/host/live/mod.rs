@@ -37,7 +37,7 @@ use super::sampler::{Decision, Sampler, Shown};
 use super::signature::{Signature, Signer};
 use super::{Outbox, explain};
 use crate::error::{Error, Result};
-use crate::source::protocol::{Address, LiveRequest, Message, NO_FRAME, Received, Summary};
+use crate::source::protocol::{Address, BEHIND, LiveRequest, Message, NO_FRAME, Received, Summary};
 use crate::time::{Micros, Timestamp};
 
 /// How often it is looked whether the stream is over.
@@ -109,7 +109,11 @@ fn serve_picture(
             }
             None if is_asked => break Ok(()),
             None if has_ended => break reception.end(),
-            None => {}
+            None => {
+                if let Some(until) = reception.arrivals.lost_until() {
+                    run.pass(until);
+                }
+            }
         }
         if let Some(recording) = &mut recording {
             run.record(recording, reception);
@@ -337,15 +341,38 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Empties the decoder.
-    fn drain(&mut self) {
+    /// What was captured up to then is lost: what is in the decoder is shown, and what is promised goes on.
+    fn pass(&mut self, until: i64) {
+        if self.decoder.as_ref().is_some_and(|decoder| decoder.held > 0) {
+            self.empty();
+        }
+        // Nobody waits for what is before the first frame.
+        if self.sampler.held().is_none() {
+            return;
+        }
+        let until = Timestamp(until.saturating_sub(self.request.zero_us));
+        self.sampler.pass(until, &mut |decision| self.decisions.push(decision));
+        self.carry_out(BEHIND);
+        self.delivery.end_gap();
+        self.promise();
+    }
+
+    /// Takes all that is in the decoder, which then waits for a keyframe.
+    fn empty(&mut self) {
         let Some(decoder) = &mut self.decoder else { return };
         // Fails only where draining has begun already.
         let _ = decoder.video.send_eof();
         self.receive();
-        if let Some(decoder) = self.decoder.take() {
-            self.counts.undecodable += decoder.held;
+        if let Some(decoder) = &mut self.decoder {
+            self.counts.undecodable += std::mem::take(&mut decoder.held);
+            decoder.video.flush();
         }
+    }
+
+    /// Takes all that is in the decoder, and ends it.
+    fn drain(&mut self) {
+        self.empty();
+        self.decoder = None;
     }
 
     /// The connection is over: the last frame serves what it is on display at.
@@ -432,9 +459,9 @@ fn is_unreferenced(codec: Id, packet: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::source::host::ffi::{Scaler, Target};
-
     use super::*;
+    use crate::source::host::ffi::{Scaler, Target};
+    use crate::source::protocol::{self, Fit, Rendition, Targets, Transport};
 
     /// The pictures of a film, small, in the order in which they come out, and how many of them hardware
     /// has decoded.
@@ -505,6 +532,101 @@ mod tests {
         assert_eq!(fail(100..132), 0);
         assert_eq!(fail(132..133), 32_000_000);
         assert_eq!(fail(133..200), 99_000_000);
+    }
+
+    /// Frames of a film, as they would come, and when each was captured.
+    fn coming(film: &std::path::Path) -> Vec<Unit<Coded>> {
+        let mut input = ffmpeg::format::input(film).unwrap();
+        let mut first = None;
+        let unit = |(stream, packet): (ffmpeg::Stream<'_>, ffmpeg::Packet)| {
+            assert_eq!(stream.parameters().id(), Id::H264);
+            let pts = packet.pts().unwrap() * 100 / 9;
+            let captured = pts - *first.get_or_insert(pts);
+            let (bytes, is_key) = (packet.size(), packet.is_key());
+            let packet = Coded { codec: Id::H264, width_px: 0, height_px: 0, packet };
+            let (pts, sent, arrived, after) = (Some(pts), None, captured, None);
+            Unit { packet, bytes, pts, sent, arrived, captured, is_key, after }
+        };
+        input.packets().map(unit).collect()
+    }
+
+    #[test]
+    fn while_frames_are_dropped_those_before_are_shown_and_the_watermark_goes_on() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let film = folder.path().join("film.ts");
+        let made = std::process::Command::new("ffmpeg")
+            .args(["-v", "error", "-nostdin", "-f", "lavfi", "-i", "testsrc2=s=320x180:r=25:d=2"])
+            .args(["-c:v", "libx264", "-preset", "medium", "-bf", "3", "-g", "1000"])
+            .arg(&film)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let request = LiveRequest {
+            rendition: Rendition { width_px: 32, height_px: 18, fit: Fit::Squash },
+            targets: Targets::every(Micros::from_millis(500), Micros::from_millis(250)),
+            zero_us: 0,
+            transport: Transport::default(),
+            ca: None,
+            silence: Duration::from_secs(10),
+            hardware: false,
+            record: false,
+            sound_from: None,
+        };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut ours = std::io::BufReader::new(ours);
+        // Targets that have a frame, gaps and the last watermark, in milliseconds.
+        let mut told = || {
+            let (mut served, mut gaps, mut watermark) = (Vec::new(), Vec::new(), None);
+            while let Ok((message, _)) = protocol::receive::<Message>(&mut ours) {
+                match message {
+                    Message::Frame { target, .. } | Message::Repeat { target, .. } => {
+                        served.push(target.0 / 1_000);
+                    }
+                    Message::Gap(gap) => {
+                        assert_eq!(gap.reason, BEHIND);
+                        gaps.push((gap.span.start.0 / 1_000, gap.span.end.0 / 1_000));
+                    }
+                    Message::Watermark(at) => watermark = Some(at.0 / 1_000),
+                    other => panic!("{other:?}"),
+                }
+            }
+            (served, gaps, watermark)
+        };
+        let mut outbox = Outbox::new(theirs);
+        let mut run = Run::new(&request, None, &mut outbox);
+        let units = coming(&film);
+        let last = units.iter().map(|unit| unit.captured).max().unwrap();
+        assert_eq!((units.len(), last), (50, 1_960_000));
+        for unit in &units {
+            run.take(unit.clone()).unwrap();
+        }
+        // Some frames are in the decoder, and nobody knows how long the last one is on display.
+        assert!(run.decoder.as_ref().unwrap().held > 0);
+        let (mut served, gaps, watermark) = told();
+        assert_eq!((gaps.len(), watermark), (0, Some(served[served.len() - 1] + 500)));
+        run.pass(last + 40_000);
+        served.extend(told().0);
+        assert_eq!(served, [250, 750, 1_250, 1_750]);
+        let held = run.sampler.held().map(|held| held.pts);
+        assert_eq!((run.counts.undecodable, held), (0, Some(Timestamp(last))));
+
+        run.pass(4_000_000);
+        assert_eq!(told(), (vec![2_250, 2_750], vec![(3_250, 4_250)], Some(4_250)));
+        run.pass(4_240_000);
+        assert_eq!(told(), (vec![], vec![], None));
+        run.pass(60_000_000);
+        assert_eq!(told(), (vec![], vec![(4_250, 60_250)], Some(60_250)));
+        // The next keyframe is decoded as the first one was.
+        for unit in &units {
+            let after = unit.is_key.then_some(Loss::Behind);
+            let captured = unit.captured + 61_000_000;
+            run.take(Unit { captured, after, ..unit.clone() }).unwrap();
+        }
+        run.finish();
+        let served = vec![61_250, 61_750, 62_250, 62_750];
+        assert_eq!(told(), (served, vec![(60_250, 61_250)], Some(63_250)));
+        assert_eq!((run.counts.undecodable, run.counts.encoded + run.counts.skipped), (0, 100));
     }
 
     #[test]
