@@ -239,9 +239,9 @@ impl Display {
             bar.set_prefix(one_line(&status.source));
             Shown { bar, state: status.state, reason: None, told: Instant::now() }
         });
-        let is_other = is_new
-            || shown.state != status.state
-            || (status.state == StreamState::Waiting && shown.reason != status.reason);
+        let is_away = matches!(status.state, StreamState::Connecting | StreamState::Waiting);
+        let is_other =
+            is_new || shown.state != status.state || (is_away && shown.reason != status.reason);
         shown.state = status.state;
         if self.json {
             if is_other || shown.told.elapsed() >= TELL {
@@ -250,17 +250,16 @@ impl Display {
             }
         } else if self.plain {
             // A stream that stays lost is not told again at each attempt.
-            let is_attempt = status.state == StreamState::Connecting && shown.reason.is_some();
+            let is_attempt = status.state == StreamState::Connecting
+                && shown.reason.is_some()
+                && shown.reason == status.reason;
             if is_other && !is_attempt {
                 note(&format!("{}: {}", one_line(&status.source), state_line(status)));
             }
         } else {
             shown.bar.set_message(format!("{}; {}", state_line(status), numbers_line(status)));
         }
-        shown.reason = match status.state {
-            StreamState::Live | StreamState::Ended => None,
-            StreamState::Connecting | StreamState::Waiting => status.reason.clone(),
-        };
+        shown.reason = status.reason.clone().filter(|_| is_away);
     }
 
     fn finish(&self) {
@@ -275,7 +274,8 @@ fn state_line(status: &StreamStatus) -> String {
     let since = clock(status.since_us);
     let reason = status.reason.as_deref().map(one_line).unwrap_or_default();
     match status.state {
-        StreamState::Connecting => format!("connecting since {since}"),
+        StreamState::Connecting if reason.is_empty() => format!("connecting since {since}"),
+        StreamState::Connecting => format!("connecting since {since}; {reason}"),
         StreamState::Live => format!("live since {since}"),
         StreamState::Waiting => match status.retry_secs {
             Some(secs) => format!("{since} {reason}; again in {secs:.1} s"),

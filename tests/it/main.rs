@@ -28,6 +28,8 @@ mod indexing;
 mod keeping;
 #[cfg(feature = "live")]
 mod kept;
+#[cfg(feature = "live")]
+mod keyframes;
 mod library;
 mod licence;
 #[cfg(feature = "speech")]

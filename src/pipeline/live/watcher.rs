@@ -18,6 +18,8 @@ use crate::time::{Micros, Span, Timestamp};
 
 /// How often the wish to stop is looked at in a pause.
 const TICK: Duration = Duration::from_millis(50);
+/// A camera that has sent no keyframe for so long may send one to whoever connects anew.
+const MOST_WITHOUT_KEYFRAME: Duration = Duration::from_secs(300);
 /// Different reasons of one outage that are kept.
 const MOST_REASONS: usize = 3;
 
@@ -46,7 +48,9 @@ struct Connection {
     received: Received,
     /// Frames that could not be written into a recording.
     unwritten: u64,
-    /// When the first frame came, and the last.
+    /// When it was first told that frames came.
+    came: Option<Instant>,
+    /// When the first frame was seen, and the last.
     seen: Option<(Instant, Instant)>,
     /// Whether one has come, for those who listen.
     is_up: Arc<AtomicBool>,
@@ -62,6 +66,28 @@ impl Connection {
     /// For how long it has brought frames.
     fn lasted(&self) -> Duration {
         self.seen.map_or(Duration::ZERO, |(first, last)| last - first)
+    }
+
+    /// What to say of a camera that has sent frames for as long as it may be silent, and no keyframe. It is waited for
+    /// on, since it may send one each minute.
+    ///
+    /// # Errors
+    /// `Unavailable` where it may help to connect anew.
+    fn without_keyframe(&self, silence: Duration) -> Result<Option<String>> {
+        let is_all = self.received.before_keyframe == self.received.received;
+        let since = self.came.filter(|_| is_all && self.seen.is_none());
+        let Some(waited) = since.map(|came| came.elapsed()).filter(|waited| *waited > silence)
+        else {
+            return Ok(None);
+        };
+        let reason = format!(
+            "no keyframe came for {} s: if that goes on, set the camera's keyframe interval to a few seconds",
+            silence.as_secs_f32()
+        );
+        if waited > MOST_WITHOUT_KEYFRAME.max(silence) {
+            return Err(Error::unavailable(reason));
+        }
+        Ok(Some(reason))
     }
 }
 
@@ -109,6 +135,7 @@ impl<'a> Watcher<'a> {
             session,
             received: Received::default(),
             unwritten: 0,
+            came: None,
             seen: None,
             is_up: Arc::default(),
         }
@@ -162,6 +189,16 @@ impl<'a> Watcher<'a> {
                     received.unrecorded += to.unwritten;
                     to.received = received;
                     shared.update(self.camera, |status| status.frames = earlier.and(&received));
+                    if received.received > 0 {
+                        to.came.get_or_insert_with(Instant::now);
+                    }
+                    if let Some(reason) = to.without_keyframe(shared.silence)? {
+                        note(&mut self.reasons, &reason);
+                        shared.update(self.camera, |status| {
+                            status.reason = Some(reason);
+                            status.lost_since_us = status.lost_since_us.or(Some(status.since_us));
+                        });
+                    }
                     let zero_us = to.session.zero_us;
                     // A file is played once.
                     if camera.input.file().is_none()
@@ -201,7 +238,9 @@ impl<'a> Watcher<'a> {
                         gap.reason = format!("{why}; {BEHIND}");
                     }
                     let reason = match outage(&mut self.reasons) {
-                        Some(reason) if gap.reason == NO_FRAME => reason,
+                        Some(reason) if gap.reason == NO_FRAME || reason.contains(&gap.reason) => {
+                            reason
+                        }
                         Some(reason) => format!("{reason}; {}", gap.reason),
                         None => gap.reason,
                     };
@@ -230,9 +269,7 @@ impl<'a> Watcher<'a> {
 
     /// Notes why nothing is seen from now on, and waits before the next attempt.
     fn wait(&mut self, reason: String) {
-        if self.reasons.len() < MOST_REASONS && !self.reasons.contains(&reason) {
-            self.reasons.push(reason.clone());
-        }
+        note(&mut self.reasons, &reason);
         let pause = self.pauses.take(rand::random::<f64>());
         self.shared.set_state(self.camera, StreamState::Waiting, |status| {
             status.reason = Some(reason);
@@ -263,6 +300,14 @@ impl<'a> Watcher<'a> {
                 return;
             }
         }
+    }
+}
+
+/// Notes one more reason why nothing is seen, unless that is known.
+fn note(reasons: &mut Vec<String>, reason: &str) {
+    let is_known = reasons.iter().any(|known| reason.contains(known));
+    if !is_known && reasons.len() < MOST_REASONS {
+        reasons.push(reason.to_owned());
     }
 }
 
