@@ -128,10 +128,7 @@ impl Writer {
     /// [`Writer::heard_to`] knows nothing of it.
     pub fn heard_until(&self, source: SourceId, recipe: &RecipeId) -> Result<Option<Timestamp>> {
         let (source, recipe) = self.keys(source, recipe, RecipeKind::Speech)?;
-        let find = "SELECT max(end_us) FROM chunks WHERE source = ?1 AND recipe = ?2";
-        let until: Option<i64> =
-            self.record.read(|sql| rows::one(sql, find, params![source, recipe.key]))?;
-        Ok(until.map(Timestamp))
+        self.record.read(|sql| heard_until(sql, source, recipe.key))
     }
 
     /// Adds what was heard of a live source to what a chunk has; the chunk's span ends where that does.
@@ -203,6 +200,13 @@ impl Writer {
         self.sweep_retired()?;
         Ok((left, changed))
     }
+}
+
+/// Up to where a live source was listened to.
+pub(super) fn heard_until(sql: &Connection, source: i64, recipe: i64) -> Result<Option<Timestamp>> {
+    let find = "SELECT max(end_us) FROM chunks WHERE source = ?1 AND recipe = ?2";
+    let until: Option<i64> = rows::one(sql, find, params![source, recipe])?;
+    Ok(until.map(Timestamp))
 }
 
 /// Makes a recipe the one whose words are searched; says whether that changed anything.

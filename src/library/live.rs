@@ -6,6 +6,7 @@ use rusqlite::{Connection, params};
 use serde::Serialize;
 
 use super::digest::SOURCES;
+use super::hearing::heard_until;
 use super::ids::{RecipeId, SourceId};
 use super::reader::Reader;
 use super::rows;
@@ -35,18 +36,29 @@ impl Writer {
     }
 
     /// What the run that watched a source last did not come to store, where it was cut off while the source was
-    /// lost: why nothing was seen from what is stored on, in order.
+    /// lost: why nothing was seen from what is stored on, in order; for a recipe of speech, why nothing was heard, if
+    /// that run listened.
     pub fn untold(&self, source: SourceId, recipe: &RecipeId) -> Result<Vec<Gap>> {
         self.record.read(|sql| {
             let (source, recipe) = (rows::source_key(sql, source)?, rows::recipe_row(sql, recipe)?);
-            let is_cut_off = |watch: &Watch| watch.ended_us.is_some() && watch.outage().is_some();
-            let Some(watch) = last_watch(sql, source)?.filter(is_cut_off) else {
+            let track = match recipe.recipe.kind {
+                RecipeKind::Speech => TrackKind::Sound,
+                _ => TrackKind::Picture,
+            };
+            let is_untold = |watch: &Watch| {
+                let is_cut_off = watch.ended_us.is_some() && watch.outage().is_some();
+                is_cut_off && (track == TrackKind::Picture || watch.listens())
+            };
+            let Some(watch) = last_watch(sql, source)?.filter(is_untold) else {
                 return Ok(Vec::new());
             };
             let zero_us = "SELECT coalesce(wall_start_us, 0) FROM sources WHERE key = ?1";
             let zero_us = rows::one(sql, zero_us, [source])?;
-            let missing = missing(sql, source, recipe.key, zero_us, watch.told_us)?.into_iter();
-            let track = TrackKind::Picture;
+            let stored = match track {
+                TrackKind::Sound => heard_until(sql, source, recipe.key)?,
+                _ => stored_until(sql, source, recipe.key)?,
+            };
+            let missing = missing(sql, source, stored, zero_us, watch.told_us)?.into_iter();
             Ok(missing.map(|(span, reason)| Gap { span, track, reason }).collect())
         })
     }
@@ -82,11 +94,11 @@ fn stored_until(sql: &Connection, source: i64, recipe: i64) -> Result<Option<Tim
 }
 
 /// What is not stored of a live source up to now, and why: since something was, or else since a run began to
-/// watch it. `zero_us`: where its media time has its zero.
+/// watch it. `stored`: up to where something is; `zero_us`: where its media time has its zero.
 fn missing(
     sql: &Connection,
     source: i64,
-    recipe: i64,
+    stored: Option<Timestamp>,
     zero_us: i64,
     now_us: i64,
 ) -> Result<Vec<(Span, String)>> {
@@ -94,7 +106,7 @@ fn missing(
     let media = |wall_us: i64| Timestamp(wall_us.saturating_sub(zero_us));
     let deleted_until = "SELECT max(from_us) FROM kept WHERE source = ?1";
     let deleted_until: Option<i64> = rows::one(sql, deleted_until, [source])?;
-    let stored = stored_until(sql, source, recipe)?.max(deleted_until.map(Timestamp));
+    let stored = stored.max(deleted_until.map(Timestamp));
     let started = watch.as_ref().map(|watch| media(watch.started_us));
     let Some(since) = stored.or(started) else { return Ok(Vec::new()) };
     let from_us = zero_us.saturating_add(since.0);
@@ -168,7 +180,8 @@ impl Reader {
                 };
                 unheard.retain(|gap| !is_said(gap));
                 let now = Timestamp(now_us.saturating_sub(zero));
-                let since = missing(sql, key, recipe.key, zero, now_us)?.into_iter();
+                let stored = stored_until(sql, key, recipe.key)?;
+                let since = missing(sql, key, stored, zero, now_us)?.into_iter();
                 gaps.extend(since.filter(|(span, _)| now - span.start > STILL_COMING));
                 let deleted = deleted.into_iter().filter(|(span, _)| filter.asks(key, *span));
                 let seen =

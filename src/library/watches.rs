@@ -74,6 +74,11 @@ impl Watch {
         text("reason").filter(|_| self.is_lost() && text("state") != Some("ended"))
     }
 
+    /// Whether the run listened to the source.
+    pub(super) fn listens(&self) -> bool {
+        self.status.get("sound").is_some_and(Value::is_object)
+    }
+
     /// Why nothing of the source is stored from an instant on, for whoever looks now: before the run, while
     /// it told how the source is, and after that.
     pub(super) fn why_nothing_comes(&self, from_us: i64, now_us: i64) -> Vec<(Range<i64>, &str)> {

@@ -283,6 +283,55 @@ fn a_killed_run_keeps_what_was_heard_and_the_next_one_hears_nothing_twice() {
 }
 
 #[test]
+fn a_run_that_is_killed_in_an_outage_leaves_its_reason_for_sound_as_for_the_picture() {
+    const REFUSED: &str = "camera unreachable: connection refused";
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let sound = spoken(folder.path(), &SENTENCES[..1]);
+    let units = small(folder.path());
+    let setup = Setup { sound: Some(&sound), ..Setup::default() };
+    let camera = Camera::start(&units, &setup);
+    let (address, port) = (camera.address(), camera.port);
+    let options = ["--listen", "always", "--silence", "2", &address];
+    let mut watching = Watching::start(&library, &options);
+    until_heard(&mut watching, "river");
+    drop(camera);
+    let is_refused =
+        |line: &Value| line["reason"].as_str().is_some_and(|said| said.contains(REFUSED));
+    watching.until(REFUSED, is_refused);
+    // That is told in the library every five seconds.
+    std::thread::sleep(Duration::from_secs(12));
+    watching.child.kill().unwrap();
+    watching.child.wait().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let camera = Camera::start(&units, &Setup { port: Some(port), ..setup });
+    let mut watching = Watching::start(&library, &options);
+    until_heard(&mut watching, "river");
+    check_sound(&watching.stop()["streams"][0]);
+    drop(camera);
+
+    let gaps = show(&library, &address).exits(0).lines("gap");
+    let of = |track: &str, why: &str| {
+        let is_one = |gap: &&Value| {
+            gap["track"] == track && gap["reason"].as_str().is_some_and(|said| said.contains(why))
+        };
+        let found: Vec<&Value> = gaps.iter().filter(is_one).collect();
+        assert_eq!(found.len(), 1, "{track}, {why}: {gaps:?}");
+        ["start_us", "end_us"].map(|key| found[0][key].as_i64().unwrap())
+    };
+    let [_, lost_until] = of("picture", REFUSED);
+    let [lost, heard_again] = [of("sound", REFUSED), of("sound", "not watched")];
+    assert!(lost[1] == lost_until && heard_again[0] == lost_until, "{gaps:?}");
+    assert!(lost[1] - lost[0] > 5_000_000, "{gaps:?}");
+    // What was neither seen nor heard is said once.
+    let unseen = search(&library, &["river", "--last", "1h"]).exits(0).lines("unseen");
+    let said: Vec<&Value> = unseen.iter().filter(|line| is_refused(line)).collect();
+    assert!(said.len() == 1 && said[0]["track"] == "picture", "{unseen:?}");
+    check_cues(&library, &address);
+    check(&library).exits(0);
+}
+
+#[test]
 fn sound_that_changes_in_the_middle_of_a_stream_is_heard_to_its_end() {
     let folder = TempDir::new().unwrap();
     let at = folder.path();

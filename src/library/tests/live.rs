@@ -223,6 +223,38 @@ fn the_reason_of_an_outage_in_which_the_run_was_cut_off_is_known_to_the_next_one
 }
 
 #[test]
+fn the_reason_of_an_outage_is_that_of_the_sound_where_the_run_that_was_cut_off_listened() {
+    let (folder, mut writer) = new_library();
+    let speech = speech_recipe();
+    writer.add_recipe(&listening("5feec400")).unwrap();
+    let [mute, door, yard] = ["mute", "door", "yard"].map(|name| camera(&mut writer, name));
+    let span = span(at_minute(0), at_minute(1));
+    let heard = HeardChunk { index: number(0), span, cues: Vec::new(), gaps: Vec::new() };
+    for id in [mute, door] {
+        watch(&mut writer, id, 0, 0..40);
+        assert!(writer.append_heard(id, &speech, &heard).unwrap());
+    }
+    let listening = |id| {
+        let (id, mut told) = told_of(id, Some("lost"));
+        told["sound"] = serde_json::json!({ "cues": 0 });
+        (id, told)
+    };
+    let told = [told_of(mute, Some("lost")), listening(door), listening(yard)];
+    writer.note_watches(at_minute(0), at_minute(5), false, &told).unwrap();
+    drop(writer);
+    let writer = Writer::open(&folder.path().join("lib")).unwrap();
+    let untold = [mute, door, yard].map(|id| writer.untold(id, &speech).unwrap());
+    let [of_mute, of_door, of_yard] = untold;
+    assert_eq!(of_mute, []);
+    let gap = |from: i64| {
+        let span = Span::new(Timestamp(at_minute(from)), Timestamp(at_minute(5)));
+        Gap { span, track: TrackKind::Sound, reason: "lost".to_owned() }
+    };
+    // Nothing of the last one ever came.
+    assert_eq!((of_door, of_yard), (vec![gap(1)], vec![gap(0)]));
+}
+
+#[test]
 fn what_is_older_than_what_is_kept_goes_a_chunk_at_a_time() {
     let (folder, mut writer) = new_library();
     let lib = folder.path().join("lib");

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::inbox::{Came, Inbox};
-use super::recorder::ChunkSpans;
+use super::recorder::{ChunkSpans, untold};
 use super::sound::{Listened, Sounding};
 use super::status::{HeardCue, LiveEvent};
 use super::{Shared, lock, monotonic_us};
 use crate::error::{Error, Kind, Result};
-use crate::library::{HeardChunk, RecipeId, Writer};
+use crate::library::{HeardChunk, RecipeId, SourceId, Writer};
 use crate::media::{Cue, Gap, TrackKind};
+use crate::picture::ClipRules;
 use crate::pipeline::ears::{Hearing, LiveEars};
 use crate::pipeline::listening::{How, Reads, Told, listen_to};
 use crate::pipeline::reading::{Reader, Reading, length};
@@ -47,6 +48,21 @@ pub(super) fn be_current(library: &mut Writer, hearing: &Hearing, take_over: boo
     }
     library.add_recipe(&hearing.recipe)?;
     library.take_over_speech_first(&hearing.recipe.id)
+}
+
+/// Stores why nothing was heard of a source before the last run was cut off, where that one has not come to it.
+pub(super) fn store_untold(
+    library: &mut Writer,
+    source: SourceId,
+    recipe: &RecipeId,
+    clip: &ClipRules,
+) -> Result<()> {
+    let gaps = untold(library, source, recipe, clip)?;
+    let Some(at) = gaps.last().map(|gap| gap.span.end) else { return Ok(()) };
+    for chunk in in_chunks(ChunkSpans::of(clip), None, at, Vec::new(), gaps) {
+        library.append_heard(source, recipe, &chunk)?;
+    }
+    Ok(())
 }
 
 /// Listens to what comes into the inboxes of these streams until they are closed.

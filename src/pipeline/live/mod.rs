@@ -303,6 +303,8 @@ pub fn watch(
         let mut camera =
             camera(&source, &mut library, &recipe, &loaded.pipeline.clip, &options.tags)?;
         if let Some(speech) = speech.as_ref().filter(|_| source.listen) {
+            #[cfg(feature = "speech")]
+            hearing::store_untold(&mut library, camera.id, speech, &loaded.pipeline.clip)?;
             let until = Mutex::new(library.heard_until(camera.id, speech)?);
             // No connection begins before the sound of the one before has ended.
             let (sender, receiver) = crossbeam_channel::bounded(2);

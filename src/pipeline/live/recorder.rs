@@ -247,18 +247,34 @@ pub(super) fn store_untold(
     recipe: &RecipeId,
     clip: &ClipRules,
 ) -> Result<()> {
-    let gaps = library.untold(source, recipe)?;
-    let Some(mut from) = gaps.first().map(|gap| gap.span.start) else { return Ok(()) };
     let mut records = Vec::new();
-    for gap in gaps {
-        // The next connection begins on the clip grid.
-        let span = Span::new(from, clip.start(clip.place(gap.span.end)));
-        if span.start < span.end {
-            ChunkSpans::of(clip).record(&mut records, span.start).gaps.push(Gap { span, ..gap });
-            from = span.end;
-        }
+    for gap in untold(library, source, recipe, clip)? {
+        ChunkSpans::of(clip).record(&mut records, gap.span.start).gaps.push(gap);
     }
     records.iter().try_for_each(|record| library.append(source, recipe, record))
+}
+
+/// What the last run has not come to tell; see [`Writer::untold`].
+pub(super) fn untold(
+    library: &Writer,
+    source: SourceId,
+    recipe: &RecipeId,
+    clip: &ClipRules,
+) -> Result<Vec<Gap>> {
+    let mut gaps = library.untold(source, recipe)?;
+    let mut from = gaps.first().map(|gap| gap.span.start);
+    gaps.retain_mut(|gap| {
+        let Some(start) = from else { return false };
+        // The next connection begins on the clip grid.
+        let end = clip.start(clip.place(gap.span.end));
+        let is_some = start < end;
+        if is_some {
+            gap.span = Span::new(start, end);
+            from = Some(end);
+        }
+        is_some
+    });
+    Ok(gaps)
 }
 
 /// The spans that a source's record is kept in.
