@@ -53,11 +53,13 @@ impl Writer {
                 return Ok(Vec::new());
             };
             let zero_us = "SELECT coalesce(wall_start_us, 0) FROM sources WHERE key = ?1";
-            let zero_us = rows::one(sql, zero_us, [source])?;
+            let zero_us: i64 = rows::one(sql, zero_us, [source])?;
             let stored = match track {
                 TrackKind::Sound => heard_until(sql, source, recipe.key)?,
                 _ => stored_until(sql, source, recipe.key)?,
             };
+            let since = Timestamp(watch.unstored_since().saturating_sub(zero_us));
+            let stored = stored.or(Some(since));
             let missing = missing(sql, source, stored, zero_us, watch.told_us)?.into_iter();
             Ok(missing.map(|(span, reason)| Gap { span, track, reason }).collect())
         })

@@ -79,6 +79,14 @@ impl Watch {
         self.status.get("sound").is_some_and(Value::is_object)
     }
 
+    /// Since when nothing was seen of a source of which nothing is stored. What a run had stored before it was lost was given
+    /// up for another recipe, and was seen.
+    pub(super) fn unstored_since(&self) -> i64 {
+        let number = |key: &str| self.status.get(key).and_then(Value::as_i64);
+        let lost_us = number("lost_since_us").filter(|_| number("clips") > Some(0));
+        lost_us.unwrap_or(self.started_us)
+    }
+
     /// Why nothing of the source is stored from an instant on, for whoever looks now: before the run, while
     /// it told how the source is, and after that.
     pub(super) fn why_nothing_comes(&self, from_us: i64, now_us: i64) -> Vec<(Range<i64>, &str)> {

@@ -105,6 +105,41 @@ fn a_run_that_is_killed_before_a_camera_was_reached_takes_no_reason_with_it() {
 }
 
 #[test]
+fn a_run_that_takes_over_stores_the_outage_in_which_the_one_before_was_killed() {
+    const REFUSED: &str = "camera unreachable: connection refused";
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let units = small(folder.path());
+    let camera = Camera::start(&units, &Setup::default());
+    let (address, port) = (camera.address(), camera.port);
+    let mut watching = Watching::start(&library, &[&address]);
+    watching.until_stored(3);
+    drop(camera);
+    let is_refused =
+        |line: &Value| line["reason"].as_str().is_some_and(|said| said.contains(REFUSED));
+    let lost = watching.until(REFUSED, is_refused);
+    // That is told in the library every five seconds.
+    std::thread::sleep(Duration::from_secs(12));
+    watching.child.kill().unwrap();
+    watching.child.wait().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let _camera = Camera::start(&units, &Setup { port: Some(port), ..Setup::default() });
+    let pipeline = brisk_pipeline(folder.path(), "0.25");
+    let options = ["--pipeline", pipeline.to_str().unwrap(), "--take-over", &address];
+    let mut watching = Watching::start(&library, &options);
+    watching.until_stored(4);
+    watching.stop();
+    let spans = check_grid(&library, &address);
+    // What the other pipeline has seen before is given up, and no outage.
+    let (start_us, end_us, reason) = &spans[0];
+    assert!(reason.as_ref().is_some_and(|reason| reason.contains(REFUSED)), "{spans:?}");
+    assert_eq!(lost["lost_since_us"], *start_us, "{spans:?}");
+    assert!(end_us - start_us > 5_000_000, "{spans:?}");
+    assert_eq!((told(&spans, REFUSED), told(&spans, "not watched")), (1, 1), "{spans:?}");
+    check(&library).exits(0);
+}
+
+#[test]
 fn a_camera_that_asks_for_digests_is_watched() {
     let folder = TempDir::new().unwrap();
     let library = folder.path().join("cameras.library");

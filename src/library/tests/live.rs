@@ -227,7 +227,8 @@ fn the_reason_of_an_outage_is_that_of_the_sound_where_the_run_that_was_cut_off_l
     let (folder, mut writer) = new_library();
     let speech = speech_recipe();
     writer.add_recipe(&listening("5feec400")).unwrap();
-    let [mute, door, yard] = ["mute", "door", "yard"].map(|name| camera(&mut writer, name));
+    let cameras = ["mute", "door", "yard", "gate"].map(|name| camera(&mut writer, name));
+    let [mute, door, yard, gate] = cameras;
     let span = span(at_minute(0), at_minute(1));
     let heard = HeardChunk { index: number(0), span, cues: Vec::new(), gaps: Vec::new() };
     for id in [mute, door] {
@@ -239,19 +240,22 @@ fn the_reason_of_an_outage_is_that_of_the_sound_where_the_run_that_was_cut_off_l
         told["sound"] = serde_json::json!({ "cues": 0 });
         (id, told)
     };
-    let told = [told_of(mute, Some("lost")), listening(door), listening(yard)];
+    let mut told = [told_of(mute, Some("lost")), listening(door), listening(yard), listening(gate)];
+    // Another model had heard it.
+    told[3].1["clips"] = 40.into();
+    told[3].1["lost_since_us"] = at_minute(3).into();
     writer.note_watches(at_minute(0), at_minute(5), false, &told).unwrap();
     drop(writer);
     let writer = Writer::open(&folder.path().join("lib")).unwrap();
-    let untold = [mute, door, yard].map(|id| writer.untold(id, &speech).unwrap());
-    let [of_mute, of_door, of_yard] = untold;
+    let untold = cameras.map(|id| writer.untold(id, &speech).unwrap());
+    let [of_mute, of_door, of_yard, of_gate] = untold;
     assert_eq!(of_mute, []);
     let gap = |from: i64| {
         let span = Span::new(Timestamp(at_minute(from)), Timestamp(at_minute(5)));
         Gap { span, track: TrackKind::Sound, reason: "lost".to_owned() }
     };
     // Nothing of the last one ever came.
-    assert_eq!((of_door, of_yard), (vec![gap(1)], vec![gap(0)]));
+    assert_eq!((of_door, of_yard, of_gate), (vec![gap(1)], vec![gap(0)], vec![gap(3)]));
 }
 
 #[test]
