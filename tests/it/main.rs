@@ -11,6 +11,8 @@ mod changing;
 mod cinelex;
 #[cfg(feature = "fit")]
 mod codebook;
+#[cfg(feature = "live")]
+mod codecs;
 mod damage;
 #[cfg(feature = "live")]
 mod datagrams;

@@ -368,6 +368,12 @@ impl Source for Watcher<'_> {
             Ok(Ending::Over) if is_file => self.is_over = true,
             Ok(Ending::Over) => self.wait("stream lost: the sender ended it".to_owned()),
             Ok(Ending::Unwanted) => self.wait("stream lost: a later stage failed".to_owned()),
+            // A file is what it is, however often it is tried.
+            Err(error) if is_file && error.kind() == Kind::Unsupported => {
+                self.is_over = true;
+                tracing::warn!("{error}");
+                shared.update(self.camera, |status| status.reason = Some(error.reason()));
+            }
             // A camera that sends something is reached, though none of it may be seen.
             Err(error) if connection.received.received > 0 => {
                 self.wait(format!("stream lost: {}", error.reason()));

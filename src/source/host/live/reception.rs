@@ -25,6 +25,9 @@ use crate::source::protocol::{Address, LiveRequest};
 /// What NTP's clock was at when that of media time began.
 const FROM_1900_TO_1970_US: i64 = 2_208_988_800_000_000;
 
+const FILE_CHANGED: &str = "the codec or the tracks of the file change here, and what follows is not played: divide it \
+     there, and play the parts";
+
 /// A coded frame and what decodes it.
 #[derive(Clone)]
 pub struct Coded {
@@ -45,7 +48,7 @@ pub struct Reception {
     /// What puts packets in order, which knows how many did not come.
     jitter_buffers: Arc<Mutex<Vec<gst::Element>>>,
     /// Kept open for the source that reads it.
-    _file: Option<OwnedFd>,
+    file: Option<OwnedFd>,
     /// Where it connects to, for saying why it cannot.
     server: Option<Server>,
     refused: Refused,
@@ -83,6 +86,7 @@ impl Reception {
                 source.set_property("location", path);
                 // As a camera would bring it.
                 is_paced = true;
+                watch_track(&pipeline, &sinks.picture, &has_changed);
                 demux(&pipeline, &source, &sinks)?;
             }
             Address::Url(url) => {
@@ -104,7 +108,7 @@ impl Reception {
                         // Segments come many frames at once.
                         is_paced = matches!(url.scheme.as_str(), "http" | "https");
                         let source = url.source()?;
-                        watch_track(&source, &sinks.picture, &has_changed);
+                        watch_track(&pipeline, &sinks.picture, &has_changed);
                         demux(&pipeline, &source, &sinks)?;
                     }
                 }
@@ -121,7 +125,7 @@ impl Reception {
             arrivals,
             sounds,
             jitter_buffers,
-            _file: file,
+            file,
             server,
             refused,
             has_changed,
@@ -155,9 +159,10 @@ impl Reception {
                         explain(error, self.server.as_ref(), has_come)
                     }
                 })),
-                _ if self.has_changed.load(Ordering::SeqCst) => {
-                    Some(Err(Error::unavailable("the codec or the tracks of the stream changed")))
-                }
+                _ if self.has_changed.load(Ordering::SeqCst) => Some(Err(match self.file {
+                    Some(_) => Error::unsupported(FILE_CHANGED),
+                    None => Error::unavailable("the codec or the tracks of the stream changed"),
+                })),
                 _ => Some(Ok(())),
             };
             if self.ended.is_some() {
@@ -190,12 +195,28 @@ impl Drop for Reception {
 }
 
 /// Notes where the track of pictures ends and what it comes in does not: another one begins, by another codec.
-fn watch_track(source: &gst::Element, sink: &gst_app::AppSink, has_changed: &Arc<AtomicBool>) {
-    let (is_at_end, has_changed) = (Arc::new(AtomicBool::new(false)), Arc::clone(has_changed));
-    let seen = Arc::clone(&is_at_end);
-    at_end(source.static_pad("src"), move || seen.store(true, Ordering::SeqCst));
+fn watch_track(pipeline: &gst::Pipeline, sink: &gst_app::AppSink, has_changed: &Arc<AtomicBool>) {
+    let (has_more, has_changed) = (Arc::new(AtomicBool::new(false)), Arc::clone(has_changed));
+    let seen = Arc::clone(&has_more);
+    pipeline.connect_deep_element_added(move |_, _, added| {
+        // No other container has tracks that begin on the way.
+        let is_it = added.factory().is_some_and(|factory| factory.name() == "tsdemux");
+        let Some(pad) = added.static_pad("sink").filter(|_| is_it) else { return };
+        seen.store(true, Ordering::SeqCst);
+        let has_more = Arc::clone(&seen);
+        at_end(Some(pad.clone()), move || has_more.store(false, Ordering::SeqCst));
+        // Of a file, it takes what it wants, and may look at the end first.
+        let has_more = Arc::clone(&seen);
+        pad.add_probe(gst::PadProbeType::PULL | gst::PadProbeType::BUFFER, move |pad, info| {
+            let length = pad.peer_query_duration::<gst::format::Bytes>();
+            let until = info.offset.saturating_add(info.size.into());
+            let is_before_end = length.is_some_and(|length| until < *length);
+            has_more.store(is_before_end, Ordering::SeqCst);
+            gst::PadProbeReturn::Ok
+        });
+    });
     at_end(sink.static_pad("sink"), move || {
-        has_changed.store(!is_at_end.load(Ordering::SeqCst), Ordering::SeqCst);
+        has_changed.store(has_more.load(Ordering::SeqCst), Ordering::SeqCst);
     });
 }
 
