@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// `ggml`
 const MAGIC: u32 = 0x6767_6d6c;
 /// 201 frequencies: half of 400 samples, and the middle.
-pub(super) const FREQUENCIES: usize = 201;
+pub const FREQUENCIES: usize = 201;
 /// Longest piece of the vocabulary: the longest of Whisper's has 128 bytes.
 const LONGEST_PIECE_BYTES: u32 = 1 << 10;
 /// Kinds of quantization have the version of their layout in the file's type, times this.

@@ -15,7 +15,7 @@ mod pickle;
 mod proto;
 mod quantize;
 pub mod transformer;
-mod whisper;
+pub mod whisper;
 
 use checkpoint::Checkpoint;
 use efficientnet::Form;

@@ -204,7 +204,7 @@ fn byte_of(character: char) -> Option<u8> {
 /// The filters that make a mel spectrogram of a power spectrum, a row of 201 for each of `mels`:
 /// triangles on Slaney's scale (linear below 1 kHz, logarithmic above), each of area 1, as librosa's
 /// `filters.mel` gives them.
-fn mel_filters(mels: usize) -> Vec<f32> {
+pub fn mel_filters(mels: usize) -> Vec<f32> {
     const LINEAR_HZ: f64 = 200.0 / 3.0;
     const KNEE_HZ: f64 = 1_000.0;
     let knee = KNEE_HZ / LINEAR_HZ;

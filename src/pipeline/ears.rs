@@ -12,7 +12,7 @@ use crate::speech::{Models, Voice, Whisper};
 use super::loaded::recipe;
 
 /// Raised whenever Cinelex itself would hear other words with the same models.
-const SPEECH_VERSION: u32 = 5;
+const SPEECH_VERSION: u32 = 6;
 
 /// The model that tells where somebody speaks.
 const VOICE: &str = "silero-vad";

@@ -11,6 +11,7 @@ mod hear;
 mod judge;
 mod rules;
 mod search;
+mod spectrum;
 mod steer;
 mod voice;
 mod whisper;

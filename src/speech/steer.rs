@@ -10,6 +10,7 @@ use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
 
+use ndarray::Array2;
 use whisper_rs::{
     FullParams, WhisperState, WhisperSysContext, WhisperSysState, WhisperTokenData, whisper_rs_sys,
 };
@@ -57,7 +58,8 @@ impl Decoder {
 }
 
 /// Reads sound, as [`WhisperState::full`] does with one beginning at a time, and writes what `choose` finds
-/// with the decoder, up to `end`. `choose` leaves the decoder holding the prompt alone.
+/// with the decoder, up to `end`. `choose` leaves the decoder holding the prompt alone. The encoder gets `heard`, a
+/// spectrum with a row for each mel filter, where there is one, in place of what whisper.cpp makes of the sound.
 ///
 /// # Errors
 /// Those of `choose`; `Internal` where whisper.cpp fails.
@@ -65,6 +67,7 @@ pub(super) fn read<F>(
     state: &mut WhisperState,
     mut parameters: FullParams,
     samples: &[f32],
+    heard: Option<&Array2<f32>>,
     end: Token,
     choose: F,
 ) -> Result<()>
@@ -73,11 +76,15 @@ where
 {
     let vocabulary = usize::try_from(state.n_vocab()).unwrap_or(0);
     let mut steering = Steering { choose: Some(choose), chosen: Ok(Vec::new()), end, vocabulary };
-    // SAFETY: `steering` outlives `full`, which alone calls the filter, in this thread: there is one thread, and
-    // whisper.cpp starts no others for one beginning.
+    // SAFETY: `steering` and `heard` outlive `full`, which alone calls the two, in this thread: there is one thread, and
+    // whisper.cpp starts no others for one beginning. `hear` only reads what it is given.
     unsafe {
         parameters.set_filter_logits_callback(Some(steer::<F>));
         parameters.set_filter_logits_callback_user_data((&raw mut steering).cast());
+        if let Some(heard) = heard {
+            parameters.set_start_encoder_callback(Some(hear));
+            parameters.set_start_encoder_callback_user_data((&raw const *heard).cast_mut().cast());
+        }
     }
     let done = state.full(parameters, samples);
     steering.chosen?;
@@ -89,6 +96,27 @@ struct Steering<F> {
     chosen: Result<Vec<Token>>,
     end: Token,
     vocabulary: usize,
+}
+
+/// What whisper.cpp calls before it encodes: its spectrum becomes another. `false` ends the reading.
+unsafe extern "C" fn hear(
+    context: *mut WhisperSysContext,
+    state: *mut WhisperSysState,
+    heard: *mut c_void,
+) -> bool {
+    // SAFETY: it is the spectrum that `read` has given with this function, and nothing changes it.
+    let heard = unsafe { &*heard.cast_const().cast::<Array2<f32>>() };
+    let (Some(levels), Ok(mels), Ok(frames)) =
+        (heard.as_slice(), c_int::try_from(heard.nrows()), c_int::try_from(heard.ncols()))
+    else {
+        return false;
+    };
+    // SAFETY: both pointers are those that whisper.cpp encodes with next, the levels are as many as is said, and they
+    // are copied.
+    let status = unsafe {
+        whisper_rs_sys::whisper_set_mel_with_state(context, state, levels.as_ptr(), frames, mels)
+    };
+    status == 0
 }
 
 /// What whisper.cpp calls before it takes a token: all but the one that was chosen become impossible.

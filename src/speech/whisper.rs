@@ -11,6 +11,7 @@ use whisper_rs::{
 
 use super::rules::{Rules, log_sum};
 use super::search::{Beams, Likely, Token, search};
+use super::spectrum::Spectrum;
 use super::steer::{self, Decoder};
 use super::words::Piece;
 use crate::error::{Error, Result};
@@ -22,9 +23,8 @@ use crate::time::{Micros, Timestamp};
 const POSITION: usize = 320;
 /// Positions behind the sound: with few, Whisper doesn't see that it ends, and writes it again.
 const SPARE: usize = 256;
-/// What is computed on is a multiple of it, and no less.
+/// What is computed on is a multiple of it.
 const STEP: usize = 64;
-const LEAST: usize = 320;
 /// Nearly all that there are, for the longest window is of 28.8 s. whisper.cpp's fast products take a multiple of
 /// 16: with 1,500 a window takes an eighth longer.
 const MOST: usize = 1_488;
@@ -58,6 +58,7 @@ pub struct Whisper {
 pub(super) struct Network {
     context: WhisperContext,
     rules: Rules,
+    spectrum: Spectrum,
 }
 
 impl fmt::Debug for Whisper {
@@ -114,7 +115,7 @@ impl Whisper {
                 .map_err(|cause| cannot().caused_by(cause))?;
             let piece = |token| context.token_to_bytes(token).ok();
             let rules = Rules::new(context.token_eot(), context.token_beg(), piece);
-            Ok(Network { rules, context })
+            Ok(Network { rules, spectrum: Spectrum::new(sizes.mels), context })
         })
     }
 
@@ -189,6 +190,8 @@ pub(super) struct How {
     pub(super) beams: u8,
     /// Whether Whisper also writes when sentences begin and end. It reads a little differently then.
     pub(super) times: bool,
+    /// Whether the network gets all of its 30 s, with zeros behind the sound's spectrum, and not only some silence.
+    pub(super) whole: bool,
 }
 
 /// What came of it, unjudged.
@@ -217,6 +220,10 @@ impl fmt::Debug for Reader<'_> {
 }
 
 impl Reader<'_> {
+    pub(super) fn is_multilingual(&self) -> bool {
+        self.whisper.is_multilingual()
+    }
+
     /// Reads at most 30 s of sound, of which the first sample is at `at`, with one thread. The same sound
     /// is always read the same.
     pub(super) fn read(
@@ -246,11 +253,13 @@ impl Reader<'_> {
         parameters.set_print_special(false);
         parameters.set_print_realtime(false);
         parameters.set_print_timestamps(false);
-        parameters.set_audio_ctx(positions(samples.len()));
+        let positions = if how.whole { MOST } else { positions(samples.len()) };
+        parameters.set_audio_ctx(i32::try_from(positions).unwrap_or(0));
 
         let prompt = self.prompt(language, times);
         let mut found: Vec<Likely> = Vec::new();
-        steer::read(&mut self.state, parameters, samples, rules.end, |decoder| {
+        let heard = how.whole.then(|| self.network.spectrum.of(samples));
+        steer::read(&mut self.state, parameters, samples, heard.as_ref(), rules.end, |decoder| {
             let mut beginning = Beginning { decoder, prompt: &prompt, held: Vec::new() };
             reading.silence = match whisper.is_multilingual() {
                 // It says so of speech that sounds strange to it, too.
@@ -362,9 +371,8 @@ impl Beginning<'_> {
 
 /// Positions of the encoder that are computed for so many samples: what is left out of the 30 s is
 /// silence that would only take time.
-fn positions(samples: usize) -> i32 {
-    let wanted = (samples.div_ceil(POSITION) + SPARE).next_multiple_of(STEP);
-    i32::try_from(wanted.clamp(LEAST, MOST)).unwrap_or(0)
+fn positions(samples: usize) -> usize {
+    (samples.div_ceil(POSITION) + SPARE).next_multiple_of(STEP).min(MOST)
 }
 
 fn hundredths(count: i64) -> Micros {
