@@ -25,7 +25,8 @@ pub struct Args {
     /// How captions are written; by the ending of FILE unless told otherwise, or else txt
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Write to this new file; with several films as vtt or srt, into this folder, a file each
+    /// Write to this new file, in place of standard output; with several films as vtt or srt, into this folder, a
+    /// file each
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Beginnings of a caption that are followed at a time, in place of what the captioner's manifest

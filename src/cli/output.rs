@@ -58,13 +58,14 @@ pub enum Places {
 impl Places {
     /// # Errors
     /// `InvalidInput` where a file exists already, or several sources would share one that cannot
-    /// hold them.
+    /// hold them. `-` is standard output.
     pub fn new(
         output: Option<&Path>,
         format: Format,
         locations: &[Location],
         what: &str,
     ) -> Result<Places> {
+        let output = output.filter(|file| *file != Path::new("-"));
         let places = match (output, format.ending()) {
             (None, Some(ending)) if locations.len() > 1 => {
                 return Err(Error::invalid_input(format!(
@@ -208,7 +209,9 @@ mod tests {
         let film = |name: &str| Location::File(name.into());
         let two = [film("a/one.mp4"), film("b/two.mkv")];
         assert!(Places::new(None, Format::Vtt, &two, "x").is_err());
-        assert!(matches!(Places::new(None, Format::Txt, &two, "x"), Ok(Places::Out)));
+        for out in [None, Some(Path::new("-"))] {
+            assert!(matches!(Places::new(out, Format::Txt, &two, "x"), Ok(Places::Out)));
+        }
         let folder = tempfile::tempdir().unwrap();
         let places = Places::new(Some(folder.path()), Format::Srt, &two, "x").unwrap();
         assert_eq!(places.files()[1], folder.path().join("two.srt"));

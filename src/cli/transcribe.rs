@@ -27,7 +27,8 @@ pub struct Args {
     /// How it is written; by the ending of FILE unless told otherwise, or else txt
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Write to this new file; of several sources as vtt or srt, into this folder, a file each
+    /// Write to this new file, in place of standard output; of several sources as vtt or srt, into this folder, a
+    /// file each
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// What is spoken: auto, or a code as en, de, fr
