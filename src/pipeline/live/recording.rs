@@ -3,7 +3,6 @@
 use crate::error::Result;
 use crate::library::{RecordingFile, Recordings};
 use crate::source::Recorded;
-use crate::time::Timestamp;
 
 /// What is kept of one stream. A failure costs what came meanwhile, and never the picture.
 #[derive(Debug)]
@@ -13,15 +12,15 @@ pub(super) struct Recording {
     /// What each file of the stream begins with, as it is now.
     headers: Vec<u8>,
     file: Option<RecordingFile>,
-    /// Since when nothing could be written.
-    fails_since: Option<Timestamp>,
+    /// Frames that are in no file since nothing could be written.
+    missing: Option<u64>,
 }
 
 impl Recording {
     /// `name`: of the stream, for messages.
     pub fn new(name: &str, recordings: Recordings) -> Self {
         let name = name.to_owned();
-        Recording { name, recordings, headers: Vec::new(), file: None, fails_since: None }
+        Recording { name, recordings, headers: Vec::new(), file: None, missing: None }
     }
 
     /// Writes a part of a file. Returns how many bytes that were, or `None` where its frames are in no file.
@@ -30,28 +29,30 @@ impl Recording {
             self.finish();
             self.headers = headers;
         }
+        let frames = u64::from(part.frames);
         match self.write(&part) {
-            Ok(bytes) => {
-                if bytes.is_some()
-                    && let Some(since) = self.fails_since.take()
-                {
-                    let missing = (part.start - since).as_secs_f64();
+            Ok(Some(bytes)) => {
+                if let Some(missing) = self.missing.take() {
                     let name = &self.name;
-                    tracing::warn!("{name}: recorded again; {missing:.1} s are missing");
+                    tracing::warn!("{name}: recorded again; {missing} frames are missing");
                 }
-                bytes
+                return Some(bytes);
             }
+            Ok(None) => {}
             Err(error) => {
                 // A hole ends a file: players take it for what it is, and so do those who list files.
                 self.finish();
-                if self.fails_since.is_none() {
+                if self.missing.is_none() {
                     let name = &self.name;
                     tracing::warn!("{name}: {error}: nothing is recorded until that is over");
-                    self.fails_since = Some(part.start);
+                    self.missing = Some(0);
                 }
-                None
             }
         }
+        if let Some(missing) = &mut self.missing {
+            *missing += frames;
+        }
+        None
     }
 
     fn write(&mut self, part: &Recorded) -> Result<Option<u64>> {
