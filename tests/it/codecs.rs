@@ -107,4 +107,10 @@ fn a_file_that_changes_its_codec_is_played_up_to_there_and_that_is_said() {
     assert_eq!((&stream["received"], &stream["sessions"]), (&150.into(), &1.into()), "{stream}");
     let reason = stream["reason"].as_str().unwrap();
     assert!(reason.contains("what follows is not played") && said.contains(reason), "{said}");
+    // Not tried for ever.
+    fs::write(folder.path().join("none.mp4"), vec![b'x'; 100_000]).unwrap();
+    let (stream, said) = play("none.mp4");
+    assert_eq!((&stream["received"], &stream["sessions"]), (&0.into(), &0.into()), "{stream}");
+    let reason = stream["reason"].as_str().unwrap();
+    assert!(reason.contains("can't be read") && said.contains(reason), "{said}");
 }

@@ -98,6 +98,8 @@ enum Ending {
     Stopped,
     /// A later stage wants no more of it.
     Unwanted,
+    /// The clock is ahead of this connection's times.
+    ClockSet,
 }
 
 impl<'a> Watcher<'a> {
@@ -204,9 +206,7 @@ impl<'a> Watcher<'a> {
                     if camera.input.file().is_none()
                         && is_behind_the_clock(wall_us(), monotonic_us(), zero_us)
                     {
-                        return Err(Error::unavailable(
-                            "the machine's clock was set forward, or it was asleep",
-                        ));
+                        return Ok(Ending::ClockSet);
                     }
                     continue;
                 }
@@ -305,7 +305,9 @@ impl<'a> Watcher<'a> {
 
 /// Notes one more reason why nothing is seen, unless that is known.
 fn note(reasons: &mut Vec<String>, reason: &str) {
-    let is_known = reasons.iter().any(|known| reason.contains(known));
+    // What says more takes the place of what says less.
+    reasons.retain(|known| known.contains(reason) || !reason.contains(known.as_str()));
+    let is_known = reasons.iter().any(|known| known.contains(reason));
     if !is_known && reasons.len() < MOST_REASONS {
         reasons.push(reason.to_owned());
     }
@@ -368,10 +370,16 @@ impl Source for Watcher<'_> {
             Ok(Ending::Over) if is_file => self.is_over = true,
             Ok(Ending::Over) => self.wait("stream lost: the sender ended it".to_owned()),
             Ok(Ending::Unwanted) => self.wait("stream lost: a later stage failed".to_owned()),
+            Ok(Ending::ClockSet) => self.wait(
+                "stream lost: the machine's clock was set forward, or it was asleep".to_owned(),
+            ),
             // A file is what it is, however often it is tried.
-            Err(error) if is_file && error.kind() == Kind::Unsupported => {
+            Err(error) if is_file && matches!(error.kind(), Kind::Unsupported | Kind::Corrupt) => {
                 self.is_over = true;
                 tracing::warn!("{error}");
+                if connection.seen.is_none() {
+                    self.reasons = vec![error.reason()];
+                }
                 shared.update(self.camera, |status| status.reason = Some(error.reason()));
             }
             // A camera that sends something is reached, though none of it may be seen.
