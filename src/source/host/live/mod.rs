@@ -106,6 +106,10 @@ fn serve_picture(
                 if let Err(error) = run.take(unit) {
                     break Err(error);
                 }
+                // Should its driver hang, it is known whose it was.
+                if run.told.in_hardware == 0 && run.counts.in_hardware > 0 {
+                    run.tell(reception);
+                }
             }
             None if is_asked => break Ok(()),
             None if has_ended => break reception.end(),
