@@ -145,19 +145,18 @@ fn a_camera_whose_authority_is_named_is_watched_and_another_of_the_same_is_not()
 fn why_a_broadcast_cannot_be_reached_is_said() {
     let folder = TempDir::new().unwrap();
     let (file, _) = own(folder.path(), "server", "IP:127.0.0.1");
-    let free_port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (secure, nobodys) = (free_port(), free_port());
+    let secure = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut server = Command::new("openssl");
     server.args(["s_server", "-quiet", "-WWW", "-accept", &secure.to_string()]);
     server.arg("-cert").arg(&file).arg("-key").arg(file.with_extension("key"));
-    let mut server = server.spawn().unwrap();
+    let _server = Ended(server.spawn().unwrap());
     let cases = [
         (
             format!("https://127.0.0.1:{secure}/live.m3u8"),
             "signed by somebody whom this system trusts",
         ),
-        (format!("https://127.0.0.1:{nobodys}/live.m3u8"), "connection refused"),
-        (format!("http://127.0.0.1:{nobodys}/live.m3u8"), "connection refused"),
+        ("https://127.0.0.1:1/live.m3u8".to_owned(), "connection refused"),
+        ("http://127.0.0.1:1/live.m3u8".to_owned(), "connection refused"),
         ("http://no-such-server.invalid/live.m3u8".to_owned(), "address is not known"),
     ];
     let addresses = cases.each_ref().map(|(address, _)| address.as_str());
@@ -171,8 +170,16 @@ fn why_a_broadcast_cannot_be_reached_is_said() {
         watching.seen_or_until(reason, is_told);
     }
     watching.stop();
-    let _ = server.kill();
-    server.wait().unwrap();
+}
+
+/// A process that a test leaves behind neither at its end nor where it fails.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

@@ -14,8 +14,8 @@ const UNAUTHORIZED: &str =
     "the camera refuses the user name or password (401): put both into the address";
 
 const BROKEN: &str = "the connection broke off";
-const UNTRUSTED: &str = "no secure connection: the server's certificate must be good, for this address, and signed by \
-     somebody whom this system trusts";
+const UNTRUSTED: &str = "the secure connection broke off, or was none: the server's certificate must be good, for this \
+     address, and signed by somebody whom this system trusts";
 
 /// Where a connection was to lead.
 #[derive(Debug, Clone)]
