@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::export::{self, Exported};
-use super::when::{Lately, WallTime, wall_span};
+use super::when::{Lately, WallTime, wall_clock, wall_span, wall_time};
 use super::{
     CommandResult, Failure, Outcome, caption_line, note, one_line, print_json, print_line,
 };
@@ -86,6 +86,7 @@ fn finite(text: &str) -> std::result::Result<f32, String> {
 }
 
 pub fn run(args: Args) -> CommandResult {
+    in_order(args.from, args.to).map_err(Failure::usage)?;
     let mut reader = Reader::open(&args.library).map_err(Failure::cannot_open)?;
     let mut query = Query {
         within: args.within,
@@ -162,6 +163,19 @@ pub fn run(args: Args) -> CommandResult {
         }
     }
     Ok(Outcome::Done)
+}
+
+/// Whether there is any time between the two.
+fn in_order(from: Option<WallTime>, to: Option<WallTime>) -> Result<()> {
+    let (Some(WallTime(from)), Some(WallTime(to))) = (from, to) else { return Ok(()) };
+    if from < to {
+        return Ok(());
+    }
+    let [from, to] = [from, to].map(|at| wall_clock(at.as_microsecond()));
+    Err(Error::invalid_input(format!(
+        "--from ({from}) is not before --to ({to}): a time without a day is one of today; write the day, \
+         too, as in \"yesterday 23:00\""
+    )))
 }
 
 /// A hit, and where its thumbnail was written.
@@ -346,12 +360,12 @@ fn print_hit(hit: &Hit) -> Result<()> {
         channel => format!("{channel}, by {}", hit.found.by.as_str()),
     };
     let span = Span::new(hit.span.start_us, hit.span.end_us);
-    // Of a live source, the time of day says more than the time since it was first watched.
-    let span = match hit.wall_clock_us {
-        Some(start_us) if hit.origin == Origin::Live => {
-            wall_span(start_us, start_us.saturating_add(span.length().0))
+    let span = match wall_zero(hit) {
+        Some(zero_us) => {
+            let [start, end] = [span.start, span.end].map(|at| zero_us.saturating_add(at.0));
+            wall_span(start, end)
         }
-        _ => span.to_string(),
+        None => span.to_string(),
     };
     print_line(&format!(
         "{:>3}. {:.3}  {span}  {}  ({by})",
@@ -364,7 +378,13 @@ fn print_hit(hit: &Hit) -> Result<()> {
     }
     if !hit.said.is_empty() {
         let said = hit.said.iter().take(MOST_SAID);
-        let said = said.map(|word| format!("{} {}", word.span.start, one_line(&word.text)));
+        let said = said.map(|word| {
+            let at = match wall_zero(hit) {
+                Some(zero_us) => wall_time(zero_us.saturating_add(word.span.start.0)),
+                None => word.span.start.to_string(),
+            };
+            format!("{at} {}", one_line(&word.text))
+        });
         print_line(&format!("       said: {}", said.collect::<Vec<_>>().join(", ")))?;
     }
     if let Some(caption) = &hit.caption {
@@ -374,6 +394,12 @@ fn print_hit(hit: &Hit) -> Result<()> {
         print_line(&format!("       clip {clip}"))?;
     }
     Ok(())
+}
+
+/// Where a live source's media time has its zero: of what was seen there, the time of day says more.
+fn wall_zero(hit: &Hit) -> Option<i64> {
+    let start_us = hit.wall_clock_us.filter(|_| hit.origin == Origin::Live)?;
+    Some(start_us.saturating_sub(hit.span.start_us.0))
 }
 
 /// `no video 2026-11-20 10:02:10-10:05:41  rtsp://camera/door  (camera unreachable)`.
@@ -387,8 +413,10 @@ fn print_unseen(unseen: &Unseen) -> Result<()> {
     ))
 }
 
+/// Where a file lies; a live source's name, which is its address where it has no other.
 fn place(hit: &Hit) -> String {
     match &hit.location {
+        _ if hit.origin == Origin::Live => one_line(&hit.name),
         Some(location) => one_line(&location.place.to_string()),
         None => format!("{} (gone)", one_line(&hit.name)),
     }

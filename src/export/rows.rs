@@ -243,7 +243,7 @@ fn source_row(source: &Source) -> Vec<Cell> {
         maybe(source.duration, |length| Cell::Int(length.0)),
         Cell::Text(source.state.as_str().to_owned()),
         maybe(source.error.clone(), Cell::Text),
-        Cell::Bool(source.locations.is_empty()),
+        Cell::Bool(source.is_gone()),
         maybe(source.wall, |wall| Cell::Int(wall.start_us)),
         maybe(source.wall, |wall| Cell::Text(wall.origin.as_str().to_owned())),
         Cell::Int(source.added_us),

@@ -324,7 +324,8 @@ pub(super) fn waiting(sql: &Connection, kind: RecipeKind, recipe: i64) -> Result
         }
     };
     let find = format!(
-        "SELECT id, name, NOT EXISTS (SELECT 1 FROM locations WHERE source = sources.key) \
+        "SELECT id, name, origin <> 'live' AND NOT EXISTS \
+         (SELECT 1 FROM locations WHERE source = sources.key) \
          FROM sources LEFT JOIN progress old ON old.source = sources.key AND old.recipe = ?1 \
          LEFT JOIN progress new ON new.source = sources.key AND new.recipe = ?2 \
          WHERE CASE WHEN old.state = 'complete' THEN new.state IS NOT 'complete' \

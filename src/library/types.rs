@@ -200,13 +200,21 @@ pub struct Source {
     pub state: State,
     /// Why the last attempt failed.
     pub error: Option<String>,
-    /// Empty where every place that it was seen at holds something else now: the source is gone,
-    /// its rows are kept.
+    /// The last seen first. Empty where every place that it was seen at holds something else now: a file is gone
+    /// then, its rows are kept.
     pub locations: Vec<Location>,
     /// Names and values, in order of name.
     pub tags: Vec<(String, String)>,
     /// Microseconds since 1970.
     pub added_us: i64,
+}
+
+impl Source {
+    /// Whether no place holds it any more. A live source comes from its address whatever else does: two streams may have
+    /// one, and the list may give it to another.
+    pub fn is_gone(&self) -> bool {
+        self.origin != Origin::Live && self.locations.is_empty()
+    }
 }
 
 /// What one chunk of a source gave.

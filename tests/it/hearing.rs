@@ -107,6 +107,7 @@ fn what_is_said_before_a_camera_is_found_while_it_runs() {
         assert_eq!(hits[0]["name"], "talk", "{when:?}");
         assert!(!hits[0]["said"].as_array().unwrap().is_empty(), "{hits:?}");
     }
+    check_texts(&library);
     // On the wall clock: the third sentence of those that come again and again.
     let period = sound.len() as i64 / 2 * 125;
     let began = camera.conduct.sound_began_us.load(Ordering::SeqCst);
@@ -148,6 +149,34 @@ fn what_is_said_before_a_camera_is_found_while_it_runs() {
     let shown = run(["library", "show", library.to_str().unwrap(), "talk"]).exits(0).out;
     assert!(shown.contains("of sound received"), "{shown}");
     check(&library).exits(0);
+}
+
+/// People read when something was said by the clock on the wall.
+fn check_texts(library: &Path) {
+    let at = |us: &Value| jiff::Timestamp::from_microsecond(us.as_i64().unwrap()).unwrap();
+    let query = ["children in a garden", "--channel", "speech", "--source", "talk"];
+    let hits = search(library, &query).exits(0).lines("hit");
+    let shown = |words: &[&str], rest: &[&str]| {
+        let mut command = command(words);
+        finish(command.arg(library).args(rest).env("TZ", "UTC0")).exits(0).out
+    };
+    let found = shown(&["search"], &query);
+    let said = &hits[0]["said"][0];
+    let when = at(&said["span"]["start"]).strftime("%H:%M:%S%.3f");
+    let wanted = format!("said: {when} {}", said["text"].as_str().unwrap());
+    assert!(found.contains(&wanted), "{wanted}: {found}");
+    let cues = cues(library, "talk");
+    let listed = shown(&["library", "show"], &["talk"]);
+    let segments = show(library, "talk").exits(0).lines("segment").into_iter();
+    let until = segments.map(|segment| segment["end_us"].as_i64().unwrap()).max();
+    // Segments are made every two minutes, and have words and times of their own.
+    for cue in cues.iter().filter(|cue| cue["start_us"].as_i64() >= until) {
+        let (start, end) = (at(&cue["start_us"]), at(&cue["end_us"]));
+        let span = format!("{}-{}", start.strftime("%F %H:%M:%S"), end.strftime("%H:%M:%S"));
+        let wanted = format!("{span}  {}", cue["text"].as_str().unwrap());
+        assert!(listed.contains(&wanted), "{wanted}: {listed}");
+    }
+    assert!(listed.to_lowercase().contains("garden"), "{listed}");
 }
 
 /// The clips and gaps of picture fill the grid, of a source that has gaps of sound, too.

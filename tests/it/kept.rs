@@ -62,12 +62,15 @@ fn how_a_camera_is_can_be_seen_from_another_process() {
         }
     };
     until_shown(["live since 2", "frames received"]);
+    until_shown(["live since 2", "1 connection"]);
     drop(camera);
     let lost = until_noted(&library, "lost", |stream| {
         stream["reason"].as_str().is_some_and(|reason| reason.contains("connection refused"))
     });
     assert!(lost["lost_since_us"].as_i64() >= live["since_us"].as_i64(), "{lost}");
     until_shown(["lost since 2", "connection refused"]);
+    let listed = run(["library", "info", library.to_str().unwrap()]).exits(0).out;
+    assert!(listed.contains("  lost since 2") && listed.contains("connection refused"), "{listed}");
     // What is not seen just now has its reason, before it is a gap.
     std::thread::sleep(Duration::from_secs(10));
     let unseen = || search(&library, &["anything", "--last", "1h"]).exits(0).lines("unseen");

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::camera::{Camera, Setup, Units, coded};
-use crate::cinelex::search;
+use crate::cinelex::{run, search};
 use crate::decoding::limits;
 use crate::live::{Watching, check, check_grid, told};
 use crate::stopping::brisk_pipeline;
@@ -111,6 +111,8 @@ fn a_camera_that_sends_no_keyframe_is_told_with_what_to_do() {
         assert!(began.elapsed() < PATIENCE, "{:?}", watching.seen);
         std::thread::sleep(Duration::from_secs(1));
     }
+    let listed = run(["library", "info", library.to_str().unwrap()]).exits(0).out;
+    assert!(listed.contains("  lost since 2") && listed.contains(NO_KEYFRAME), "{listed}");
     drop(camera);
     let units = one_keyframe(folder.path(), 1);
     let _camera = Camera::start(&units, &Setup { port: Some(port), ..Setup::default() });

@@ -55,6 +55,8 @@ mod returning;
 #[cfg(feature = "live")]
 mod rough;
 mod same;
+#[cfg(feature = "live")]
+mod shown;
 mod skipping;
 #[cfg(feature = "speech")]
 mod speech;

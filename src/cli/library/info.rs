@@ -36,11 +36,11 @@ fn is_live(source: &Source) -> bool {
     source.origin == Origin::Live && source.state == State::New
 }
 
-/// How a live source is, in a word.
-fn state_of(info: &Info, source: &Source) -> &'static str {
+/// How a live source is, where that is known.
+fn watch_of<'a>(info: &'a Info, source: &Source) -> Option<&'a Watch> {
     let id = source.id.to_string();
     let is_of = |watch: &&Watch| watch.status.get("id").and_then(Value::as_str) == Some(&id);
-    info.streams.iter().find(is_of).map_or("live", |found| watch::word(watch::how(found)))
+    info.streams.iter().find(is_of)
 }
 
 fn print_info(info: &Info, sources: &[Source]) -> Result<()> {
@@ -83,10 +83,12 @@ fn print_info(info: &Info, sources: &[Source]) -> Result<()> {
     print_line("")?;
     print_line(&format!("{:<8}  {:>12}  {:<8}  name", "id", "length", "state"))?;
     for source in sources {
-        let state = match source.state {
-            _ if source.locations.is_empty() => "gone",
-            _ if is_live(source) => state_of(info, source),
-            state => state.as_str(),
+        let watch = watch_of(info, source).filter(|_| is_live(source));
+        let state = match (source.state, watch) {
+            _ if source.is_gone() => "gone",
+            (_, Some(watch)) => watch::word(watch::how(watch)),
+            _ if is_live(source) => "live",
+            (state, None) => state.as_str(),
         };
         let id = source.id.to_string();
         let length = source.duration.map_or_else(|| "-".into(), |length| length.to_string());
@@ -95,6 +97,9 @@ fn print_info(info: &Info, sources: &[Source]) -> Result<()> {
             name.push_str(&one_line(&format!("  {tag}={value}")));
         }
         print_line(&format!("{id:.8}  {length:>12}  {state:<8}  {name}"))?;
+        if let Some(watch) = watch {
+            print_line(&format!("{:34}{}", "", watch::state(watch)))?;
+        }
     }
     Ok(())
 }

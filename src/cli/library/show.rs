@@ -55,10 +55,13 @@ fn print_shown(shown: &Shown, watch: Option<&Watch>) -> Result<()> {
         }
         None => print_line(&format!("  state     {state}{error}"))?,
     }
-    for location in &source.locations {
-        print_line(&format!("  at        {}", one_line(&location.place.to_string())))?;
+    for (place, location) in source.locations.iter().enumerate() {
+        // A stream has one address at a time.
+        let was = source.origin == Origin::Live && place > 0;
+        let at = if was { "was at" } else { "at" };
+        print_line(&format!("  {at:<8}  {}", one_line(&location.place.to_string())))?;
     }
-    if source.locations.is_empty() {
+    if source.is_gone() {
         print_line("  at        gone: no place holds it any more")?;
     }
     for (name, value) in &source.tags {
@@ -94,11 +97,17 @@ fn print_shown(shown: &Shown, watch: Option<&Watch>) -> Result<()> {
             print_clip(clip, shown)?;
         }
     }
-    if shown.segments.is_empty() && !shown.cues.is_empty() {
+    let in_none = |cue: &&Cue| match shown.segments.last() {
+        None => true,
+        // What was said just now.
+        Some(last) => source.origin == Origin::Live && cue.span.start >= last.span.end,
+    };
+    let mut cues = shown.cues.iter().filter(in_none).peekable();
+    if cues.peek().is_some() {
         print_line("")?;
-        for cue in &shown.cues {
-            print_line(&format!("{}  {}", cue.span, one_line(&cue.text)))?;
-        }
+    }
+    for cue in cues {
+        print_line(&format!("{}  {}", span_of(source, cue.span), one_line(&cue.text)))?;
     }
     if !shown.gaps.is_empty() {
         print_line("")?;
@@ -147,7 +156,7 @@ fn dotted(path: &[u32]) -> String {
 struct SourceLine<'a> {
     #[serde(flatten)]
     source: &'a Source,
-    /// No place holds it any more.
+    /// No place holds it any more: see [`Source::is_gone`].
     gone: bool,
     /// Locations as bytes in hexadecimal where they are not UTF-8.
     location_bytes: Vec<String>,
@@ -202,7 +211,7 @@ fn print_shown_json(shown: &Shown, watch: Option<&Watch>) -> Result<()> {
         "source",
         &SourceLine {
             source: &shown.source,
-            gone: shown.source.locations.is_empty(),
+            gone: shown.source.is_gone(),
             location_bytes: hex_of_unreadable(&shown.source),
         },
     )?;
