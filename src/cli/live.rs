@@ -45,7 +45,7 @@ pub(super) struct LiveArgs {
     #[arg(long, conflicts_with = "streams")]
     udp: bool,
     /// Keeps the compressed streams themselves in the library, too, in files of a minute, from which
-    /// search --export cuts moments
+    /// search --export cuts moments. They hold the picture, and no sound
     #[arg(long)]
     record: bool,
     /// A stream that brings no frame for so long is lost, and connected again
