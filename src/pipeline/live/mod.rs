@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
@@ -133,6 +134,9 @@ struct Session {
 /// Connections that are remembered, for what is made of them later.
 const MOST_BEGUN: usize = 16;
 
+/// How often it is told how streams are, whatever happens to them.
+const TELL: Duration = Duration::from_secs(1);
+
 /// Parts that may wait to be understood; those beyond wait in the recorder.
 const MOST_PARTS: usize = 64;
 
@@ -227,6 +231,13 @@ impl Shared<'_> {
         let mut status = lock(&self.cameras[camera].status);
         change(&mut status);
         (self.events)(&LiveEvent::Stream(&status));
+    }
+
+    /// Tells how all streams are, now and then, until `over` says that the run is: nothing may happen to one for long.
+    fn tell(&self, over: &Receiver<()>) {
+        while over.recv_timeout(TELL) == Err(RecvTimeoutError::Timeout) {
+            (0..self.cameras.len()).for_each(|camera| self.update(camera, |_| {}));
+        }
     }
 
     fn set_state(&self, camera: usize, state: StreamState, change: impl FnOnce(&mut StreamStatus)) {
@@ -373,7 +384,10 @@ pub fn watch(
     let (stages, made) = std::thread::scope(|scope| {
         // Gone when this is left, however it is.
         let (_goes_on, over) = crossbeam_channel::bounded::<()>(0);
+        let (all, also_over) = (&shared, over.clone());
         scope.spawn(move || upkeep.run(&over));
+        // Upkeep waits where the library is held.
+        scope.spawn(move || all.tell(&also_over));
         let understanding = scope.spawn(move || understand.parts(&parts));
         // Told even if a stage panics, since the scope waits for the thread.
         let over = NoMore(&shared.understand);

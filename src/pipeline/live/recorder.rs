@@ -195,7 +195,13 @@ impl Shared<'_> {
                 let reason = reason.clone().unwrap_or_else(|| SLOW.to_owned());
                 self.note_held_up(HeldUp { from_us, until_us, reason });
             }
-            let Some(error) = failure else { return done };
+            let Some(error) = failure else {
+                if done.is_ok() && reason.is_some() {
+                    let secs = Micros(until_us - from_us).as_secs_f64();
+                    tracing::warn!("what comes is stored again, after {secs:.0} s");
+                }
+                return done;
+            };
             if self.cancel.is_cancelled()
                 && until_us - *self.stopped_us.get_or_init(|| until_us) > STOPPING.0
             {
