@@ -230,7 +230,7 @@ pub fn main() -> ExitCode {
     let cli = <Cli as clap::Parser>::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("CINELEX_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| progress::AboveBars).init();
     let result = match cli.command {
         Command::Setup(args) => setup::run(args),
         Command::Models(args) => models::run(args),

@@ -1,7 +1,7 @@
 //! Progress on the terminal: a bar for each source under way, and one for all.
 
 use std::collections::HashMap;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,35 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::{counted, note};
 use crate::pipeline::{Part, Progress, SourceReport, SourceState};
 use crate::time::Micros;
+
+/// The bars that are drawn.
+static BARS: Mutex<Option<MultiProgress>> = Mutex::new(None);
+
+/// Bars on standard error, if that is a terminal.
+pub fn bars() -> MultiProgress {
+    let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+    *BARS.lock().unwrap_or_else(PoisonError::into_inner) = Some(bars.clone());
+    bars
+}
+
+/// Standard error for whole lines: above the bars, which would be drawn over them.
+#[derive(Debug)]
+pub struct AboveBars;
+
+impl Write for AboveBars {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let bars = BARS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match bars.filter(|bars| !bars.is_hidden()) {
+            Some(bars) => bars.println(String::from_utf8_lossy(text))?,
+            None => io::stderr().write_all(text)?,
+        }
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// Shows an index run on standard error: bars on a terminal, a line a source elsewhere.
 #[derive(Debug)]
@@ -120,8 +149,8 @@ const STEPS: u64 = 1_000;
 
 impl IndexProgress {
     pub fn new(sources: usize) -> Self {
-        let plain = !std::io::stderr().is_terminal();
-        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let plain = !io::stderr().is_terminal();
+        let bars = bars();
         let all = bars.add(ProgressBar::new(STEPS).with_style(style("all")));
         let state = State {
             started: Instant::now(),
