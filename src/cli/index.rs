@@ -80,7 +80,7 @@ pub struct Args {
     /// One JSON object a line: a `source_report` for each, and a `run` at the end
     #[arg(long)]
     json: bool,
-    /// Show at the end where the time went, stage by stage
+    /// Show at the end where the time went, stage by stage; of live streams, --json does
     #[arg(short, long)]
     verbose: bool,
     // Last, since its heading would stand above all that follows.
@@ -139,8 +139,24 @@ pub fn run(args: Args) -> CommandResult {
             note(&format!("left out: {what}"));
         }
     }
+    let is_path =
+        |source: &std::ffi::OsString| matches!(Location::from_text(source), Location::File(_));
+    if args.images && !args.sources.iter().any(is_path) {
+        return Err(without_effect("--images is for looking through folders, and none is named"));
+    }
     #[cfg(feature = "live")]
     let mut streams = args.live.streams(&args.sources, args.images)?;
+    #[cfg(feature = "live")]
+    if streams.is_some() {
+        if args.workers.is_some() {
+            return Err(without_effect(
+                "--workers is for files: a live stream has its own decoder",
+            ));
+        }
+        if args.verify {
+            return Err(without_effect("--verify is for files, and these are live streams"));
+        }
+    }
     #[cfg(feature = "speech")]
     let hearing = {
         let is_commercial = pipeline.is_commercial || args.require_licence == Some(Use::Commercial);
@@ -224,6 +240,11 @@ pub fn run(args: Args) -> CommandResult {
     } else {
         Outcome::Done
     })
+}
+
+/// An option that would change nothing.
+fn without_effect(why: &str) -> Failure {
+    Failure::usage(Error::invalid_input(format!("{why}: leave it out")))
 }
 
 /// What listens. Where the built-in models are not set up, nobody does, and how to get them is said.

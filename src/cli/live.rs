@@ -1,6 +1,6 @@
 //! `cinelex index` of live streams: until Ctrl-C.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 #[cfg(feature = "speech")]
@@ -15,7 +15,8 @@ use jiff::tz::TimeZone;
 
 #[cfg(feature = "speech")]
 use super::index::cores;
-use super::when::Lately;
+use super::progress::bars;
+use super::when::{Lately, wall_clock};
 use super::{CommandResult, Failure, Outcome, counted, note, one_line, print_json, print_line};
 use crate::error::{Error, Kind, Result};
 use crate::graph::Cancel;
@@ -28,6 +29,11 @@ use crate::pipeline::{
 };
 use crate::source::{Location, Transport, listing};
 use crate::time::Micros;
+
+/// How long a stream may be silent unless told otherwise.
+const SILENCE: Duration = Duration::from_secs(10);
+/// What pauses grow to unless told otherwise.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What `index` is told about live streams.
 #[derive(clap::Args, Debug)]
@@ -48,12 +54,12 @@ pub(super) struct LiveArgs {
     /// search --export cuts moments. They hold the picture, and no sound
     #[arg(long)]
     record: bool,
-    /// A stream that brings no frame for so long is lost, and connected again
-    #[arg(long, value_name = "SECS", default_value = "10", value_parser = super::positive_secs)]
-    silence: Duration,
-    /// Pauses before a lost stream is tried again grow to this
-    #[arg(long, value_name = "SECS", default_value = "30", value_parser = super::positive_secs)]
-    longest_pause: Duration,
+    /// A stream that brings no frame for so long is lost, and connected again; 10 unless told otherwise
+    #[arg(long, value_name = "SECS", value_parser = super::positive_secs)]
+    silence: Option<Duration>,
+    /// Pauses before a lost stream is tried again grow to this; 30 unless told otherwise
+    #[arg(long, value_name = "SECS", value_parser = super::positive_secs)]
+    longest_pause: Option<Duration>,
     /// Keep of all live sources in the library only what was recorded in so long up to now (30d, 12h),
     /// or what the library has room for in so many bytes (200GB): the oldest is deleted, two minutes at a
     /// time
@@ -78,7 +84,13 @@ impl LiveArgs {
         }
         let is_live = |source: &OsString| Location::from_text(source).is_live();
         if !self.as_live && !sources.iter().any(is_live) {
-            return Ok(None);
+            return match self.first_given() {
+                Some(option) => Err(Failure::usage(Error::invalid_input(format!(
+                    "{option} is for live streams, and none is named: leave it out, name streams, or play \
+                     files as if they were live (--as-live)"
+                )))),
+                None => Ok(None),
+            };
         }
         if !self.as_live && !sources.iter().all(is_live) {
             return Err(Failure::usage(Error::invalid_input(
@@ -95,7 +107,29 @@ impl LiveArgs {
             })
         });
         let streams = streams.collect::<Result<Vec<_>>>().and_then(encrypted_as_asked);
-        streams.map(Some).map_err(Failure::usage)
+        let streams = streams.map_err(Failure::usage)?;
+        if streams.is_empty() {
+            return Err(Failure::usage(Error::invalid_input("the list of sources is empty")));
+        }
+        for name in shown_alike(&streams) {
+            note(&format!(
+                "{name} is what several of these streams are called, since what follows `?` in an address \
+                 may be secret: give them names of their own (--streams FILE)"
+            ));
+        }
+        Ok(Some(streams))
+    }
+
+    /// An option that has no effect where nothing is live.
+    fn first_given(&self) -> Option<&'static str> {
+        let options = [
+            (self.udp, "--udp"),
+            (self.record, "--record"),
+            (self.silence.is_some(), "--silence"),
+            (self.longest_pause.is_some(), "--longest-pause"),
+            (self.keep.is_some(), "--keep"),
+        ];
+        options.into_iter().find(|(is_given, _)| *is_given).map(|(_, option)| option)
     }
 
     pub fn options(
@@ -107,14 +141,13 @@ impl LiveArgs {
         #[cfg(feature = "speech")] hearing: Option<Hearing>,
         cancel: Cancel,
     ) -> LiveOptions {
-        let (silence, longest_pause, keep) = (self.silence, self.longest_pause, self.keep);
         LiveOptions {
             batch,
             hardware,
             tags,
-            silence,
-            longest_pause,
-            keep,
+            silence: self.silence.unwrap_or(SILENCE),
+            longest_pause: self.longest_pause.unwrap_or(LONGEST_PAUSE),
+            keep: self.keep,
             take_over,
             #[cfg(feature = "speech")]
             hearing,
@@ -124,6 +157,19 @@ impl LiveArgs {
             cancel,
         }
     }
+}
+
+/// The names that addresses share which differ only in what is not shown of them, as do the channels of a recorder.
+fn shown_alike(streams: &[LiveSource]) -> BTreeSet<String> {
+    let mut seen = BTreeMap::new();
+    let mut alike = BTreeSet::new();
+    for LiveSource { location, .. } in streams {
+        let name = location.to_string();
+        if *seen.entry(name.clone()).or_insert(location) != location {
+            alike.insert(name);
+        }
+    }
+    alike
 }
 
 /// Over UDP, the pictures of a stream with TLS would come as plain as any.
@@ -160,6 +206,8 @@ fn keep(text: &str) -> std::result::Result<Keep, String> {
 
 /// How often a stream's numbers are told as JSON while its state stays.
 const TELL: Duration = Duration::from_secs(10);
+/// How often a log is told again that a stream is lost.
+const REMIND: Duration = Duration::from_secs(3_600);
 
 /// Watches streams, and says how they are.
 pub(super) fn run(
@@ -185,7 +233,7 @@ pub(super) fn run(
     Ok(Outcome::Done)
 }
 
-/// A line a stream on a terminal, a line a change of state elsewhere, or JSON.
+/// A line a stream on a terminal, lines of what is news elsewhere, or JSON.
 struct Display {
     json: bool,
     plain: bool,
@@ -198,6 +246,36 @@ struct Shown {
     state: StreamState,
     reason: Option<String>,
     told: Instant,
+    log: Log,
+}
+
+/// What a log was told of a stream.
+#[derive(Default)]
+struct Log {
+    state: Option<StreamState>,
+    /// Why it is lost, and when that was told.
+    losses: Vec<(String, Instant)>,
+}
+
+impl Log {
+    /// Whether this is to be told. Attempts are no news: of a stream that stays lost there are thousands a day.
+    fn is_news(&mut self, status: &StreamStatus, now: Instant) -> bool {
+        let is_other = self.state.replace(status.state) != Some(status.state);
+        match (status.state, &status.reason) {
+            (StreamState::Connecting | StreamState::Waiting, Some(reason)) => {
+                self.losses.retain(|(_, told)| now.duration_since(*told) < REMIND);
+                let is_news = self.losses.iter().all(|(known, _)| known != reason);
+                if is_news {
+                    self.losses.push((reason.clone(), now));
+                }
+                is_news
+            }
+            _ => {
+                self.losses.clear();
+                is_other
+            }
+        }
+    }
 }
 
 impl Display {
@@ -205,11 +283,10 @@ impl Display {
         Display {
             json,
             plain: !json && !std::io::stderr().is_terminal(),
-            bars: MultiProgress::with_draw_target(if json {
-                ProgressDrawTarget::hidden()
-            } else {
-                ProgressDrawTarget::stderr()
-            }),
+            bars: match json {
+                true => MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
+                false => bars(),
+            },
             shown: Mutex::default(),
         }
     }
@@ -237,29 +314,27 @@ impl Display {
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = self.bars.add(ProgressBar::new_spinner().with_style(style));
             bar.set_prefix(one_line(&status.source));
-            Shown { bar, state: status.state, reason: None, told: Instant::now() }
+            let (state, told) = (status.state, Instant::now());
+            Shown { bar, state, reason: None, told, log: Log::default() }
         });
-        let is_away = matches!(status.state, StreamState::Connecting | StreamState::Waiting);
-        let is_other =
-            is_new || shown.state != status.state || (is_away && shown.reason != status.reason);
-        shown.state = status.state;
+        let now_us = Timestamp::now().as_microsecond();
         if self.json {
+            let is_away = matches!(status.state, StreamState::Connecting | StreamState::Waiting);
+            let is_other =
+                is_new || shown.state != status.state || (is_away && shown.reason != status.reason);
             if is_other || shown.told.elapsed() >= TELL {
                 shown.told = Instant::now();
                 let _ = print_json("stream", status);
             }
+            shown.state = status.state;
+            shown.reason = status.reason.clone().filter(|_| is_away);
         } else if self.plain {
-            // A stream that stays lost is not told again at each attempt.
-            let is_attempt = status.state == StreamState::Connecting
-                && shown.reason.is_some()
-                && shown.reason == status.reason;
-            if is_other && !is_attempt {
-                note(&format!("{}: {}", one_line(&status.source), state_line(status)));
+            if shown.log.is_news(status, Instant::now()) {
+                note(&format!("{}: {}", one_line(&status.source), state_line(status, now_us)));
             }
         } else {
-            shown.bar.set_message(format!("{}; {}", state_line(status), numbers_line(status)));
+            shown.bar.set_message(whole_line(status, now_us));
         }
-        shown.reason = status.reason.clone().filter(|_| is_away);
     }
 
     fn finish(&self) {
@@ -269,20 +344,36 @@ impl Display {
     }
 }
 
-/// `live since 10:02:10`, `lost at 10:02:10: camera unreachable: connection refused; again in 4 s`.
-fn state_line(status: &StreamStatus) -> String {
-    let since = clock(status.since_us);
-    let reason = status.reason.as_deref().map(one_line).unwrap_or_default();
+/// `live since 10:02:10`, `lost since 10:02:10: camera unreachable: connection refused; again in 4 s`.
+fn state_line(status: &StreamStatus, now_us: i64) -> String {
+    let since = clock(status.since_us, now_us);
+    let lost = || {
+        let reason = one_line(status.reason.as_deref()?);
+        let lost_us = status.lost_since_us.unwrap_or(status.since_us);
+        Some(format!("lost since {}: {reason}", clock(lost_us, now_us)))
+    };
     match status.state {
-        StreamState::Connecting if reason.is_empty() => format!("connecting since {since}"),
-        StreamState::Connecting => format!("connecting since {since}; {reason}"),
-        StreamState::Live => format!("live since {since}"),
-        StreamState::Waiting => match status.retry_secs {
-            Some(secs) => format!("{since} {reason}; again in {secs:.1} s"),
-            None => format!("{since} {reason}"),
+        StreamState::Connecting => match lost() {
+            Some(lost) => format!("{lost}; connecting since {since}"),
+            None => format!("connecting since {since}"),
         },
+        StreamState::Live => format!("live since {since}"),
+        StreamState::Waiting => {
+            let lost = lost().unwrap_or_else(|| format!("lost since {since}"));
+            let again = status.retry_secs.map(|secs| format!("; again in {secs:.1} s"));
+            lost + &again.unwrap_or_default()
+        }
         StreamState::Ended => format!("ended at {since}"),
     }
+}
+
+/// All about a stream, with why it was lost last where it is there again.
+fn whole_line(status: &StreamStatus, now_us: i64) -> String {
+    let mut line = format!("{}; {}", state_line(status, now_us), numbers_line(status));
+    if let (StreamState::Live, Some(reason)) = (status.state, &status.reason) {
+        line.push_str(&format!("; lost before that: {}", one_line(reason)));
+    }
+    line
 }
 
 /// What came, and what was lost of it.
@@ -295,6 +386,7 @@ fn numbers_line(status: &StreamStatus) -> String {
         received.encoded
     );
     for (count, what) in [
+        (received.skipped, "skipped"),
         (received.behind, "dropped: behind"),
         (received.before_keyframe, "dropped: no keyframe yet"),
         (status.frames.host_ended, "dropped: the decoder ended"),
@@ -377,10 +469,13 @@ fn print_report(report: &LiveReport) -> Result<(), Error> {
     Ok(())
 }
 
-/// The time of day, in the zone of whoever looks.
-fn clock(wall_us: i64) -> String {
-    let at = Timestamp::from_microsecond(wall_us).unwrap_or(Timestamp::UNIX_EPOCH);
-    TimeZone::system().to_datetime(at).strftime("%H:%M:%S").to_string()
+/// The time of day, in the zone of whoever looks; with the date where that is another than that of `now_us`.
+fn clock(wall_us: i64, now_us: i64) -> String {
+    let [at, now] = [wall_us, now_us].map(|us| {
+        let at = Timestamp::from_microsecond(us).unwrap_or(Timestamp::UNIX_EPOCH);
+        TimeZone::system().to_datetime(at)
+    });
+    if at.date() == now.date() { at.strftime("%H:%M:%S").to_string() } else { wall_clock(wall_us) }
 }
 
 #[cfg(test)]
@@ -426,20 +521,85 @@ mod tests {
 
     #[test]
     fn each_state_has_a_line() {
-        let at = clock(SINCE_US);
-        let line = |state| state_line(&status(state));
+        let at = clock(SINCE_US, SINCE_US);
+        let say = |status: &StreamStatus| state_line(status, SINCE_US);
+        let line = |state| say(&status(state));
         assert_eq!(line(StreamState::Connecting), format!("connecting since {at}"));
         assert_eq!(line(StreamState::Live), format!("live since {at}"));
         assert_eq!(line(StreamState::Ended), format!("ended at {at}"));
         let mut lost = status(StreamState::Waiting);
         lost.reason = Some("camera unreachable: connection\nrefused".to_owned());
-        let said = format!("{at} camera unreachable: connection refused");
-        assert_eq!(state_line(&lost), said);
-        lost.retry_secs = Some(3.96);
-        assert_eq!(state_line(&lost), format!("{said}; again in 4.0 s"));
-        // Why it was lost last is no matter once it is there again.
-        lost.state = StreamState::Live;
-        assert_eq!(state_line(&lost), format!("live since {at}"));
+        let why = "camera unreachable: connection refused";
+        assert_eq!(say(&lost), format!("lost since {at}: {why}"));
+        // However often it is tried, it is lost since then.
+        let lost_us = SINCE_US - 3 * 86_400_000_000;
+        let since = wall_clock(lost_us);
+        (lost.lost_since_us, lost.retry_secs) = (Some(lost_us), Some(3.96));
+        assert_eq!(say(&lost), format!("lost since {since}: {why}; again in 4.0 s"));
+        lost.state = StreamState::Connecting;
+        assert_eq!(say(&lost), format!("lost since {since}: {why}; connecting since {at}"));
+        (lost.state, lost.lost_since_us) = (StreamState::Live, None);
+        assert_eq!(say(&lost), format!("live since {at}"));
+        let numbers = numbers_line(&lost);
+        let whole = format!("live since {at}; {numbers}; lost before that: {why}");
+        assert_eq!(whole_line(&lost, SINCE_US), whole);
+    }
+
+    #[test]
+    fn times_of_another_day_have_a_date() {
+        let [today, later] = [SINCE_US, SINCE_US + 86_400_000_000];
+        assert_eq!(clock(SINCE_US, later), wall_clock(SINCE_US));
+        assert_eq!(clock(SINCE_US, today).len(), "10:02:10".len());
+    }
+
+    #[test]
+    fn a_log_is_told_what_is_news_and_each_hour_that_a_stream_is_still_lost() {
+        let (mut log, began) = (Log::default(), Instant::now());
+        let mut told = |state, reason: Option<&str>, secs: u64| {
+            let reason = reason.map(str::to_owned);
+            let status = StreamStatus { reason, ..status(state) };
+            log.is_news(&status, began + Duration::from_secs(secs))
+        };
+        let refused = Some("camera unreachable: connection refused");
+        let silent = Some("stream lost: no frame came for 10 s");
+        assert!(told(StreamState::Connecting, None, 0) && !told(StreamState::Connecting, None, 1));
+        assert!(told(StreamState::Waiting, refused, 2));
+        // Two reasons that take turns are told once each.
+        for attempt in 1..60 {
+            let reason = if attempt % 2 == 0 { refused } else { silent };
+            assert!(!told(StreamState::Connecting, refused, 30 * attempt));
+            assert_eq!(told(StreamState::Waiting, reason, 30 * attempt), attempt == 1);
+        }
+        assert!(!told(StreamState::Waiting, refused, 3_601));
+        assert!(told(StreamState::Waiting, refused, 3_602));
+        assert!(!told(StreamState::Waiting, refused, 3_603));
+        assert!(
+            told(StreamState::Live, refused, 3_700) && !told(StreamState::Live, refused, 3_710)
+        );
+        assert!(told(StreamState::Waiting, refused, 3_720));
+        assert!(
+            told(StreamState::Ended, refused, 3_730) && !told(StreamState::Ended, refused, 3_731)
+        );
+    }
+
+    #[test]
+    fn addresses_that_are_shown_alike_are_found() {
+        let streams = |addresses: &[&str]| -> Vec<LiveSource> {
+            let locations = addresses.iter().map(|address| Location::from_text(address.as_ref()));
+            let source = |location| LiveSource {
+                name: None,
+                location,
+                transport: Transport::Tcp,
+                ca: None,
+                record: false,
+                listen: false,
+            };
+            locations.map(source).collect()
+        };
+        let channels = ["rtsp://nvr/x?channel=1", "rtsp://nvr/y", "rtsp://nvr/x?channel=2"];
+        assert!(shown_alike(&streams(&channels)).iter().eq(["rtsp://nvr/x"]));
+        // One that is named twice is an error by itself.
+        assert!(shown_alike(&streams(&[channels[0], channels[1], channels[0]])).is_empty());
     }
 
     #[test]
@@ -449,6 +609,7 @@ mod tests {
         seen.frames.received = Received { received: 90, encoded: 2, ..Received::default() };
         assert_eq!(numbers_line(&seen), "1 clip, 90 frames received, 2 encoded, delay 0.3 s");
         seen.frames.received = Received {
+            skipped: 56,
             behind: 3,
             before_keyframe: 4,
             undecodable: 5,
@@ -475,8 +636,8 @@ mod tests {
         });
         assert_eq!(
             numbers_line(&seen),
-            "1 clip, 90 frames received, 2 encoded, 3 dropped: behind, 4 dropped: no keyframe yet, \
-             9 dropped: the decoder ended, 5 undecodable, 6 decoded in hardware, 7 not recorded, \
+            "1 clip, 90 frames received, 2 encoded, 56 skipped, 3 dropped: behind, \
+             4 dropped: no keyframe yet, 9 dropped: the decoder ended, 5 undecodable, 6 decoded in hardware, 7 not recorded, \
              8 packets lost, 12 MB recorded, delay 0.3 s; 1 segment and 0 captions, delay 1.5 s; \
              sound: 2 cues, 60 s received, 20 s with speech, 1.0 s dropped: behind, \
              2.0 s dropped: of a time before, 3.0 s could not be read, 4 packets undecodable, \

@@ -17,6 +17,8 @@ mod damage;
 #[cfg(feature = "live")]
 mod datagrams;
 mod decoding;
+#[cfg(feature = "live")]
+mod display;
 mod exporting;
 mod faults;
 mod full_disk;
