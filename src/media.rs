@@ -222,7 +222,7 @@ pub struct Cue {
     pub kind: CueKind,
     /// BCP-47, where known.
     pub language: Option<String>,
-    /// Which track it came from: `embedded:3`, `sidecar:talk.en.srt`.
+    /// Which track it came from: `embedded:3`, `embedded:3.forced`, `sidecar:talk.en.srt`.
     pub track: String,
     /// 0 to 1, where the origin states one.
     pub confidence: Option<f32>,

@@ -13,7 +13,7 @@ use super::rows::{self, RecipeRow};
 use super::types::{HeardChunk, RecipeKind};
 use super::writer::{Writer, segments_are_old};
 use crate::error::{Error, Result};
-use crate::time::Timestamp;
+use crate::time::{Micros, Timestamp};
 
 /// How far a source has been listened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,11 +35,21 @@ impl Writer {
         })
     }
 
-    /// Whether there are subtitles of a source.
-    pub fn has_subtitles(&self, source: SourceId) -> Result<bool> {
+    /// How long a source is; `None` where that was only guessed.
+    pub fn sure_duration(&self, source: SourceId) -> Result<Option<Micros>> {
         self.record.read(|sql| {
-            let find = "SELECT EXISTS (SELECT 1 FROM cues WHERE source = ?1 AND recipe IS NULL)";
-            rows::one(sql, find, [rows::source_key(sql, source)?])
+            let find = "SELECT CASE WHEN media ->> 'is_duration_guessed' = 0 THEN duration_us END \
+                 FROM sources WHERE id = ?1";
+            let duration: Option<i64> = rows::one(sql, find, [source.to_string()])?;
+            Ok(duration.map(Micros))
+        })
+    }
+
+    /// The tracks that the subtitles of a source are of.
+    pub fn subtitle_tracks(&self, source: SourceId) -> Result<Vec<String>> {
+        self.record.read(|sql| {
+            let find = "SELECT DISTINCT track FROM cues WHERE source = ?1 AND recipe IS NULL";
+            rows::all(sql, find, [rows::source_key(sql, source)?], |row| row.get(0))
         })
     }
 

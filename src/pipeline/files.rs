@@ -9,7 +9,7 @@ use super::identity::{Identity, Verified, identify};
 use super::jobs::{ChunkJob, Chunks, Job, Jobs};
 use super::opened::Opened;
 use super::shared::{CHUNK_CLIPS, Shared};
-use super::sounds::ToHear;
+use super::sounds::{ToHear, other_tracks};
 use super::texts::{SIDECAR, Texts};
 use super::witness::Witness;
 use crate::error::{Error, Kind, Result};
@@ -202,6 +202,9 @@ impl Files<'_> {
             }
             _ => None,
         };
+        if let (Some(_), Some(track)) = (heard_to, info.sound) {
+            notices.extend(other_tracks(&info, track));
+        }
         let opened = Opened::new(id, input, witness, &info, length);
         let opened = opened.with_work(chunks.len(), heard_to.is_some(), cues.len(), notices);
         let opened = Arc::new(opened);

@@ -7,6 +7,7 @@ use crate::error::{Kind, Result};
 use crate::library::{Place, SourceId};
 use crate::media::{Cue, TrackKind};
 use crate::source::{CueEvent, CueRequest, Input, Location, MediaInfo};
+use crate::time::Timestamp;
 
 /// More cues than any film has; a file with more is no subtitle file.
 const MAX_CUES: usize = 200_000;
@@ -25,6 +26,22 @@ pub(super) struct Texts {
 }
 
 impl Texts {
+    /// Leaves out the cues of a file, which begin with this number, that begin where the source is over: nobody
+    /// would ever see them, and they are no words of it.
+    fn leave_out_behind(&mut self, end: Timestamp, first: usize, file: &str) {
+        let (seen, behind): (Vec<Cue>, Vec<Cue>) =
+            self.cues.drain(first..).partition(|cue| cue.span.start < end);
+        self.cues.extend(seen);
+        match behind.len() {
+            0 => {}
+            1 => self
+                .notice(format!("1 cue of {file} begins behind the end ({end}) and is left out")),
+            count => self.notice(format!(
+                "{count} cues of {file} begin behind the end ({end}) and are left out"
+            )),
+        }
+    }
+
     fn notice(&mut self, notice: String) {
         if self.notices.len() < MAX_NOTICES && !self.notices.contains(&notice) {
             self.notices.push(notice);
@@ -58,7 +75,11 @@ impl Files<'_> {
     /// to a film elsewhere has no subtitles beside it, and takes none away.
     pub(super) fn sidecar_cues(&mut self, id: SourceId) -> Result<Texts> {
         let mut texts = Texts::default();
-        let places = self.shared.library().places(id)?;
+        let (places, length) = {
+            let library = self.shared.library();
+            (library.places(id)?, library.sure_duration(id)?)
+        };
+        let end = length.map(|length| Timestamp::ZERO + length);
         let mut names = BTreeSet::new();
         for place in places {
             let Place::Path(path) = place else { continue };
@@ -73,6 +94,7 @@ impl Files<'_> {
                 let track = format!("{SIDECAR}{name}");
                 let request =
                     CueRequest::Sidecar { language: sidecar.language, track: track.clone() };
+                let first = texts.cues.len();
                 let read = match Input::open(&location) {
                     Ok(input) => self.read_cues(&input, &request, &mut texts)?,
                     Err(error) => Err(error.reason()),
@@ -80,6 +102,8 @@ impl Files<'_> {
                 if let Err(why) = read {
                     texts.notice(format!("subtitles {location} cannot be read: {why}"));
                     self.keep_known(id, |known| known == track, &mut texts)?;
+                } else if let Some(end) = end {
+                    texts.leave_out_behind(end, first, &name);
                 }
             }
         }
@@ -119,7 +143,12 @@ impl Files<'_> {
                     texts.notice(format!("only the first {MAX_CUES} cues are kept"));
                     break;
                 }
-                CueEvent::Notice(notice) => texts.notice(notice),
+                CueEvent::Notice(notice) => texts.notice(match request {
+                    CueRequest::Sidecar { track, .. } => {
+                        format!("{}: {notice}", track.strip_prefix(SIDECAR).unwrap_or(track))
+                    }
+                    CueRequest::Embedded { .. } => notice,
+                }),
                 CueEvent::End(_) => {}
             }
         }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::ears::Ears;
 use super::listening::{self, How, Sound, Told};
 use super::reading::started;
+use super::sounds::other_tracks;
 use crate::error::{Error, Result};
 use crate::graph::{Cancel, StageStats};
 use crate::media::{Cue, Gap, TrackKind};
-use crate::source::{Host, Input, Location};
+use crate::source::{Host, Input, Location, MediaInfo};
 use crate::time::{Micros, Timestamp};
 
 /// What was said in a source, as far as it was listened to.
@@ -51,20 +52,23 @@ pub fn listen(
 ) -> Result<()> {
     let stats = StageStats::new("listen");
     let how = How { threads, cancel, stats: &stats };
-    let (opened, lengths) = crossbeam_channel::bounded(locations.len().max(1));
+    let (opened, openings) = crossbeam_channel::bounded(locations.len().max(1));
     let mut left = locations.iter().enumerate();
+    let language = ears.language.clone();
     let next = move |host: &mut Option<Host>| {
         let (source, location) = left.next()?;
-        let sound = open(location, host, cancel).map(|(sound, length)| {
+        let sound = open(location, language.as_deref(), host, cancel).map(|(sound, info)| {
             // Nobody hears it only where the run is over.
-            let _ = opened.send((source, length));
+            let _ = opened.send((source, info.duration, other_tracks(&info, sound.track)));
             sound
         });
         Some((source, sound.map_err(|error| error.in_source(location))))
     };
     let mut heard: BTreeMap<usize, (Vec<Cue>, Vec<Gap>)> = BTreeMap::new();
+    let mut unheard: BTreeMap<usize, String> = BTreeMap::new();
     listening::listen(next, ears, &how, &mut |source, told| {
-        for (source, length) in lengths.try_iter() {
+        for (source, length, others) in openings.try_iter() {
+            unheard.extend(others.map(|others| (source, others)));
             tell(Listening::Opened { source, length })?;
         }
         match told {
@@ -81,7 +85,8 @@ pub fn listen(
                 let (mut cues, mut gaps) = heard.remove(&source).unwrap_or_default();
                 cues.extend(ending.cues);
                 gaps.extend(ending.gaps);
-                let mut notices = ending.notices;
+                let mut notices: Vec<String> = unheard.remove(&source).into_iter().collect();
+                notices.extend(ending.notices);
                 let noticed = gaps.iter().take(MOST_GAPS).map(|gap| {
                     let length = gap.span.length().as_secs_f64();
                     format!("{} from {} on, for {length:.1} s", gap.reason, gap.span.start)
@@ -105,14 +110,15 @@ pub fn listen(
 
 fn open(
     location: &Location,
+    language: Option<&str>,
     host: &mut Option<Host>,
     cancel: &Cancel,
-) -> Result<(Sound, Option<Micros>)> {
+) -> Result<(Sound, MediaInfo)> {
     let input = Input::open(location)?;
     let info = started(host, cancel)?.probe(&input)?;
-    let Some(track) = info.sound else {
+    let Some(track) = info.sound_in(language) else {
         let what = if info.of_kind(TrackKind::Sound).next().is_some() { "usable " } else { "" };
         return Err(Error::unsupported(format!("it has no {what}sound track")));
     };
-    Ok((Sound { input: Arc::new(input), track, from: Timestamp::ZERO }, info.duration))
+    Ok((Sound { input: Arc::new(input), track, from: Timestamp::ZERO }, info))
 }

@@ -15,7 +15,7 @@ use crate::time::{Micros, Timestamp};
 
 const MAGIC: u16 = 0xC13E;
 /// Raised with every change of a message.
-const VERSION: u16 = 9;
+const VERSION: u16 = 10;
 const HEADER_BYTES: usize = 12;
 /// Longest message without its body. A cue or a track's title is never near it.
 const MAX_MESSAGE_BYTES: u32 = 1 << 20;
@@ -271,6 +271,8 @@ pub struct MediaInfo {
     /// From the first presentable sample to the end; stated by the container, else estimated from
     /// size and bit rate. `None` where neither is possible, as with a live stream.
     pub duration: Option<Micros>,
+    /// Whether that was estimated, which may be far too short: where silence follows music, say.
+    pub is_duration_guessed: bool,
     /// The first presentable sample of any track, in microseconds of the container's own clock:
     /// what [`Timestamp`] zero stands for.
     pub origin: Micros,
@@ -292,6 +294,20 @@ pub struct MediaInfo {
 impl MediaInfo {
     pub fn track(&self, index: u32) -> Option<&Track> {
         self.tracks.iter().find(|track| track.index == index)
+    }
+
+    /// The sound track to use for what is said in a language (ISO 639-1), where one is wanted: the best that states
+    /// it, else that which `sound` names.
+    pub fn sound_in(&self, language: Option<&str>) -> Option<u32> {
+        let is_in = |track: &&Track| {
+            let stated = track.language.as_deref().and_then(|tag| tag.split('-').next());
+            language.is_some() && stated == language
+        };
+        let best = self.of_kind(TrackKind::Sound).filter(is_in).max_by_key(|track| {
+            let is_usual = self.sound == Some(track.index);
+            (is_usual, track.is_default, track.channels, std::cmp::Reverse(track.index))
+        });
+        best.map(|track| track.index).or(self.sound)
     }
 
     /// The tracks of one kind; attached pictures (covers) are none of them.
@@ -319,6 +335,8 @@ pub struct Track {
     pub is_default: bool,
     /// A cover or thumbnail, not a film.
     pub is_attached: bool,
+    /// Text tracks only: signs, and what is said in another language.
+    pub is_forced: bool,
     /// As coded, before rotation and sample aspect ratio; 0 for other kinds than picture.
     pub width_px: u32,
     pub height_px: u32,

@@ -14,4 +14,4 @@ pub use cue_text::{clean_text, is_spoken};
 pub use segment::{SegmentPlan, SegmentRules, segments};
 pub use sentence::{Sentence, SentenceRules, ends_sentence, sentences};
 pub use subtitle::{Subtitle, subtitles};
-pub use track::chosen_track;
+pub use track::{chosen_track, is_forced};

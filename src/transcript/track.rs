@@ -12,9 +12,9 @@ const FORCED_SHARE: f64 = 0.1;
 /// none. `languages` are those that the text tower reads, the best first (`en` also stands for
 /// `en-GB`).
 ///
-/// Nearly empty tracks are passed over; then a track in one of the languages goes before one whose
-/// language is not known, and that before the others; then subtitles, which a person wrote, before
-/// recognised speech; then a file beside the video, which its owner put there, before a track
+/// Forced tracks are passed over where there is another, and so are nearly empty ones; then a track in
+/// one of the languages goes before one whose language is not known, and that before the others; then
+/// subtitles, which a person wrote, before recognised speech; then a file beside the video, which its owner put there, before a track
 /// inside; then the shorter name, then the alphabet, so that track 2 goes before track 10. Text on
 /// screen is not said.
 pub fn chosen_track<'a>(cues: &'a [Cue], languages: &[&str]) -> Option<&'a str> {
@@ -26,6 +26,9 @@ pub fn chosen_track<'a>(cues: &'a [Cue], languages: &[&str]) -> Option<&'a str> 
             text_bytes: 0,
         });
         track.text_bytes += cue.text.len();
+    }
+    if tracks.keys().any(|name| !is_forced(name)) {
+        tracks.retain(|name, _| !is_forced(name));
     }
     let fullest = tracks.values().map(|track| track.text_bytes).max()?;
     tracks
@@ -41,6 +44,16 @@ pub fn chosen_track<'a>(cues: &'a [Cue], languages: &[&str]) -> Option<&'a str> 
             )
         })
         .map(|(name, _)| *name)
+}
+
+/// Whether a track of this name has only signs, or what is said in another language, and not what is said:
+/// `embedded:3.forced`, `sidecar:film.forced.srt`, `sidecar:film.en.forced.srt`, `sidecar:film.forced.en.srt`.
+pub fn is_forced(track: &str) -> bool {
+    let mut parts = track.rsplit('.');
+    let (last, before, first) = (parts.next(), parts.next(), parts.next());
+    let is_mark = |part: Option<&str>| part.is_some_and(|part| part.eq_ignore_ascii_case("forced"));
+    let is_language = |part: &str| part.len() <= 3 || part.contains(['-', '_']);
+    is_mark(last) || is_mark(before) || (is_mark(first) && before.is_some_and(is_language))
 }
 
 struct Track<'a> {
@@ -92,11 +105,34 @@ mod tests {
     }
 
     #[test]
+    fn a_forced_track_is_known_by_its_name() {
+        for (track, forced) in [
+            ("embedded:2", false),
+            ("embedded:2.forced", true),
+            ("sidecar:a.forced.srt", true),
+            ("sidecar:a.en.Forced.srt", true),
+            ("sidecar:a.forced.pt-BR.srt", true),
+            ("sidecar:forced.srt", false),
+            ("sidecar:the.forced.march.srt", false),
+            ("sidecar:the.forced.march.en.srt", false),
+            ("speech:1", false),
+        ] {
+            assert_eq!(is_forced(track), forced, "{track}");
+        }
+    }
+
+    #[test]
     fn forced_subtitles_and_screen_text_are_passed_over() {
         let forced = cue("sidecar:a.en.forced.srt", Some("en"), CueKind::Subtitle, "EXIT");
         let full = cue("embedded:2", Some("en"), CueKind::Subtitle, &"words ".repeat(20));
         let screen = cue("screen", Some("en"), CueKind::Screen, &"sign ".repeat(400));
-        assert_eq!(chosen_track(&[forced, full, screen.clone()], &["en"]), Some("embedded:2"));
+        let all = [forced.clone(), full, screen.clone()];
+        assert_eq!(chosen_track(&all, &["en"]), Some("embedded:2"));
+        // However much is in them, unless there is nothing else.
+        let heard = cue("speech:1", Some("en"), CueKind::Speech, "I");
+        let all = [forced, heard, screen.clone()];
+        assert_eq!(chosen_track(&all, &["en"]), Some("speech:1"));
+        assert_eq!(chosen_track(&all[..1], &["en"]), Some("sidecar:a.en.forced.srt"));
         assert_eq!(chosen_track(&[screen], &["en"]), None);
     }
 }

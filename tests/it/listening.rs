@@ -10,7 +10,7 @@ use cinelex::library::Reader;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cinelex::{Ran, command, finish, index, index_with, info, search, show};
+use crate::cinelex::{Ran, command, finish, index, index_with, info, run, search, show};
 use crate::damage::watch;
 use crate::media::ffmpeg;
 use crate::same::assert_same;
@@ -459,6 +459,8 @@ fn broken_subtitle_files_have_right_times_or_are_reported_and_the_film_is_heard(
         assert_eq!(cue["start_us"], start * 1_000, "{cue}");
         assert!(cue["end_us"].as_i64() > cue["start_us"].as_i64(), "{cue}");
     }
+    let notices = ran.source("odd.mp4")["notices"].to_string();
+    assert!(notices.contains("odd.srt: not Unicode, so it is read as Windows-1252"), "{notices}");
     let notices = ran.source("huge.mp4")["notices"].to_string();
     assert!(
         notices.contains("huge.srt cannot be read: a subtitle file of more than 16 MiB"),
@@ -503,6 +505,127 @@ fn a_subtitle_file_of_a_hundred_megabytes_is_reported_and_the_film_is_heard() {
         assert!(river < 4.0 && (4.0..9.0).contains(&years), "{river} {years}");
         assert_sound(&library);
     }
+}
+
+/// Writes one subtitle.
+fn subtitle(path: &Path, from: &str, to: &str, text: &str) {
+    fs::write(path, format!("1\n{from},000 --> {to},500\n{text}\n")).unwrap();
+}
+
+#[test]
+fn subtitles_behind_the_end_are_left_out_and_the_film_is_heard() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    let far = film(at, "far.mp4", &SENTENCES[..1]);
+    let near = film(at, "near.mp4", &SENTENCES[1..2]);
+    subtitle(&at.join("far.srt"), "100:00:00", "100:00:02", "The harbour lies in the fog.");
+    // One of these is seen, so it is what is said.
+    let two = "1\n00:00:01,000 --> 00:00:02,000\nA ferry sounds.\n\n\
+         2\n00:10:00,000 --> 00:10:02,000\nThe harbour lies in the fog.\n";
+    fs::write(at.join("near.srt"), two).unwrap();
+    let library = at.join("library");
+    let ran = index(&library, &[&far, &near]).exits(0);
+    for name in ["far", "near"] {
+        let notices = ran.source(&format!("{name}.mp4"))["notices"].to_string();
+        let told = format!("1 cue of {name}.srt begins behind the end");
+        assert!(notices.contains(&told), "{notices}");
+        let text: String = cues(&library, &format!("{name}.mp4"))
+            .iter()
+            .map(|cue| cue["text"].as_str().unwrap().to_lowercase())
+            .collect();
+        assert!(!text.contains("fog"), "{text}");
+        assert_eq!(text.contains("river"), name == "far", "{text}");
+        assert!(!text.contains("years"), "{text}");
+        assert_eq!(text.contains("ferry"), name == "near", "{text}");
+    }
+    // FFmpeg takes this for two seconds, by the bit rate of the noise at its start.
+    ffmpeg(
+        at,
+        "-f lavfi -i anoisesrc=d=2:a=0.5 -filter_complex apad=pad_dur=18 -c:a aac -q:a 2 guess.aac",
+    );
+    subtitle(&at.join("guess.srt"), "00:00:17", "00:00:18", "The harbour lies in the fog.");
+    index(&library, &[&at.join("guess.aac")]).exits(0);
+    assert_eq!(cues(&library, "guess.aac").len(), 1);
+    let before = fs::read(library.join("library.sqlite")).unwrap();
+    let again = index(&library, &[&far, &near]).exits(0);
+    assert_eq!(again.source("far.mp4")["state"], "unchanged");
+    assert!(before == fs::read(library.join("library.sqlite")).unwrap(), "written: {again:?}");
+    assert_sound(&library);
+}
+
+#[test]
+fn forced_subtitles_are_kept_and_the_film_is_heard_all_the_same() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    let beside = film(at, "beside.mp4", &SENTENCES[..2]);
+    let forced = at.join("beside.en.forced.srt");
+    subtitle(&forced, "00:00:00", "00:00:02", "The harbour lies in the fog.");
+    ffmpeg(
+        at,
+        "-i beside.mp4 -i beside.en.forced.srt -map 0 -map 1 -c copy -c:s srt -metadata:s:s:0 language=eng \
+         -disposition:s:0 forced inside.mkv",
+    );
+    let library = at.join("library");
+    index(&library, &[&beside, &at.join("inside.mkv")]).exits(0);
+    for name in ["beside.mp4", "inside.mkv"] {
+        assert!(has_words(&heard(&library, name), &["house", "river", "many", "years"]), "{name}");
+        let written = cues(&library, name).into_iter().filter(|cue| cue["cue_kind"] == "subtitle");
+        let written: Vec<Value> = written.map(|cue| cue["text"].clone()).collect();
+        assert_eq!(written, ["The harbour lies in the fog."], "{name}");
+        // What is said is what was heard.
+        let segments = show(&library, name).lines("segment");
+        let words: Vec<&str> =
+            segments.iter().map(|segment| segment["words"].as_str().unwrap()).collect();
+        assert!(words.iter().any(|words| words.contains("river")), "{name}: {words:?}");
+    }
+    assert_sound(&library);
+}
+
+#[test]
+fn of_several_sound_tracks_the_one_in_the_language_is_heard_and_the_others_are_told() {
+    let folder = TempDir::new().unwrap();
+    let at = folder.path();
+    spoken(at, "en.wav", "en", SENTENCES[0]);
+    spoken(at, "de.wav", "de", "Die Kinder spielen heute zusammen in dem großen Garten.");
+    ffmpeg(
+        at,
+        &format!(
+            "{PICTURE} -i en.wav -i de.wav -map 0:v -map 1:a -map 2:a -t 5 {H264} -c:a aac \
+             -metadata:s:a:0 language=eng -metadata:s:a:1 language=ger -disposition:a:0 default \
+             -disposition:a:1 0 two.mkv"
+        ),
+    );
+    let two = at.join("two.mkv");
+    for (language, track, word, told) in [
+        (
+            "auto",
+            "speech:1",
+            "river",
+            "only sound track 1 (en) is listened to; there is also 2 (de)",
+        ),
+        ("en", "speech:1", "river", "only sound track 1 (en) is listened to; there is also 2 (de)"),
+        (
+            "de",
+            "speech:2",
+            "kinder",
+            "only sound track 2 (de) is listened to; there is also 1 (en)",
+        ),
+        // None is in it.
+        ("fr", "speech:1", "", "only sound track 1 (en) is listened to; there is also 2 (de)"),
+    ] {
+        let two = two.to_str().unwrap();
+        let ran = run(["transcribe", two, "--json", "--language", language]).exits(0);
+        let cues = ran.lines("cue");
+        assert!(cues.iter().all(|cue| cue["track"] == track), "{language}: {ran:?}");
+        let text: String = cues.iter().map(|cue| cue["text"].to_string().to_lowercase()).collect();
+        assert!(text.contains(word), "{language}: {text}");
+        assert!(ran.err.contains(told), "{language}: {ran:?}");
+    }
+    let library = at.join("library");
+    let ran = index(&library, &[&two]).exits(0);
+    let notices = ran.source("two.mkv")["notices"].to_string();
+    assert!(notices.contains("there is also 2 (de)"), "{notices}");
+    assert!(heard(&library, "two.mkv").contains("river"));
 }
 
 #[test]

@@ -34,9 +34,9 @@ fn what_was_heard_is_kept_pause_by_pause_and_goes_on_there() {
     assert_eq!(shown.cues, [first.cues.clone(), second.cues.clone()].concat());
     assert_eq!(shown.gaps, [first.gaps.clone(), second.gaps].concat());
     // Subtitles come and go beside them.
-    assert!(!writer.has_subtitles(id).unwrap());
+    assert_eq!(writer.subtitle_tracks(id).unwrap(), [""; 0]);
     writer.replace_cues(id, "", &[cue(0, 9, "a subtitle")]).unwrap();
-    assert!(writer.has_subtitles(id).unwrap());
+    assert_eq!(writer.subtitle_tracks(id).unwrap(), ["sidecar:a.srt"]);
     assert_eq!(texts(&folder, id), ["a subtitle", "the first", "the second"]);
     writer.replace_cues(id, "", &[]).unwrap();
     assert_eq!(texts(&folder, id), ["the first", "the second"]);

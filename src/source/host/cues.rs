@@ -46,12 +46,14 @@ pub(super) fn serve(
             if wanted.is_empty() && track.is_some() {
                 return Err(Error::not_found("no such text track"));
             }
-            let label =
-                |track: &Track| (track.language.clone(), format!("embedded:{}", track.index));
+            let label = |track: &Track| {
+                let forced = if track.is_forced { ".forced" } else { "" };
+                (track.language.clone(), format!("embedded:{}{forced}", track.index))
+            };
             read(source, wanted, label, outbox)
         }
         CueRequest::Sidecar { language, track } => {
-            let source = open_sidecar(address, descriptor)?;
+            let source = open_sidecar(address, descriptor, outbox)?;
             let wanted: Vec<Track> = source.info().of_kind(TrackKind::Text).cloned().collect();
             if wanted.is_empty() {
                 return Err(Error::corrupt("not a subtitle file"));
@@ -62,7 +64,7 @@ pub(super) fn serve(
 }
 
 /// A subtitle file, its text brought into UTF-8 first.
-fn open_sidecar(address: Address, descriptor: Option<File>) -> Result<Source> {
+fn open_sidecar(address: Address, descriptor: Option<File>, outbox: &mut Outbox) -> Result<Source> {
     let (Address::Descriptor { extension }, Some(file)) = (&address, descriptor) else {
         return Err(Error::unsupported("subtitles are read from files only"));
     };
@@ -76,15 +78,22 @@ fn open_sidecar(address: Address, descriptor: Option<File>) -> Result<Source> {
     if bytes.is_empty() {
         return Err(Error::corrupt("the file is empty"));
     }
-    let text = decode_text(&bytes);
+    let (text, is_guess) = decode_text(&bytes);
+    if is_guess {
+        outbox.send(&Message::Notice(
+            "not Unicode, so it is read as Windows-1252: save it as UTF-8 if letters are wrong"
+                .to_owned(),
+        ));
+    }
     let stream = StreamIo::from_read_seek(Cursor::new(text.into_bytes()))
         .map_err(|cause| explain("cannot be opened", cause))?;
     Source::from_text(stream, extension.as_deref())
 }
 
 /// Text in UTF-8, UTF-16 (by its byte order mark, or by the zeros of Latin letters) or, where it
-/// is neither, Windows-1252: the encodings that subtitle files are found in. Any bytes are text.
-fn decode_text(bytes: &[u8]) -> String {
+/// is neither, Windows-1252, which is a guess: many encodings have nothing that tells them. Any bytes
+/// are text.
+fn decode_text(bytes: &[u8]) -> (String, bool) {
     let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units = bytes.as_chunks::<2>().0.iter().map(|pair| unit(*pair));
         char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
@@ -93,7 +102,7 @@ fn decode_text(bytes: &[u8]) -> String {
         bytes.iter().skip(parity).step_by(2).take(200).filter(|byte| **byte == 0).count() * 2
             > bytes.len().min(400) / 2
     };
-    if let Some(rest) = bytes.strip_prefix(&[0xFF, 0xFE]) {
+    let text = if let Some(rest) = bytes.strip_prefix(&[0xFF, 0xFE]) {
         wide(rest, u16::from_le_bytes)
     } else if let Some(rest) = bytes.strip_prefix(&[0xFE, 0xFF]) {
         wide(rest, u16::from_be_bytes)
@@ -105,9 +114,10 @@ fn decode_text(bytes: &[u8]) -> String {
         let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
         match std::str::from_utf8(bytes) {
             Ok(text) => text.to_owned(),
-            Err(_) => bytes.iter().map(|byte| windows_1252(*byte)).collect(),
+            Err(_) => return (bytes.iter().map(|byte| windows_1252(*byte)).collect(), true),
         }
-    }
+    };
+    (text, false)
 }
 
 fn windows_1252(byte: u8) -> char {
@@ -348,13 +358,15 @@ mod tests {
         let utf16 =
             |unit: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(unit).collect::<Vec<_>>();
         let marked = |mark: &[u8], rest: Vec<u8>| [mark, &rest].concat();
-        assert_eq!(decode_text(text.as_bytes()), text);
-        assert_eq!(decode_text(&marked(b"\xEF\xBB\xBF", text.into())), text);
-        assert_eq!(decode_text(&marked(b"\xFF\xFE", utf16(u16::to_le_bytes))), text);
-        assert_eq!(decode_text(&marked(b"\xFE\xFF", utf16(u16::to_be_bytes))), text);
+        let text = text.to_owned();
+        let known = |bytes: &[u8]| assert_eq!(decode_text(bytes), (text.clone(), false));
+        known(text.as_bytes());
+        known(&marked(b"\xEF\xBB\xBF", text.clone().into()));
+        known(&marked(b"\xFF\xFE", utf16(u16::to_le_bytes)));
+        known(&marked(b"\xFE\xFF", utf16(u16::to_be_bytes)));
         let latin: Vec<u8> = "1\n00:00:01,000".encode_utf16().flat_map(u16::to_le_bytes).collect();
-        assert_eq!(decode_text(&latin), "1\n00:00:01,000");
-        assert_eq!(decode_text(b"Gr\xfc\xdfe \x96 \x84ja\x93"), text);
+        assert_eq!(decode_text(&latin), ("1\n00:00:01,000".to_owned(), false));
+        assert_eq!(decode_text(b"Gr\xfc\xdfe \x96 \x84ja\x93"), (text, true));
     }
 
     fn cue(start: i64, end: i64) -> Cue {
@@ -383,7 +395,7 @@ mod tests {
         #[test]
         fn any_text_is_stripped(text in "[{}\\\\pNnh0-9a ]{0,40}", bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             let _ = strip_markup(&text);
-            let _ = tidy(&decode_text(&bytes));
+            let _ = tidy(&decode_text(&bytes).0);
         }
     }
 }

@@ -408,7 +408,8 @@ fn describe(input: &Input) -> MediaInfo {
         .unwrap_or(0);
     let stated = Some(input.duration()).filter(|duration| *duration > 0).map(Micros);
     // A guess from size and bit rate would make gaps at the end that are none.
-    let stated = stated.filter(|_| !ffi::is_duration_guessed(input));
+    let is_duration_guessed = ffi::is_duration_guessed(input);
+    let stated = stated.filter(|_| !is_duration_guessed);
     let duration = stated.or_else(|| tracks.iter().filter_map(|track| track.duration).max());
     // FFmpeg has demuxers for streams of still images; one file holds one.
     let is_still = container.ends_with("_pipe") || container == "ico";
@@ -417,6 +418,7 @@ fn describe(input: &Input) -> MediaInfo {
             .filter(|time| time.len() >= 10 && time.as_bytes()[0].is_ascii_digit());
     MediaInfo {
         duration: duration.filter(|_| !is_still),
+        is_duration_guessed,
         origin: Micros(origin),
         is_still,
         has_random_access: has_random_access(&container),
@@ -470,6 +472,7 @@ fn describe_track(input: &Input, index: usize) -> Option<Track> {
         title: metadata(input, Some(index), &[c"title"]),
         is_default: disposition.contains(Disposition::DEFAULT),
         is_attached: disposition.contains(Disposition::ATTACHED_PIC),
+        is_forced: disposition.contains(Disposition::FORCED),
         width_px: u32::try_from(parameters.width).unwrap_or(0),
         height_px: u32::try_from(parameters.height).unwrap_or(0),
         frame_rate: rational(stream.avg_frame_rate())
