@@ -1,7 +1,7 @@
 //! Texts with times as files: which format, which file for which source, and how each is written.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -26,8 +26,8 @@ pub enum Format {
 impl Format {
     /// The one that was asked for, or that the output's ending tells.
     pub fn of(json: bool, asked: Option<Format>, output: Option<&Path>) -> Format {
-        let ending = output.and_then(Path::extension);
-        match (json, asked, ending.and_then(|ending| ending.to_str())) {
+        let ending = output.and_then(Path::extension).and_then(|ending| ending.to_str());
+        match (json, asked, ending.map(str::to_ascii_lowercase).as_deref()) {
             (true, ..) | (_, None, Some("json" | "jsonl")) => Format::Json,
             (_, Some(format), _) => format,
             (_, None, Some("vtt")) => Format::Vtt,
@@ -58,7 +58,7 @@ pub enum Places {
 impl Places {
     /// # Errors
     /// `InvalidInput` where a file exists already, or several sources would share one that cannot
-    /// hold them. `-` is standard output.
+    /// hold them; as [`Error::io`] where a file cannot be written. `-` is standard output.
     pub fn new(
         output: Option<&Path>,
         format: Format,
@@ -88,6 +88,7 @@ impl Places {
                 )));
             }
         }
+        places.files().iter().try_for_each(|file| make_way(file))?;
         Ok(places)
     }
 
@@ -98,6 +99,17 @@ impl Places {
             Places::Files(files) => files,
         }
     }
+}
+
+/// Makes a file's folder, and makes sure that the file can be written there: if it cannot, hours of work would
+/// have been for nothing.
+fn make_way(file: &Path) -> Result<()> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder).map_err(|cause| Error::io(folder, "make", cause))?;
+    }
+    File::create_new(file)
+        .and_then(|_| fs::remove_file(file))
+        .map_err(|cause| Error::io(file, "write", cause))
 }
 
 /// `FOLDER/film.vtt` for `tapes/film.mp4`.
@@ -112,27 +124,21 @@ fn file_for(folder: &Path, location: &Location, ending: &str) -> PathBuf {
 #[derive(Debug)]
 pub struct Texts {
     places: Places,
-    /// What goes into one file together.
-    together: String,
+    /// What goes into one file together; `None` where nothing came yet.
+    together: Option<String>,
 }
 
 impl Texts {
     pub fn new(places: Places) -> Texts {
-        Texts { places, together: String::new() }
+        Texts { places, together: None }
     }
 
     /// Writes the text of the source of this number, or keeps it for the file that all share.
     pub fn add(&mut self, source: usize, text: &str) -> Result<()> {
         match &self.places {
-            Places::Files(files) => {
-                if let Some(folder) = files[source].parent() {
-                    let making = |cause| Error::io(folder, "make", cause);
-                    std::fs::create_dir_all(folder).map_err(making)?;
-                }
-                write_new(&files[source], text)
-            }
+            Places::Files(files) => write_new(&files[source], text),
             Places::File(_) => {
-                self.together.push_str(text);
+                self.together.get_or_insert_default().push_str(text);
                 Ok(())
             }
             Places::Out if text.is_empty() => Ok(()),
@@ -140,13 +146,11 @@ impl Texts {
         }
     }
 
-    /// Writes what is left, and says which files there are. A run of which nothing came leaves no file
-    /// in the way of the next.
+    /// Writes what is left, and says which files there are. A source that says nothing has a file that says so; a
+    /// run of which nothing came leaves none in the way of the next.
     pub fn finish(self) -> Result<()> {
-        if let Places::File(file) = &self.places
-            && !self.together.is_empty()
-        {
-            write_new(file, &self.together)?;
+        if let (Places::File(file), Some(together)) = (&self.places, &self.together) {
+            write_new(file, together)?;
         }
         for file in self.places.files().iter().filter(|file| file.exists()) {
             note(&format!("wrote {}", one_line(&file.display().to_string())));
@@ -217,7 +221,35 @@ mod tests {
         assert_eq!(places.files()[1], folder.path().join("two.srt"));
         let same = [film("a/one.mp4"), film("b/one.mkv")];
         assert!(Places::new(Some(folder.path()), Format::Srt, &same, "x").is_err());
-        std::fs::write(folder.path().join("two.srt"), "mine").unwrap();
+        fs::write(folder.path().join("two.srt"), "mine").unwrap();
         assert!(Places::new(Some(folder.path()), Format::Srt, &two, "x").is_err());
+    }
+
+    #[test]
+    fn where_a_file_goes_is_made_or_refused_before_the_work() {
+        let film = [Location::File("film.mp4".into())];
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("new/newer/film.json");
+        let places = Places::new(Some(&file), Format::Json, &film, "x").unwrap();
+        // Nothing is in the way of a run after this one.
+        assert!(file.parent().unwrap().is_dir() && !file.exists());
+        let mut texts = Texts::new(places);
+        texts.add(0, "").unwrap();
+        texts.finish().unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "");
+        let below = file.join("film.json");
+        assert!(Places::new(Some(&below), Format::Json, &film, "x").is_err());
+        let unwritten = folder.path().join("none.txt");
+        let places = Places::new(Some(&unwritten), Format::Txt, &film, "x").unwrap();
+        Texts::new(places).finish().unwrap();
+        assert!(!unwritten.exists());
+    }
+
+    #[test]
+    fn a_files_ending_tells_its_format() {
+        let of = |name: &str| Format::of(false, None, Some(Path::new(name)));
+        assert_eq!((of("a.vtt"), of("A.VTT")), (Format::Vtt, Format::Vtt));
+        assert_eq!((of("a.Srt"), of("a.JSONL")), (Format::Srt, Format::Json));
+        assert_eq!((of("a.text"), of("vtt")), (Format::Txt, Format::Txt));
     }
 }

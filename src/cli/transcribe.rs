@@ -54,9 +54,16 @@ struct Language(Option<String>);
 fn language(text: &str) -> Result<Language, String> {
     // en-GB is read as en is.
     let code = text.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase();
-    match code.as_str() {
+    // Whisper has older codes, or one for a language with its forms.
+    let code = match code.as_str() {
+        "jv" => "jw",
+        "iw" => "he",
+        "nb" => "no",
+        "fil" => "tl",
+        code => code,
+    };
+    match code {
         "auto" => Ok(Language(None)),
-        "jv" => Ok(Language(Some("jw".to_owned()))),
         code if (2..=3).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_lowercase()) => {
             Ok(Language(Some(code.to_owned())))
         }
@@ -242,6 +249,7 @@ mod tests {
         assert_eq!(language("auto").unwrap().0, None);
         assert_eq!(language("en-GB").unwrap().0.as_deref(), Some("en"));
         assert_eq!(language("jv").unwrap().0.as_deref(), Some("jw"));
+        assert_eq!(language("nb-NO").unwrap().0.as_deref(), Some("no"));
         assert!(language("german").is_err());
         assert!(language("").is_err());
     }
