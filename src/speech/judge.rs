@@ -78,7 +78,19 @@ impl Written {
 pub(super) fn is_loop(word: &Word) -> bool {
     let small = word.text.to_lowercase();
     let parts: Vec<&str> = small.split('-').filter(|part| !part.is_empty()).collect();
-    loop_start(&parts).is_some()
+    let letters: Vec<char> = word.letters().chars().collect();
+    loop_start(&parts).is_some() || goes_round(&letters)
+}
+
+/// Whether letters or digits are written again and again within a word: six times, and so many that a long vowel,
+/// a laugh or a trillion has fewer.
+fn goes_round(letters: &[char]) -> bool {
+    const TIMES: usize = 6;
+    const LEAST: usize = 15;
+    (1..=LONGEST_PHRASE).any(|part| {
+        let mut runs = letters.windows((TIMES * part).max(LEAST));
+        runs.any(|run| run.iter().zip(&run[part..]).all(|(a, b)| a == b))
+    })
 }
 
 /// Longest phrase that is said again and again.
@@ -152,6 +164,13 @@ mod tests {
             ("Well, ha-ha-ha-ha-ha-ha and so on", 1),
             ("a well-to-do uh-huh uh-huh", 0),
             ("No-no-no-no", 0),
+            ("Ahahahahahahahahaha! she said", 1),
+            ("en 2.000.000.000.000.000. Después", 1),
+            ("Blablablablablablabla,", 1),
+            ("Hahahaha, hahahahahaha!", 0),
+            ("Goooooooool! Mmmmmmm… blablabla", 0),
+            ("1.000.000 or $1,000,000,000,000.", 0),
+            ("0900-000-000-000, 33.333.333.333", 0),
         ] {
             let written = written(said, -0.1, 0.0);
             assert_eq!(written.words.iter().filter(|word| is_loop(word)).count(), loops, "{said}");
