@@ -88,7 +88,7 @@ pub struct VoiceSpec {
 /// A Whisper.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpeechSpec {
-    /// BCP-47; none for one that knows Whisper's hundred languages.
+    /// By Whisper's codes; none: all that the network knows.
     pub languages: Vec<String>,
     /// Layer and head of the decoder's attentions to the sound that follow what is said, from which
     /// words have their times. None where they are not known: then all of the upper half are taken.

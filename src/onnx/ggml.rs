@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 const MAGIC: u32 = 0x6767_6d6c;
 /// 201 frequencies: half of 400 samples, and the middle.
 pub const FREQUENCIES: usize = 201;
+/// The piece that begins no text: whisper.cpp ends the process where a vocabulary has none.
+const BLANK: [u8; 1] = *b" ";
 /// Longest piece of the vocabulary: the longest of Whisper's has 128 bytes.
 const LONGEST_PIECE_BYTES: u32 = 1 << 10;
 /// Kinds of quantization have the version of their layout in the file's type, times this.
@@ -49,9 +51,9 @@ impl Sizes {
         self.vocabulary != ENGLISH_VOCABULARY
     }
 
-    /// How many languages have a token of their own.
+    /// How many languages it knows, the first of Whisper's; English is the first.
     pub fn languages(&self) -> usize {
-        self.vocabulary.saturating_sub(51_766)
+        if self.is_multilingual() { self.vocabulary.saturating_sub(51_766) } else { 1 }
     }
 
     /// Whether these are sizes of a Whisper, of any that was published or somewhat larger.
@@ -135,7 +137,7 @@ fn push_norm(all: &mut Vec<Tensor>, name: &str, width: usize) {
 pub(super) enum Form {
     /// In 32 bits, whatever the others are in.
     Exact,
-    /// In 16 bits, unless all are in 32.
+    /// In 16 bits.
     Convolution,
     /// In the file's kind.
     Matrix,
@@ -157,9 +159,9 @@ pub(super) const F32: Kind = Kind { file: 0, tensor: 0, numbers: 1, bytes: 4 };
 pub(super) const F16: Kind = Kind { file: 1, tensor: 1, numbers: 1, bytes: 2 };
 pub(super) const Q8_0: Kind = Kind { file: 7, tensor: 8, numbers: 32, bytes: 34 };
 
-/// The kinds in which Whispers are passed on.
-const KINDS: [Kind; 7] = [
-    F32,
+/// The kinds in which Whispers are passed on and whisper.cpp computes with. It ends the process on convolutions
+/// in 32 bits, which is what files have whose numbers are all in 32.
+const KINDS: [Kind; 6] = [
     F16,
     Kind { file: 2, tensor: 2, numbers: 32, bytes: 18 },
     Kind { file: 3, tensor: 3, numbers: 32, bytes: 20 },
@@ -177,7 +179,6 @@ impl Kind {
     fn of_tensor(self, form: Form) -> Kind {
         match form {
             Form::Exact => F32,
-            Form::Convolution if self == F32 => F32,
             Form::Convolution => F16,
             Form::Matrix => self,
         }
@@ -295,12 +296,22 @@ impl<R: Read + Seek> Walk<R> {
         if tokens as usize > sizes.vocabulary {
             return Err(self.wrong("it has more tokens than its vocabulary"));
         }
+        let mut has_blank = false;
         for _ in 0..tokens {
-            let length = self.word()?;
-            if length > LONGEST_PIECE_BYTES {
-                return Err(self.wrong("a token is too long"));
+            match self.word()? {
+                1 => {
+                    let mut piece = [0];
+                    self.fill(&mut piece)?;
+                    has_blank |= piece == BLANK;
+                }
+                length if length > LONGEST_PIECE_BYTES => {
+                    return Err(self.wrong("a token is too long"));
+                }
+                length => self.skip(length.into())?,
             }
-            self.skip(length.into())?;
+        }
+        if !has_blank {
+            return Err(self.wrong("its vocabulary has no space, so it is not Whisper's"));
         }
         let mut missing: BTreeMap<String, (Vec<usize>, Form)> =
             sizes.tensors().into_iter().map(|(name, shape, form)| (name, (shape, form))).collect();
@@ -326,9 +337,12 @@ impl<R: Read + Seek> Walk<R> {
         }
         sizes.check().map_err(|why| self.wrong(why))?;
         let (version, kind) = (kind as u32 / VERSION_FACTOR, kind as u32 % VERSION_FACTOR);
-        let kind = KINDS.into_iter().find(|known| known.file == kind);
-        match kind {
+        let known = KINDS.into_iter().find(|known| known.file == kind);
+        match known {
             Some(kind) if kind.version() == version => Ok((sizes, kind)),
+            None if kind == F32.file => {
+                Err(self.wrong("its numbers have 32 bits: write it with 16 (f16), or quantized"))
+            }
             _ => Err(self.wrong("its numbers are of a kind that is not known here")),
         }
     }
@@ -480,9 +494,14 @@ pub(super) mod tests {
     }
 
     fn some(kind: Kind) -> Vec<u8> {
+        with_tokens(kind, &[b"a", b" ", b" b"])
+    }
+
+    fn with_tokens(kind: Kind, tokens: &[&[u8]]) -> Vec<u8> {
         let filters = vec![0.5; 80 * FREQUENCIES];
+        let tokens: Vec<Vec<u8>> = tokens.iter().map(|token| token.to_vec()).collect();
         let mut count = 0.0;
-        write(&SMALL, kind, &filters, &[b"a".to_vec(), b" b".to_vec()], &mut |_, shape| {
+        write(&SMALL, kind, &filters, &tokens, &mut |_, shape| {
             count += 1.0;
             let numbers: usize = shape.iter().product();
             Ok((0..numbers).map(|at| count + (at % 7) as f32).collect())
@@ -496,11 +515,11 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_written_is_whole_and_comes_back() {
-        for (kind, within) in [(F32, 0.0), (F16, 0.0), (Q8_0, 0.5 * 100.0 / 127.0)] {
+        for (kind, within) in [(F16, 0.0), (Q8_0, 0.5 * 100.0 / 127.0)] {
             let file = some(kind);
             assert_eq!(checked(&file).unwrap(), SMALL);
             let content = read(&file);
-            assert_eq!(content.tokens, [b"a".to_vec(), b" b".to_vec()]);
+            assert_eq!(content.tokens, [b"a".to_vec(), b" ".to_vec(), b" b".to_vec()]);
             assert_eq!(content.tensors.len(), SMALL.tensors().len());
             for (number, (name, ..)) in SMALL.tensors().into_iter().enumerate() {
                 for (at, value) in content.tensors[&name].iter().enumerate() {
@@ -520,6 +539,16 @@ pub(super) mod tests {
         let mut longer = file.clone();
         longer.extend(1_u32.to_le_bytes());
         assert!(checked(&longer).is_err());
+    }
+
+    #[test]
+    fn what_whisper_cpp_would_end_the_process_on_is_refused() {
+        let why = |file: &[u8]| checked(file).unwrap_err().to_string();
+        assert!(why(&some(F32)).contains("have 32 bits: write it with 16"));
+        let without_blank: [&[&[u8]]; 3] = [&[], &[b"", b""], &[b"a", b"  ", b" b"]];
+        for tokens in without_blank {
+            assert!(why(&with_tokens(F16, tokens)).contains("no space"), "{tokens:?}");
+        }
     }
 
     proptest! {

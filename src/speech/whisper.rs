@@ -46,7 +46,7 @@ const LEAST_SAMPLES: usize = 4_000;
 pub struct Whisper {
     pub(super) id: String,
     path: PathBuf,
-    /// BCP-47; none for those that know many.
+    /// By Whisper's codes; none: all that its network knows.
     languages: Vec<String>,
     sizes: Sizes,
     network: OnceCell<Network>,
@@ -71,14 +71,15 @@ impl Whisper {
     /// Makes sure that there is such a model and that it can be read.
     ///
     /// # Errors
-    /// As [`Models::graph`]; `Corrupt` where the file is no Whisper that can be read.
+    /// As [`Models::graph`]; `Corrupt` where the file is no Whisper that can be read; `InvalidInput` where the
+    /// manifest has heads or languages that it does not.
     pub fn open(models: &Models, manifest: &Manifest) -> Result<Whisper> {
         let spec = manifest.speech()?;
         let path = models.graph(manifest)?;
         let sizes = ggml::check(&path)?;
-        let heads = heads(&spec.heads, &sizes)
-            .map_err(|why| Error::invalid_input(format!("model {}: {why}", manifest.id)))?
-            .into_boxed_slice();
+        let wrong = |why| Error::invalid_input(format!("model {}: {why}", manifest.id));
+        check_languages(&spec.languages, &sizes).map_err(wrong)?;
+        let heads = heads(&spec.heads, &sizes).map_err(wrong)?.into_boxed_slice();
         // Otherwise whisper.cpp writes to the terminal whatever it does.
         whisper_rs::install_logging_hooks();
         Ok(Whisper {
@@ -127,16 +128,9 @@ impl Whisper {
     /// Whether it reads a language, given by the code that Whisper has for it.
     pub fn reads(&self, language: &str) -> bool {
         match self.languages.is_empty() {
-            true => self.knows(language),
+            true => knows(&self.sizes, language),
             false => self.languages.iter().any(|known| known == language),
         }
-    }
-
-    fn knows(&self, language: &str) -> bool {
-        let is_code = (2..=3).contains(&language.len())
-            && language.bytes().all(|byte| byte.is_ascii_lowercase());
-        let id = is_code.then(|| whisper_rs::get_lang_id(language)).flatten();
-        id.is_some_and(|id| usize::try_from(id).is_ok_and(|id| id < self.sizes.languages()))
     }
 
     pub(super) fn is_multilingual(&self) -> bool {
@@ -156,6 +150,33 @@ impl Whisper {
     /// Whether it can write times: whisper.cpp keeps the first distilled models from it.
     fn writes_times(&self) -> bool {
         self.sizes.decoder_layers != 2 || self.sizes.vocabulary > ENGLISH_VOCABULARY + 1
+    }
+}
+
+/// Whether a network of these sizes knows a language by this code.
+fn knows(sizes: &Sizes, language: &str) -> bool {
+    // The library knows their names, too.
+    let is_code =
+        (2..=3).contains(&language.len()) && language.bytes().all(|byte| byte.is_ascii_lowercase());
+    let id = is_code.then(|| whisper_rs::get_lang_id(language)).flatten();
+    id.is_some_and(|id| usize::try_from(id).is_ok_and(|id| id < sizes.languages()))
+}
+
+/// In a language that it does not know, a network would write words all the same.
+fn check_languages(given: &[String], sizes: &Sizes) -> Result<(), String> {
+    let unknown: Vec<&str> =
+        given.iter().map(String::as_str).filter(|language| !knows(sizes, language)).collect();
+    match (unknown.is_empty(), sizes.is_multilingual()) {
+        (true, _) => Ok(()),
+        (false, true) => Err(format!(
+            "`languages` has {}, which this network does not know: write Whisper's codes (en, de, pt), or \
+             leave `languages` out",
+            unknown.join(", ")
+        )),
+        (false, false) => Err(format!(
+            "`languages` has {}, but this network knows English only (en)",
+            unknown.join(", ")
+        )),
     }
 }
 
@@ -388,6 +409,30 @@ mod tests {
         assert_eq!(positions(16_000), 320);
         assert_eq!(positions(16_000 * 10), 768);
         assert_eq!(positions(16_000 * 29), 1_488);
+    }
+
+    #[test]
+    fn languages_are_those_that_the_network_knows() {
+        let sizes = |vocabulary| Sizes {
+            vocabulary,
+            width: 512,
+            heads: 8,
+            encoder_layers: 6,
+            decoder_layers: 6,
+            mels: 80,
+        };
+        let why = |vocabulary, given: &[&str]| {
+            let given: Vec<String> = given.iter().map(|&language| language.to_owned()).collect();
+            check_languages(&given, &sizes(vocabulary)).err().unwrap_or_default()
+        };
+        assert_eq!(why(ENGLISH_VOCABULARY, &["en"]), "");
+        assert_eq!(why(51_865, &["en", "de", "jw"]), "");
+        assert!(why(ENGLISH_VOCABULARY, &["en", "de"]).contains("has de, but"));
+        assert!(why(51_865, &["xx", "de", "pt-BR", "german"]).contains("has xx, pt-BR, german,"));
+        // Cantonese came with the third large one.
+        assert!(why(51_865, &["yue"]).contains("has yue,"));
+        assert_eq!(why(51_866, &["yue"]), "");
+        assert!(!knows(&sizes(ENGLISH_VOCABULARY), "de"));
     }
 
     #[test]

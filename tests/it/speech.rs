@@ -88,6 +88,11 @@ fn noise_and_silence_give_no_words() {
         let ran = run(["transcribe", path.to_str().unwrap(), "--format", "vtt"]).exits(0);
         assert_eq!(ran.out.trim(), "WEBVTT", "{name}: {ran:?}");
     }
+    // Nothing said is something to write, also where that is a file without a line, in a folder that is new.
+    let silence = folder.path().join("silence.wav");
+    let srt = folder.path().join("subtitles/silence.SRT");
+    run(["transcribe", silence.to_str().unwrap(), "-o", srt.to_str().unwrap()]).exits(0);
+    assert_eq!(std::fs::read_to_string(&srt).unwrap(), "");
 }
 
 /// Half a minute of each kind of music, by name.
@@ -289,30 +294,63 @@ fn a_users_own_ggml_file_is_checked_before_it_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = spoken(folder.path(), "voice.wav", "en", "Good morning.");
     std::fs::write(folder.path().join("mine.bin"), b"lmgg\x01\x02\x03").unwrap();
-    let mine = own_model(folder.path(), 7);
+    let mine = own_model(folder.path(), "en");
     let ran = transcribed(&path, &["--model", &mine]).exits(3);
     assert!(ran.err.contains("mine.bin") && ran.err.contains("ends too early"), "{ran:?}");
+
+    // In 32 bits; and without the piece that is a space, where the first of one byte would be.
+    let sound = std::fs::read(built_in()).unwrap();
+    let kind = 11 * 4;
+    let filters = 14 * 4 + 80 * 201 * 4;
+    let is_blank = |piece: &[u8]| piece == [1, 0, 0, 0, b' '];
+    let blank = filters + sound[filters..].windows(5).position(is_blank).unwrap() + 4;
+    for (at, bytes, why) in
+        [(kind, &[0; 4][..], "write it with 16"), (blank, b"!", "vocabulary has no space")]
+    {
+        let mut broken = sound.clone();
+        broken[at..at + bytes.len()].copy_from_slice(bytes);
+        std::fs::write(folder.path().join("mine.bin"), broken).unwrap();
+        let mine = own_model(folder.path(), "en");
+        let ran = transcribed(&path, &["--model", &mine]).exits(3);
+        assert!(ran.err.contains(why), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_manifest_names_only_languages_that_its_network_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = spoken(folder.path(), "voice.wav", "en", "Good morning.");
+    std::fs::copy(built_in(), folder.path().join("mine.bin")).unwrap();
+    let mine = own_model(folder.path(), "de");
+    let sound = path.to_str().unwrap();
+    let ran = run(["transcribe", sound, "--model", &mine, "--language", "de"]).exits(2);
+    assert!(ran.err.contains("`languages` has de, but"), "{ran:?}");
 }
 
 #[test]
 fn a_users_own_ggml_file_is_read_with() {
     let folder = tempfile::tempdir().unwrap();
     let path = spoken(folder.path(), "voice.wav", "en", SENTENCE);
-    let models = Models::open().unwrap();
-    let file = models.graph(&models.manifest("whisper-tiny.en").unwrap()).unwrap();
-    let bytes = std::fs::copy(file, folder.path().join("mine.bin")).unwrap();
-    let mine = own_model(folder.path(), bytes);
+    std::fs::copy(built_in(), folder.path().join("mine.bin")).unwrap();
+    let mine = own_model(folder.path(), "en");
     let ran = transcribed(&path, &["--model", &mine]).exits(0);
     assert!(ran.out.contains("near the river"), "{ran:?}");
 }
 
+/// The network that reads English, as whisper.cpp has it.
+fn built_in() -> PathBuf {
+    let models = Models::open().unwrap();
+    models.graph(&models.manifest("whisper-tiny.en").unwrap()).unwrap()
+}
+
 /// A manifest of `mine.bin`, in the same folder.
-fn own_model(folder: &Path, bytes: u64) -> String {
+fn own_model(folder: &Path, language: &str) -> String {
     let sum = command_output("sha256sum", &folder.join("mine.bin"));
+    let bytes = std::fs::metadata(folder.join("mine.bin")).unwrap().len();
     let manifest = format!(
         "schema = 1\nid = \"mine\"\nversion = \"1\"\ntask = \"speech\"\nabout = \"mine\"\n\
          licence = \"MIT\"\ncommercial = true\n\n[[files]]\nname = \"mine.bin\"\npath = \"mine.bin\"\n\
-         sha256 = \"{sum}\"\nbytes = {bytes}\n\n[speech]\nlanguages = [\"en\"]\n"
+         sha256 = \"{sum}\"\nbytes = {bytes}\n\n[speech]\nlanguages = [\"{language}\"]\n"
     );
     let path = folder.join("mine.toml");
     std::fs::write(&path, manifest).unwrap();
