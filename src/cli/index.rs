@@ -306,7 +306,11 @@ fn open(
 ) -> Result<(Loaded, Writer, Reader), Failure> {
     let loaded = Loaded::load(pipeline, models, args.device, cores().get(), describers)
         .map_err(Failure::cannot_open)?;
-    let library = Writer::open(&args.library).map_err(Failure::cannot_open)?;
+    #[cfg(feature = "live")]
+    let keep = args.live.keep;
+    #[cfg(not(feature = "live"))]
+    let keep = None;
+    let library = Writer::open_keeping(&args.library, keep).map_err(Failure::cannot_open)?;
     let reader = Reader::open(&args.library).map_err(Failure::cannot_open)?;
     tell_licence(models, &loaded, &reader)?;
     Ok((loaded, library, reader))

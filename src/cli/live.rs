@@ -64,7 +64,7 @@ pub(super) struct LiveArgs {
     /// or what the library has room for in so many bytes (200GB): the oldest is deleted, two minutes at a
     /// time
     #[arg(long, value_name = "LENGTH|SIZE", value_parser = keep)]
-    keep: Option<Keep>,
+    pub keep: Option<Keep>,
 }
 
 impl LiveArgs {
@@ -219,6 +219,8 @@ pub(super) fn run(
     json: bool,
 ) -> CommandResult {
     let display = Display::new(json);
+    let is_file: Vec<bool> =
+        sources.iter().map(|source| matches!(source.location, Location::File(_))).collect();
     let watched = watch(sources, library, reader, loaded, options, &|event| display.show(event));
     display.finish();
     let report = watched.map_err(|error| match error.kind() {
@@ -230,7 +232,11 @@ pub(super) fn run(
     } else {
         print_report(&report)?;
     }
-    Ok(Outcome::Done)
+    // A camera of which nothing came is waited for until Ctrl-C; a file was tried.
+    let mut files = report.streams.iter().zip(is_file).filter(|(_, is_file)| *is_file);
+    let is_failed =
+        files.any(|(stream, _)| stream.frames.received.received == 0 && stream.reason.is_some());
+    Ok(if is_failed { Outcome::SomeFailed } else { Outcome::Done })
 }
 
 /// A line a stream on a terminal, lines of what is news elsewhere, or JSON.
@@ -514,6 +520,7 @@ mod tests {
             recorded_bytes: 0,
             delay_secs: None,
             made: Made::default(),
+            unsegmented: 0,
             segment_delay_secs: None,
             sound: None,
         }

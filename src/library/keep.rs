@@ -64,7 +64,8 @@ impl Oldest {
 
 impl Writer {
     /// Deletes the oldest chunk of all live sources, with everything that was made of it, where it is not
-    /// to be kept; `None` where all is. The chunk that a source has written to last goes only by its age. One
+    /// to be kept; `None` where all is. The chunk that a source has written to last goes only by its age.
+    /// Its recordings go first, since on a full disk there is no room for deleting rows. One
     /// short transaction a file; an interruption between them leaves features without clips, which
     /// the next writer deletes.
     ///
@@ -84,8 +85,18 @@ impl Writer {
             Keep::Bytes(most) if self.used_bytes()? <= most => None,
             Keep::Bytes(_) => self.record.read(|sql| oldest(sql, true))?,
         };
-        let Some(oldest) = found else { return Ok(None) };
+        let Some(oldest) = found else {
+            self.listed.clear();
+            return Ok(None);
+        };
         let Oldest { source, id, span, .. } = oldest;
+        let recordings = self.recordings(id)?;
+        let mut files = match self.listed.remove(&id) {
+            Some(files) => files,
+            None => recordings.list()?.into(),
+        };
+        recordings.delete_before(span.end, &mut files)?;
+        self.listed.insert(id, files);
         let clips = self.record.write(|sql| {
             let clips = delete_up_to(sql, &oldest)?;
             let first_us = "SELECT first_us FROM kept WHERE source = ?1";
@@ -97,8 +108,21 @@ impl Writer {
         })?;
         commit_point::reached("keep-rows-deleted");
         self.delete_features_before(source, span.end)?;
-        self.recordings(id)?.delete_before(span.end)?;
         Ok(Some(Dropped { source: id, span, clips }))
+    }
+
+    /// What time it was when a run has [noted](Writer::note_known) that last, or else up to which instant
+    /// something of live sources is stored: microseconds since 1970. `None` where there is nothing.
+    pub fn known_us(&self) -> Result<Option<i64>> {
+        self.record.read(|sql| known_us(sql))
+    }
+
+    /// Notes what time it is, for the runs after this one.
+    pub fn note_known(&mut self, now_us: i64) -> Result<()> {
+        self.record.write(|sql| {
+            sql.execute("INSERT OR REPLACE INTO meta VALUES ('known_us', ?1)", [now_us])?;
+            Ok(())
+        })
     }
 
     /// Bytes of the pages that hold something, of the index of embeddings and of recordings.
@@ -227,6 +251,14 @@ pub(super) fn keep_from(sql: &Connection, source: i64, start: Timestamp) -> Resu
         count_up(sql, RecipeKind::Segment)?;
     }
     Ok(())
+}
+
+pub(super) fn known_us(sql: &Connection) -> Result<Option<i64>> {
+    let noted = "SELECT value FROM meta WHERE name = 'known_us'";
+    let noted = sql.query_row(noted, [], |row| row.get(0)).optional()?;
+    let stored = "SELECT max(chunks.end_us) FROM chunks \
+         JOIN sources ON sources.key = chunks.source WHERE origin = 'live'";
+    noted.map_or_else(|| rows::one(sql, stored, []), |noted| Ok(Some(noted)))
 }
 
 /// The oldest chunk of live sources by any recipe. `not_last`: of each source and recipe, not the last.

@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 
 pub(super) const LOCK_FILE: &str = "library.lock";
 
+const WAIT: &str = "wait until it is done, or, where it watches live streams, stop it and name all streams in one \
+     run";
+
 /// Takes the folder's lock. The file stays; only the lock on it counts, so none can be stale.
 pub(super) fn lock(folder: &Path) -> Result<File> {
     let path = folder.join(LOCK_FILE);
@@ -30,7 +33,7 @@ pub(super) fn lock(folder: &Path) -> Result<File> {
                 String::new()
             };
             return Err(Error::unavailable(format!(
-                "another process{by} is writing to {}: wait until it is done",
+                "another process{by} is writing to {}: {WAIT}",
                 folder.display()
             )));
         }
@@ -55,7 +58,7 @@ pub(super) fn lock_to_look(folder: &Path) -> Result<Option<File>> {
     match file.try_lock_shared() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Err(Error::unavailable(format!(
-            "another process is writing to {}: wait until it is done",
+            "another process is writing to {}: {WAIT}",
             folder.display()
         ))),
         Err(TryLockError::Error(cause)) => Err(Error::io(&path, "lock", cause)),

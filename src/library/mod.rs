@@ -35,6 +35,7 @@ mod reader;
 mod rebuild;
 mod recipes;
 mod recordings;
+mod room;
 mod rows;
 mod schema;
 mod search;

@@ -2,6 +2,7 @@
 //! record, each named after the instant of its first frame. What lies in a source's folder is all that
 //! there is to know of them.
 
+use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -163,14 +164,24 @@ impl Recordings {
         Ok(RecordingFile { file, path, length: 0, bytes: Arc::clone(&self.bytes) })
     }
 
-    /// Deletes the files of which all was captured before `to`.
-    pub(super) fn delete_before(&self, to: Timestamp) -> Result<()> {
-        let files = self.list()?;
-        for (place, Recording { path, .. }) in files.iter().enumerate() {
+    /// Deletes the files of which all was captured before `to`, out of a [list](Recordings::list) too, which is
+    /// good for the next time: what was begun since is behind them.
+    pub(super) fn delete_before(
+        &self,
+        to: Timestamp,
+        files: &mut VecDeque<Recording>,
+    ) -> Result<()> {
+        while let Some(Recording { path, .. }) = files.front() {
             let failed = |cause| Error::io(path, "delete", cause);
-            let file = std::fs::metadata(path).map_err(failed)?;
+            let file = match std::fs::metadata(path) {
+                Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+                    files.pop_front();
+                    continue;
+                }
+                file => file.map_err(failed)?,
+            };
             // A file ends where the next begins, and the last one where it was written to last.
-            let end = match files.get(place + 1) {
+            let end = match files.get(1) {
                 Some(next) => next.start,
                 None => {
                     let written = file.modified().map_err(failed)?.duration_since(UNIX_EPOCH);
@@ -183,6 +194,7 @@ impl Recordings {
             }
             std::fs::remove_file(path).map_err(failed)?;
             self.bytes.fetch_sub(file.len(), Ordering::Relaxed);
+            files.pop_front();
         }
         Ok(())
     }
@@ -290,11 +302,15 @@ mod tests {
         assert_eq!(starts(), [1_000_000, 3_000_000, 5_000_000]);
         assert_eq!(recordings.bytes.load(Ordering::Relaxed), 12);
         // The first one ends with the third second, the last one when it was written.
-        recordings.delete_before(Timestamp(2_999_999)).unwrap();
+        let mut files = VecDeque::from(recordings.list().unwrap());
+        let mut delete_before = |at| recordings.delete_before(Timestamp(at), &mut files).unwrap();
+        delete_before(2_999_999);
         assert_eq!(starts(), [1_000_000, 3_000_000, 5_000_000]);
-        recordings.delete_before(Timestamp(9_000_000)).unwrap();
+        // Somebody else has deleted one.
+        std::fs::remove_file(&recordings.list().unwrap()[1].path).unwrap();
+        delete_before(9_000_000);
         assert_eq!(starts(), [5_000_000]);
-        assert_eq!(recordings.bytes.load(Ordering::Relaxed), 4);
+        assert_eq!(recordings.bytes.load(Ordering::Relaxed), 8);
         recordings.delete().unwrap();
         recordings.delete().unwrap();
         assert!(recordings.list().unwrap().is_empty());

@@ -1,5 +1,6 @@
 //! Writing to a library: one process at a time, each call one durable step.
 
+use std::collections::{HashMap, VecDeque};
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use super::lock::{LOCK_FILE, lock};
 use super::migrate;
 use super::rebuild;
 use super::recipes::count_up;
+use super::recordings::Recording;
 use super::rows;
 use super::schema::{Database, FEATURES, RECORD};
 use super::types::{Location, NewSource, Place, RecipeKind, SegmentRecord, Source, State};
@@ -35,6 +37,8 @@ pub struct Writer {
     pub(super) lock: Arc<File>,
     /// Bytes of all recordings, once they were counted.
     pub(super) recorded: Option<Arc<AtomicU64>>,
+    /// The recordings of sources of which chunks are deleted one after the other.
+    pub(super) listed: HashMap<SourceId, VecDeque<Recording>>,
 }
 
 /// What [`Writer::add_source`] did.
@@ -103,8 +107,14 @@ impl Writer {
             commit_point::reached("library-made");
         }
         let lock = Arc::new(lock);
-        let mut writer =
-            Writer { folder: folder.to_owned(), record, features, lock, recorded: None };
+        let mut writer = Writer {
+            folder: folder.to_owned(),
+            record,
+            features,
+            lock,
+            recorded: None,
+            listed: HashMap::new(),
+        };
         match writer.finish_forgetting() {
             // A reader keeps the log from being emptied; the next writer tries again.
             Err(error) if error.kind() == Kind::Unavailable => {}

@@ -115,6 +115,7 @@ pub fn index(
         described: &described,
         cancel: &options.cancel,
         stored: &|_, _, _| {},
+        failed: &|_, error| Err(error),
     });
 
     let mut stored = Micros::ZERO;

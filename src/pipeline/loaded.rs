@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Pipeline;
 use super::describe::Describer;
 use super::stages::{Encode, Quantize, halves, words};
-use super::understand::{Store, Stored, Understand};
+use super::understand::{Failed, Store, Stored, Understand};
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
 use crate::graph::{Cancel, StageStats};
@@ -56,6 +56,7 @@ pub(super) struct Lent<'a> {
     /// Ends the work on segments.
     pub cancel: &'a Cancel,
     pub stored: Stored<'a>,
+    pub failed: Failed<'a>,
 }
 
 /// The two halves of the work: the stages between clips and the record, and what reads from there and
@@ -199,6 +200,7 @@ impl Loaded {
                 describing: lent.described,
                 cancel: lent.cancel,
                 stored: lent.stored,
+                failed: lent.failed,
             },
         }
     }

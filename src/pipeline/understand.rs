@@ -4,6 +4,7 @@
 use std::mem::take;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
+use std::vec::IntoIter;
 
 use crossbeam_channel::Receiver;
 use half::f16;
@@ -40,6 +41,7 @@ pub(super) struct Understand<'a> {
     pub describing: &'a StageStats,
     pub cancel: &'a Cancel,
     pub stored: Stored<'a>,
+    pub failed: Failed<'a>,
 }
 
 /// Writes to the library, and knows what is done where that cannot be written to.
@@ -47,6 +49,9 @@ pub(super) type Store<'a> = &'a (dyn Fn(&dyn Fn(&mut Writer) -> Result<()>) -> R
 
 /// Is told of segments that are in the record: of which source, and where the last of them ends.
 pub(super) type Stored<'a> = &'a (dyn Fn(SourceId, Timestamp, Made) + Sync);
+
+/// Is told of a part whose segments could not be made, and returns the error if that ends the work.
+pub(super) type Failed<'a> = &'a (dyn Fn(Part, Error) -> Result<()> + Sync);
 
 /// Texts in one run of the sentence encoder.
 const TEXTS_A_RUN: usize = 32;
@@ -95,11 +100,10 @@ impl Understand<'_> {
             if self.cancel.is_cancelled() {
                 continue;
             }
-            let mut together = vec![self.planned(first)?];
-            let mut failed = None;
-            while !self.is_enough(&together) && !self.cancel.is_cancelled() {
-                let Some(part) = next(false) else { break };
-                match self.planned(part) {
+            let (mut together, mut ended) = (Vec::new(), Ok(()));
+            let mut part = Some(first);
+            while let Some(one) = part {
+                match self.planned(one) {
                     Ok(planned) => {
                         let planned = vec![planned];
                         // Those before it do not wait for the end of a long one.
@@ -108,17 +112,14 @@ impl Understand<'_> {
                         }
                         together.extend(planned);
                     }
-                    // Those before it are kept.
-                    Err(error) => {
-                        failed = Some(error);
-                        break;
-                    }
+                    Err(error) => ended = (self.failed)(one, error),
                 }
+                let is_full = ended.is_err() || self.is_enough(&together);
+                part = if is_full || self.cancel.is_cancelled() { None } else { next(false) };
             }
+            // Those before one that ends the work are kept.
             all.add(self.finish(together)?);
-            if let Some(error) = failed {
-                return Err(error);
-            }
+            ended?;
         }
         Ok(all)
     }
@@ -144,13 +145,14 @@ impl Understand<'_> {
     fn finish(&mut self, parts: Vec<Planned>) -> Result<Made> {
         let mut made = Made::default();
         let (readings, described) = self.describe(&parts);
-        let mut readings = readings.into_iter();
-        worked(self.stats, || {
-            for Planned { part: (source, span), plans, embeddings, .. } in parts {
-                // It is not described to its end; the next run makes all of it.
-                if !self.describers.is_empty() && readings.len() < plans.len() {
-                    break;
-                }
+        let (mut readings, mut parts) = (readings.into_iter(), parts.into_iter().peekable());
+        let committed: Result<()> = worked(self.stats, || {
+            // One that is not described to its end is made again as a whole.
+            let is_described = |part: &Planned, readings: &IntoIter<SegmentReading>| {
+                self.describers.is_empty() || readings.len() >= part.plans.len()
+            };
+            while let Some(part) = parts.next_if(|part| is_described(part, &readings)) {
+                let Planned { part: (source, span), plans, embeddings, .. } = part;
                 let records: Vec<SegmentRecord> = plans
                     .into_iter()
                     .zip(embeddings)
@@ -162,13 +164,17 @@ impl Understand<'_> {
                         reading: readings.next(),
                     })
                     .collect();
-                (self.store)(&|library| {
+                let stored = (self.store)(&|library| {
                     library.commit_segments_in(source, self.recipe, span, &records)?;
                     if library.progress(source, self.clip_recipe)? == State::Complete {
                         library.finish_source(source, self.recipe, State::Complete, None)?;
                     }
                     Ok(())
-                })?;
+                });
+                if let Err(error) = stored {
+                    (self.failed)((source, span), error)?;
+                    continue;
+                }
                 self.stats.count_items(records.len());
                 let has_caption = |record: &&SegmentRecord| {
                     record.reading.as_ref().is_some_and(|reading| reading.caption.is_some())
@@ -180,8 +186,22 @@ impl Understand<'_> {
                     (self.stored)(source, last.span.end, of_part);
                 }
             }
-            described.map(|()| made)
-        })
+            Ok(())
+        });
+        committed?;
+        let Err(error) = described else { return Ok(made) };
+        let left: Vec<Planned> = parts.collect();
+        match &left[..] {
+            [] => Ok(made),
+            [one] => (self.failed)(one.part, error).map(|()| made),
+            // Which of them it was is seen when each is described alone.
+            _ => {
+                for one in left {
+                    made.add(self.finish(vec![one])?);
+                }
+                Ok(made)
+            }
+        }
     }
 
     /// The source's segments in `span` and the embeddings of their words.

@@ -87,29 +87,29 @@ fn a_file_that_changes_its_codec_is_played_up_to_there_and_that_is_said() {
     };
     join("one.ts", &["a0", "a1", "a2"]);
     join("both.ts", &["a0", "a1", "a2", "b0", "b1", "b2"]);
-    let play = |name: &str| {
+    let play = |name: &str, code: i32| {
         let film = folder.path().join(name);
         let mut command = command(["index", "--json", "--as-live", "--library"]);
-        let ran = finish(command.arg(&library).arg(&film)).exits(0);
+        let ran = finish(command.arg(&library).arg(&film)).exits(code);
         let stream = ran.line("live_run")["streams"][0].clone();
         check_accounts(&stream);
         assert_eq!(stream["state"], "ended", "{stream}");
         (stream, ran.err)
     };
-    let (stream, said) = play("one.ts");
+    let (stream, said) = play("one.ts", 0);
     assert!(stream["reason"].is_null() && !said.contains("change"), "{stream}: {said}");
     assert_eq!(stream["received"], 150, "{stream}");
     // Its index lies behind its frames, so that what is taken last is not the end.
     ffmpeg(folder.path(), "-i one.ts -c copy one.mp4");
-    let (stream, said) = play("one.mp4");
+    let (stream, said) = play("one.mp4", 0);
     assert!(stream["reason"].is_null() && !said.contains("change"), "{stream}: {said}");
-    let (stream, said) = play("both.ts");
+    let (stream, said) = play("both.ts", 0);
     assert_eq!((&stream["received"], &stream["sessions"]), (&150.into(), &1.into()), "{stream}");
     let reason = stream["reason"].as_str().unwrap();
     assert!(reason.contains("what follows is not played") && said.contains(reason), "{said}");
     // Not tried for ever.
     fs::write(folder.path().join("none.mp4"), vec![b'x'; 100_000]).unwrap();
-    let (stream, said) = play("none.mp4");
+    let (stream, said) = play("none.mp4", 1);
     assert_eq!((&stream["received"], &stream["sessions"]), (&0.into(), &0.into()), "{stream}");
     let reason = stream["reason"].as_str().unwrap();
     assert!(reason.contains("can't be read") && said.contains(reason), "{said}");

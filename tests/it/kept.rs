@@ -116,7 +116,7 @@ fn camera_port(address: &str) -> u16 {
 
 /// Gives a camera some chunks of its first clip, as if it had been watched 40 days ago. Returns how many
 /// clips these are.
-fn make_old(library: &Path, address: &str) -> u64 {
+pub fn make_old(library: &Path, address: &str) -> u64 {
     let mut writer = Writer::open(library).unwrap();
     let reader = Reader::open(library).unwrap();
     let id = reader.source(address).unwrap().id;

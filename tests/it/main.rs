@@ -44,6 +44,8 @@ mod media;
 mod merging;
 mod models;
 #[cfg(feature = "live")]
+mod months;
+#[cfg(feature = "live")]
 mod overload;
 #[cfg(feature = "speech")]
 mod progress;

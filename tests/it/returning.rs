@@ -359,7 +359,7 @@ pub fn faketime() -> Option<PathBuf> {
 }
 
 /// Sets the clock of the programs that read this file.
-fn set_clock(file: &Path, ahead: &str) {
+pub fn set_clock(file: &Path, ahead: &str) {
     let new = file.with_extension("new");
     fs::write(&new, format!("{ahead}\n")).unwrap();
     fs::rename(new, file).unwrap();

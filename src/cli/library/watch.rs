@@ -114,6 +114,10 @@ pub fn numbers(watch: &Watch) -> String {
         let captions = counted(number("captions"), "caption");
         parts.push(format!("{segments} and {captions}, delay {delay:.1} s"));
     }
+    if number("unsegmented") > 0 {
+        let chunks = counted(number("unsegmented"), "chunk");
+        parts.push(format!("no segments of {chunks}"));
+    }
     if let Some(sound) = watch.status.get("sound").filter(|sound| sound.is_object()) {
         parts.extend(sound_numbers(sound));
     }

@@ -4,10 +4,12 @@
 //! since 1970 in UTC, so that a place on the clip grid is the same instant in all sources and libraries,
 //! and what was not seen between two connections is a gap like any other.
 
+mod dropping;
 #[cfg(feature = "speech")]
 mod hearing;
 #[cfg(feature = "speech")]
 mod inbox;
+mod known_time;
 mod pauses;
 mod recorder;
 mod recording;
@@ -22,7 +24,7 @@ pub use status::{
 };
 pub use streams::read_streams;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 #[cfg(feature = "speech")]
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -33,9 +35,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
+use self::dropping::Dropping;
 #[cfg(feature = "speech")]
 use self::inbox::Inbox;
-use self::recorder::{HeldUp, Recorder};
+use self::recorder::{HeldUp, Recorder, passes};
 use self::sound::{Listened, Sounding};
 use self::upkeep::Upkeep;
 use self::watcher::Watcher;
@@ -226,6 +229,28 @@ impl Shared<'_> {
         });
     }
 
+    /// No segments are made of a part, which costs those behind it nothing; its clips are found.
+    ///
+    /// # Errors
+    /// What holds for those behind it, too: the run is to end, and nothing can be stored.
+    fn leave_out(&self, (source, span): Part, error: Error) -> Result<()> {
+        if self.stopped_us.get().is_some() && passes(&error) {
+            return Err(error);
+        }
+        let place = self.cameras.iter().position(|camera| camera.id == source);
+        let name =
+            place.map_or_else(|| source.to_string(), |at| self.cameras[at].input.name().to_owned());
+        let [from, to] = [span.start, span.end].map(|at| {
+            jiff::Timestamp::from_microsecond(at.0)
+                .map_or_else(|_| at.to_string(), |at| at.to_string())
+        });
+        tracing::warn!("{name}: {error}: no segments are made of {from} to {to}");
+        if let Some(place) = place {
+            self.update(place, |status| status.unsegmented += 1);
+        }
+        Ok(())
+    }
+
     /// Changes what is known of a stream, and tells it.
     fn update(&self, camera: usize, change: impl FnOnce(&mut StreamStatus)) {
         let mut status = lock(&self.cameras[camera].status);
@@ -293,11 +318,17 @@ pub fn watch(
     events: &(dyn Fn(&LiveEvent<'_>) + Sync),
 ) -> Result<LiveReport> {
     let started = Instant::now();
+    let sources: Vec<Asked> = sources.into_iter().map(Asked::new).collect::<Result<_>>()?;
+    refuse_alike(&sources)?;
+    let mut dropping = Dropping::new(options.keep, &library)?;
+    // Where the disk is full, there is no room for what follows before the oldest went. What fails here is tried
+    // again while the streams are watched, and told then.
+    let _ = dropping.make_room(&mut library);
     be_current(&mut library, &loaded, options.take_over)?;
     #[cfg(feature = "speech")]
     let (speech, ears) = match &options.hearing {
         Some(hearing) => {
-            let count = sources.iter().filter(|source| source.listen).count();
+            let count = sources.iter().filter(|asked| asked.source.listen).count();
             // What another model has heard is not given up for one that cannot be loaded.
             let ears = hearing.load_live(count)?;
             hearing::be_current(&mut library, hearing, options.take_over)?;
@@ -310,10 +341,10 @@ pub fn watch(
     let recipe = loaded.clip_recipe.id.clone();
     let mut cameras: Vec<Camera> = Vec::with_capacity(sources.len());
     let mut connections = Vec::new();
-    for source in sources {
+    for asked in &sources {
         let mut camera =
-            camera(&source, &mut library, &recipe, &loaded.pipeline.clip, &options.tags)?;
-        if let Some(speech) = speech.as_ref().filter(|_| source.listen) {
+            camera(asked, &mut library, &recipe, &loaded.pipeline.clip, &options.tags)?;
+        if let Some(speech) = speech.as_ref().filter(|_| asked.source.listen) {
             #[cfg(feature = "speech")]
             hearing::store_untold(&mut library, camera.id, speech, &loaded.pipeline.clip)?;
             let until = Mutex::new(library.heard_until(camera.id, speech)?);
@@ -322,10 +353,6 @@ pub fn watch(
             camera.listened = Some(Listened { connections: sender, until });
             lock(&camera.status).sound = Some(Sound::default());
             connections.push((cameras.len(), receiver));
-        }
-        if cameras.iter().any(|other| other.id == camera.id) {
-            let what = "this stream is named twice: give each a name of its own";
-            return Err(Error::invalid_input(what).in_source(camera.input.name()));
         }
         cameras.push(camera);
     }
@@ -365,6 +392,7 @@ pub fn watch(
     let never = Cancel::default();
     let store = |what: &dyn Fn(&mut Writer) -> Result<()>| shared.store(what);
     let stored = |source, until, made| shared.count_segments(source, until, made);
+    let failed = |part, error| shared.leave_out(part, error);
     let Halves { encode, quantize, mut understand } = loaded.halves(Lent {
         batch: options.batch,
         library: &shared.library,
@@ -374,13 +402,14 @@ pub fn watch(
         described: &described,
         cancel: &never,
         stored: &stored,
+        failed: &failed,
     });
     #[cfg(feature = "speech")]
     let heard = StageStats::new("listen");
     #[cfg(feature = "speech")]
     let inboxes: Vec<(usize, Inbox)> =
         connections.iter().map(|(camera, _)| (*camera, Inbox::default())).collect();
-    let mut upkeep = Upkeep::new(&shared, options.keep)?;
+    let mut upkeep = Upkeep::new(&shared, dropping)?;
     let (stages, made) = std::thread::scope(|scope| {
         // Gone when this is left, however it is.
         let (_goes_on, over) = crossbeam_channel::bounded::<()>(0);
@@ -467,45 +496,70 @@ fn and_others(count: usize) -> String {
     if count == 0 { String::new() } else { format!(" and {count} more") }
 }
 
+/// A stream with what the library is to know it by.
+struct Asked {
+    source: LiveSource,
+    input: Input,
+    new: NewSource,
+}
+
+impl Asked {
+    fn new(source: LiveSource) -> Result<Self> {
+        let input = Input::open_live(&source.location)?;
+        let place = match &source.location {
+            Location::Url(url) => Place::url(url),
+            Location::File(path) => {
+                let path =
+                    std::path::absolute(path).map_err(|cause| Error::io(path, "find", cause))?;
+                // The file itself may be a source of this library, too.
+                Place::Url(format!("live:{}", path.display()))
+            }
+        };
+        let identity = source.name.clone().unwrap_or_else(|| place.to_string());
+        let new = NewSource {
+            fingerprint: format!("live:{}", blake3::hash(identity.as_bytes()).to_hex()),
+            name: source.name.clone().unwrap_or_else(|| input.name().to_owned()),
+            origin: Origin::Live,
+            duration: None,
+            media: json!({}),
+            wall: Some(WallClock { start_us: 0, origin: WallOrigin::Arrival }),
+            location: library::Location {
+                place,
+                size_bytes: None,
+                modified_us: None,
+                device: None,
+                inode: None,
+            },
+        };
+        Ok(Asked { source, input, new })
+    }
+}
+
+fn refuse_alike(sources: &[Asked]) -> Result<()> {
+    let mut known = HashSet::new();
+    match sources.iter().find(|asked| !known.insert(&asked.new.fingerprint)) {
+        None => Ok(()),
+        Some(twice) => {
+            let what = "this stream is named twice: give each a name of its own";
+            Err(Error::invalid_input(what).in_source(twice.input.name()))
+        }
+    }
+}
+
 /// Finds the source in the library, or adds it.
 fn camera(
-    source: &LiveSource,
+    asked: &Asked,
     library: &mut Writer,
     recipe: &RecipeId,
     clip: &ClipRules,
     tags: &[(String, String)],
 ) -> Result<Camera> {
-    let input = Input::open_live(&source.location)?;
-    let place = match &source.location {
-        Location::Url(url) => Place::url(url),
-        Location::File(path) => {
-            let path = std::path::absolute(path).map_err(|cause| Error::io(path, "find", cause))?;
-            // The file itself may be a source of this library, too.
-            Place::Url(format!("live:{}", path.display()))
-        }
-    };
-    let identity = source.name.clone().unwrap_or_else(|| place.to_string());
-    let name = source.name.clone().unwrap_or_else(|| input.name().to_owned());
-    let new = NewSource {
-        fingerprint: format!("live:{}", blake3::hash(identity.as_bytes()).to_hex()),
-        name: name.clone(),
-        origin: Origin::Live,
-        duration: None,
-        media: json!({}),
-        wall: Some(WallClock { start_us: 0, origin: WallOrigin::Arrival }),
-        location: library::Location {
-            place,
-            size_bytes: None,
-            modified_us: None,
-            device: None,
-            inode: None,
-        },
-    };
-    let id = library.add_source(&new)?.id;
+    let Asked { source, input, new } = asked;
+    let id = library.add_source(new)?.id;
     library.set_tags(id, tags)?;
     recorder::store_untold(library, id, recipe, clip)?;
     let status = StreamStatus {
-        source: name,
+        source: new.name.clone(),
         id,
         state: StreamState::Connecting,
         since_us: wall_us(),
@@ -521,12 +575,13 @@ fn camera(
         recorded_bytes: 0,
         delay_secs: None,
         made: Made::default(),
+        unsegmented: 0,
         segment_delay_secs: None,
         sound: None,
     };
     Ok(Camera {
         id,
-        input,
+        input: input.clone(),
         transport: source.transport,
         ca: source.ca.clone(),
         recordings: source.record.then(|| library.recordings(id)).transpose()?,

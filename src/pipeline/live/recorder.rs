@@ -3,6 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use crossbeam_channel::TrySendError;
+
 use super::status::{LiveEvent, StoredClip};
 use super::{Camera, Part, Session, Shared, monotonic_us};
 use crate::error::{Error, Kind, Result};
@@ -67,7 +69,9 @@ impl<'a> Recorder<'a> {
         let shared = self.shared;
         self.over.retain(|&(source, span)| {
             let part = Some((source, span));
-            !shared.is_heard(source, span.end) || shared.understand.try_send(part).is_err()
+            let is_full = || matches!(shared.understand.try_send(part), Err(TrySendError::Full(_)));
+            // What makes segments may have panicked: the run says so at its end.
+            !shared.is_heard(source, span.end) || is_full()
         });
     }
 
@@ -161,7 +165,7 @@ impl<'a> Recorder<'a> {
 }
 
 /// Whether what failed may go well later: the disk is full, or another process holds the library.
-fn passes(error: &Error) -> bool {
+pub(super) fn passes(error: &Error) -> bool {
     matches!(error.kind(), Kind::Exhausted | Kind::Unavailable)
 }
 

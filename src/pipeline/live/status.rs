@@ -51,6 +51,8 @@ pub struct StreamStatus {
     /// Written of the clips.
     #[serde(flatten)]
     pub made: Made,
+    /// Chunks of which no segments could be made.
+    pub unsegmented: u64,
     /// From the end of the newest segment until that was stored, with its caption.
     pub segment_delay_secs: Option<f64>,
     /// `None`: nobody listens.

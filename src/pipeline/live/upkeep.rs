@@ -6,31 +6,32 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde_json::Value;
 
+use super::dropping::Dropping;
 use super::status::{StreamState, StreamStatus};
 use super::{Shared, wall_us};
 use crate::error::{Error, Result};
-use crate::library::{Indexer, Keep, SourceId};
+use crate::library::{Indexer, SourceId};
 use crate::pipeline::shared::lock;
 
 /// How often it is looked whether there is anything to do.
 const TICK: Duration = Duration::from_secs(1);
 /// How often numbers are noted while no state changes.
 const NOTE: Duration = Duration::from_secs(5);
-/// How often it is looked whether there is more than is to be kept.
-const LOOK: Duration = Duration::from_secs(10);
+/// How often it is noted what time it is, for the next run.
+const NOTE_TIME: Duration = Duration::from_secs(30);
 /// New clips for which the index is looked at again. What is not in it is compared one by one.
 const CLIPS: u64 = 4_096;
 
 #[derive(Debug)]
 pub(super) struct Upkeep<'a> {
     shared: &'a Shared<'a>,
-    keep: Option<Keep>,
+    dropping: Dropping,
     indexer: Indexer,
     started_us: i64,
     /// The state of each stream as it was noted last, and when.
     noted: Vec<(StreamState, Option<String>)>,
     noted_at: Option<Instant>,
-    looked_at: Option<Instant>,
+    time_noted_at: Option<Instant>,
     /// How many clips this run had stored when the index was looked at; `None`: not yet.
     indexed: Option<u64>,
     /// What failed the last time.
@@ -38,15 +39,15 @@ pub(super) struct Upkeep<'a> {
 }
 
 impl<'a> Upkeep<'a> {
-    pub fn new(shared: &'a Shared<'a>, keep: Option<Keep>) -> Result<Self> {
+    pub fn new(shared: &'a Shared<'a>, dropping: Dropping) -> Result<Self> {
         Ok(Upkeep {
             shared,
-            keep,
+            dropping,
             indexer: lock(&shared.library).indexer()?,
             started_us: wall_us(),
             noted: Vec::new(),
             noted_at: None,
-            looked_at: None,
+            time_noted_at: None,
             indexed: None,
             failing: Vec::new(),
         })
@@ -101,26 +102,25 @@ impl<'a> Upkeep<'a> {
         let statuses = statuses.iter().map(to_json).collect::<Result<Vec<_>>>()?;
         lock(&self.shared.library).note_watches(self.started_us, wall_us(), is_over, &statuses)?;
         (self.noted, self.noted_at) = (states, Some(Instant::now()));
+        if is_over || is_due(self.time_noted_at, NOTE_TIME) {
+            lock(&self.shared.library).note_known(self.dropping.known_us())?;
+            self.time_noted_at = Some(Instant::now());
+        }
         Ok(())
     }
 
-    /// Deletes what is no longer to be kept. The writer is free between any two steps, for what comes.
+    /// Deletes what is no longer to be kept.
     fn drop_old(&mut self, over: &Receiver<()>) -> Result<()> {
-        let Some(keep) = self.keep.filter(|_| is_due(self.looked_at, LOOK)) else { return Ok(()) };
         let is_over = || over.try_recv() != Err(crossbeam_channel::TryRecvError::Empty);
-        while !is_over() {
-            let Some(dropped) = lock(&self.shared.library).drop_oldest(keep, wall_us())? else {
-                break;
-            };
+        let outcome = self.dropping.drop_old(&self.shared.library, is_over);
+        for dropped in self.dropping.take_dropped() {
             // It may be of a source that is not watched now.
             let cameras = self.shared.cameras.iter();
             for camera in cameras.filter(|camera| camera.id == dropped.source) {
                 lock(&camera.status).deleted_clips += dropped.clips;
             }
-            while !is_over() && lock(&self.shared.library).give_back_some()? {}
         }
-        self.looked_at = Some(Instant::now());
-        Ok(())
+        outcome
     }
 
     /// Extends the index where there are many new clips, and at the end.
