@@ -416,6 +416,9 @@ fn numbers_line(status: &StreamStatus) -> String {
         let captions = counted(status.made.captions, "caption");
         line.push_str(&format!("; {segments} and {captions}, delay {delay:.1} s"));
     }
+    if status.unsegmented > 0 {
+        line.push_str(&format!(", no segments of {}", counted(status.unsegmented, "chunk")));
+    }
     if let Some(sound) = &status.sound {
         line.push_str(&format!("; sound: {}", sound_line(sound)));
     }
@@ -679,7 +682,7 @@ mod tests {
             "source id state since_us reason lost_since_us retry_secs sessions received encoded skipped \
              before_keyframe behind host_ended undecodable under_way in_hardware unrecorded \
              recorded_bytes sender_ahead_us is_sender_time lost_packets jumps clips gaps gap_secs \
-             deleted_clips delay_secs segments captions segment_delay_secs sound",
+             deleted_clips delay_secs segments captions unsegmented segment_delay_secs sound",
         );
         let states = [
             (StreamState::Connecting, "connecting"),

@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::media::{Cue, TimedWord};
 use crate::model::Models;
 use crate::pipeline::{Ears, Listening, Part, Progress, SourceReport, Transcript, listen};
-use crate::source::listing;
+use crate::source::{listing, spoken_code};
 use crate::time::{Micros, Span, Timestamp};
 use crate::transcript::subtitles;
 
@@ -54,14 +54,7 @@ struct Language(Option<String>);
 fn language(text: &str) -> Result<Language, String> {
     // en-GB is read as en is.
     let code = text.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase();
-    // Whisper has older codes, or one for a language with its forms.
-    let code = match code.as_str() {
-        "jv" => "jw",
-        "iw" => "he",
-        "nb" => "no",
-        "fil" => "tl",
-        code => code,
-    };
+    let code = spoken_code(&code);
     match code {
         "auto" => Ok(Language(None)),
         code if (2..=3).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_lowercase()) => {

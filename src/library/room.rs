@@ -8,7 +8,6 @@ use rusqlite::Connection;
 use super::ids::SourceId;
 use super::keep::{Keep, known_us};
 use super::lock::lock;
-use super::reader::folder_bytes;
 use super::recordings::Recordings;
 use super::rows;
 use super::schema::{Database, RECORD};
@@ -35,8 +34,8 @@ impl Writer {
     }
 }
 
-/// Deletes the oldest recordings of which all is too old, or for which there is no room. Returns how many bytes
-/// these were.
+/// Deletes the oldest recordings of which all is too old, or which alone are more than is to be kept. Returns how many
+/// bytes these were.
 fn make_room(folder: &Path, keep: Keep) -> Result<u64> {
     let _lock = lock(folder)?;
     let record = Database::open_to_read(folder, RECORD)?;
@@ -44,7 +43,7 @@ fn make_room(folder: &Path, keep: Keep) -> Result<u64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
     let now_us = known_us.map_or(now_us, |known_us| known_us.min(now_us));
-    let (mut files, mut all) = (Vec::new(), folder_bytes(folder)?);
+    let (mut files, mut all) = (Vec::new(), 0);
     for source in live {
         let of_source = Recordings::of(folder, source).list()?;
         // The last one of a source goes with its last chunk, and has no end here.
@@ -56,7 +55,8 @@ fn make_room(folder: &Path, keep: Keep) -> Result<u64> {
         }
     }
     files.sort();
-    let mut gone = 0;
+    let (mut gone, mut count) = (0, 0);
+    let mut outcome = Ok(());
     for (end, path) in files {
         let is_kept = match keep {
             Keep::Lately(length) => end > Timestamp(now_us.saturating_sub(length.0)),
@@ -65,12 +65,24 @@ fn make_room(folder: &Path, keep: Keep) -> Result<u64> {
         if is_kept || gone >= ROOM {
             break;
         }
-        let failed = |cause| Error::io(&path, "delete", cause);
-        let bytes = std::fs::metadata(&path).map_err(failed)?.len();
-        std::fs::remove_file(&path).map_err(failed)?;
-        gone += bytes;
+        let deleted = std::fs::metadata(&path)
+            .and_then(|file| std::fs::remove_file(&path).map(|()| file.len()))
+            .map_err(|cause| Error::io(&path, "delete", cause));
+        match deleted {
+            Ok(bytes) => (gone, count) = (gone + bytes, count + 1),
+            Err(error) => {
+                outcome = Err(error);
+                break;
+            }
+        }
     }
-    Ok(gone)
+    if count > 0 {
+        tracing::warn!(
+            "the disk is full: the oldest recordings that are not to be kept were deleted, {count} files of {} MB",
+            gone / 1_000_000
+        );
+    }
+    outcome.map(|()| gone)
 }
 
 fn live(sql: &Connection) -> Result<Vec<SourceId>> {

@@ -26,5 +26,6 @@ pub use listing::Location;
 pub use protocol::{
     BEHIND, CueRequest, FieldOrder, Fit, LiveRequest, MediaInfo, NO_FRAME, PictureRequest,
     Rational, Received, ReceivedSound, Rendition, SoundRequest, Summary, Targets, Track, Transport,
+    spoken_code,
 };
 pub use sidecar::{Sidecar, Sidecars};

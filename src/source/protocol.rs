@@ -291,17 +291,28 @@ pub struct MediaInfo {
     pub sound: Option<u32>,
 }
 
+/// A language's code as Whisper writes it: older, or one for a language with its forms.
+pub fn spoken_code(code: &str) -> &str {
+    match code {
+        "jv" => "jw",
+        "iw" => "he",
+        "nb" => "no",
+        "fil" => "tl",
+        code => code,
+    }
+}
+
 impl MediaInfo {
     pub fn track(&self, index: u32) -> Option<&Track> {
         self.tracks.iter().find(|track| track.index == index)
     }
 
-    /// The sound track to use for what is said in a language (ISO 639-1), where one is wanted: the best that states
+    /// The sound track to use for what is said in a language ([`spoken_code`]), where one is wanted: the best that states
     /// it, else that which `sound` names.
     pub fn sound_in(&self, language: Option<&str>) -> Option<u32> {
         let is_in = |track: &&Track| {
             let stated = track.language.as_deref().and_then(|tag| tag.split('-').next());
-            language.is_some() && stated == language
+            language.is_some() && stated.map(spoken_code) == language
         };
         let best = self.of_kind(TrackKind::Sound).filter(is_in).max_by_key(|track| {
             let is_usual = self.sound == Some(track.index);

@@ -31,9 +31,9 @@ impl Dropping {
         Ok(Dropping { keep, time, is_told: false, looked_at: None, dropped: Vec::new() })
     }
 
-    /// What time it is, as far as that is known.
-    pub fn known_us(&mut self) -> i64 {
-        self.time.now_us()
+    /// What time it is, for the runs after this one, as far as that is known.
+    pub fn known_us(&mut self) -> Option<i64> {
+        self.time.known_us()
     }
 
     /// Deletes what is no longer to be kept, until `is_over`, and the rest at the next call where there is
@@ -41,7 +41,7 @@ impl Dropping {
     pub fn drop_old(&mut self, library: &Mutex<Writer>, is_over: impl Fn() -> bool) -> Result<()> {
         let is_due = self.looked_at.is_none_or(|at| at.elapsed() >= LOOK);
         let Some(keep) = self.keep.filter(|_| is_due) else { return Ok(()) };
-        let now_us = self.known_us();
+        let now_us = self.time.now_us();
         self.tell_ahead(keep);
         let began = Instant::now();
         while !is_over() && began.elapsed() < AT_A_TIME {
@@ -58,7 +58,7 @@ impl Dropping {
     /// Deletes the oldest chunk where it is not to be kept: room for what is written before streams are watched.
     pub fn make_room(&mut self, library: &mut Writer) -> Result<()> {
         let Some(keep) = self.keep else { return Ok(()) };
-        let now_us = self.known_us();
+        let now_us = self.time.now_us();
         self.dropped.extend(library.drop_oldest(keep, now_us)?);
         Ok(())
     }

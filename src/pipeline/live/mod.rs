@@ -321,9 +321,6 @@ pub fn watch(
     let sources: Vec<Asked> = sources.into_iter().map(Asked::new).collect::<Result<_>>()?;
     refuse_alike(&sources)?;
     let mut dropping = Dropping::new(options.keep, &library)?;
-    // Where the disk is full, there is no room for what follows before the oldest went. What fails here is tried
-    // again while the streams are watched, and told then.
-    let _ = dropping.make_room(&mut library);
     be_current(&mut library, &loaded, options.take_over)?;
     #[cfg(feature = "speech")]
     let (speech, ears) = match &options.hearing {
@@ -338,6 +335,9 @@ pub fn watch(
     };
     #[cfg(not(feature = "speech"))]
     let speech: Option<RecipeId> = None;
+    // Where the disk is full, there is no room for what follows before the oldest went. What fails here is tried
+    // again while the streams are watched, and told then.
+    let _ = dropping.make_room(&mut library);
     let recipe = loaded.clip_recipe.id.clone();
     let mut cameras: Vec<Camera> = Vec::with_capacity(sources.len());
     let mut connections = Vec::new();

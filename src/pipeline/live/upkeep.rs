@@ -103,7 +103,9 @@ impl<'a> Upkeep<'a> {
         lock(&self.shared.library).note_watches(self.started_us, wall_us(), is_over, &statuses)?;
         (self.noted, self.noted_at) = (states, Some(Instant::now()));
         if is_over || is_due(self.time_noted_at, NOTE_TIME) {
-            lock(&self.shared.library).note_known(self.dropping.known_us())?;
+            if let Some(known_us) = self.dropping.known_us() {
+                lock(&self.shared.library).note_known(known_us)?;
+            }
             self.time_noted_at = Some(Instant::now());
         }
         Ok(())
