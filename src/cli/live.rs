@@ -490,7 +490,7 @@ fn clock(wall_us: i64, now_us: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{ClipSpan, Frames, HeardCue, Made, StoredClip};
+    use crate::pipeline::{ClipSpan, HeardCue, Made, StoredClip};
     use crate::source::Received;
 
     #[test]
@@ -506,27 +506,8 @@ mod tests {
     const SINCE_US: i64 = 1_764_324_130_250_000;
 
     fn status(state: StreamState) -> StreamStatus {
-        StreamStatus {
-            source: "door".to_owned(),
-            id: "7d0cfbb2-5a5f-4a3d-9d7a-6f6a3a1f5b11".parse().unwrap(),
-            state,
-            since_us: SINCE_US,
-            reason: None,
-            lost_since_us: None,
-            retry_secs: None,
-            sessions: 1,
-            frames: Frames::default(),
-            clips: 0,
-            gaps: 0,
-            gap_secs: 0.0,
-            deleted_clips: 0,
-            recorded_bytes: 0,
-            delay_secs: None,
-            made: Made::default(),
-            unsegmented: 0,
-            segment_delay_secs: None,
-            sound: None,
-        }
+        let id = "7d0cfbb2-5a5f-4a3d-9d7a-6f6a3a1f5b11".parse().unwrap();
+        StreamStatus { state, sessions: 1, ..StreamStatus::new("door".to_owned(), id, SINCE_US) }
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Room on a full disk for whoever is to keep less of live sources than is there.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
@@ -11,7 +10,7 @@ use super::lock::lock;
 use super::recordings::Recordings;
 use super::rows;
 use super::schema::{Database, RECORD};
-use super::writer::Writer;
+use super::writer::{Writer, now_us};
 use crate::error::{Error, Kind, Result};
 use crate::time::Timestamp;
 
@@ -40,9 +39,7 @@ fn make_room(folder: &Path, keep: Keep) -> Result<u64> {
     let _lock = lock(folder)?;
     let record = Database::open_to_read(folder, RECORD)?;
     let (known_us, live) = record.read(|sql| Ok((known_us(sql)?, live(sql)?)))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now_us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
-    let now_us = known_us.map_or(now_us, |known_us| known_us.min(now_us));
+    let now_us = known_us.map_or(now_us(), |known_us| known_us.min(now_us()));
     let (mut files, mut all) = (Vec::new(), 0);
     for source in live {
         let of_source = Recordings::of(folder, source).list()?;

@@ -558,27 +558,7 @@ fn camera(
     let id = library.add_source(new)?.id;
     library.set_tags(id, tags)?;
     recorder::store_untold(library, id, recipe, clip)?;
-    let status = StreamStatus {
-        source: new.name.clone(),
-        id,
-        state: StreamState::Connecting,
-        since_us: wall_us(),
-        reason: None,
-        lost_since_us: None,
-        retry_secs: None,
-        sessions: 0,
-        frames: Frames::default(),
-        clips: 0,
-        gaps: 0,
-        gap_secs: 0.0,
-        deleted_clips: 0,
-        recorded_bytes: 0,
-        delay_secs: None,
-        made: Made::default(),
-        unsegmented: 0,
-        segment_delay_secs: None,
-        sound: None,
-    };
+    let status = StreamStatus::new(new.name.clone(), id, wall_us());
     Ok(Camera {
         id,
         input: input.clone(),

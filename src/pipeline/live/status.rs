@@ -59,6 +59,33 @@ pub struct StreamStatus {
     pub sound: Option<Sound>,
 }
 
+impl StreamStatus {
+    /// Of a stream of which nothing came yet.
+    pub fn new(source: String, id: SourceId, since_us: i64) -> Self {
+        StreamStatus {
+            source,
+            id,
+            state: StreamState::Connecting,
+            since_us,
+            reason: None,
+            lost_since_us: None,
+            retry_secs: None,
+            sessions: 0,
+            frames: Frames::default(),
+            clips: 0,
+            gaps: 0,
+            gap_secs: 0.0,
+            deleted_clips: 0,
+            recorded_bytes: 0,
+            delay_secs: None,
+            made: Made::default(),
+            unsegmented: 0,
+            segment_delay_secs: None,
+            sound: None,
+        }
+    }
+}
+
 /// What became of a stream's sound, over all connections. All that was received is in one of the other
 /// lengths.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
