@@ -11,11 +11,10 @@ use tempfile::TempDir;
 
 use crate::camera::{Camera, Setup, coded};
 use crate::cinelex::{command, finish, index_with, info};
-use crate::keeping::with_own_mounts;
 use crate::kept::make_old;
 use crate::live::{Watching, check, small};
 use crate::returning::{faketime, set_clock};
-use crate::rough::WATCH_ON_A_SMALL_DISK;
+use crate::rough::on_a_small_disk;
 use crate::stopping::brisk_pipeline;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -120,10 +119,6 @@ fn a_run_that_is_to_keep_less_makes_room_on_a_full_disk() {
     // A chunk's recording is larger than what waits in logs, as one of two minutes is.
     let coding = "-g 25 -preset ultrafast -tune zerolatency -qp 3";
     let camera = Camera::start(&coded(folder.path(), "640x360", 2.0, coding), &Setup::default());
-    let address = camera.address();
-    let disk = folder.path().join("disk");
-    std::fs::create_dir(&disk).unwrap();
-    let pipeline = brisk_pipeline(folder.path(), "0.1");
     let script = r#"
         fail() { echo "$1"; cat "$disk.out" "$disk.err"; exit 8; }
         until_said() {
@@ -158,13 +153,7 @@ fn a_run_that_is_to_keep_less_makes_room_on_a_full_disk() {
         "$cinelex" library check "$disk/lib" >&2 || exit 8
         grep live_run "$disk.out"
     "#;
-    let Some(ran) = with_own_mounts(
-        &[WATCH_ON_A_SMALL_DISK, script].concat(),
-        &[&disk, Path::new(&address), &pipeline, Path::new("--record")],
-    ) else {
-        eprintln!("skipped: mounting is not permitted here");
-        return;
-    };
+    let Some(ran) = on_a_small_disk(folder.path(), &camera, &["--record"], script) else { return };
     let ran = ran.exits(0);
     let stream = &ran.line("live_run")["streams"][0];
     assert!(stream["deleted_clips"].as_u64() > Some(0), "{stream}");

@@ -12,11 +12,10 @@ use tempfile::TempDir;
 
 use crate::camera::{Camera, Setup, Units, units};
 use crate::cinelex::{command, finish, run, search, show};
-use crate::keeping::with_own_mounts;
 use crate::live::{Watching, check, check_accounts, small};
 use crate::media::{ffmpeg, number, numbered};
-use crate::rough::WATCH_ON_A_SMALL_DISK;
-use crate::stopping::{brisk_pipeline, hosts_of};
+use crate::rough::on_a_small_disk;
+use crate::stopping::hosts_of;
 
 /// The recordings of the one source that there is, by name.
 pub fn recordings(library: &Path) -> Vec<PathBuf> {
@@ -374,9 +373,6 @@ fn a_full_disk_costs_a_recording_what_came_meanwhile_and_no_more() {
     let folder = TempDir::new().unwrap();
     let camera = Camera::start(&small(folder.path()), &Setup::default());
     let address = camera.address();
-    let disk = folder.path().join("disk");
-    std::fs::create_dir(&disk).unwrap();
-    let pipeline = brisk_pipeline(folder.path(), "0.1");
     let script = r#"
         until_said() {
             for _ in $(seq 900); do grep -q "$1" "$2" && return; sleep 0.1; done
@@ -406,13 +402,7 @@ fn a_full_disk_costs_a_recording_what_came_meanwhile_and_no_more() {
         cat "$disk.out"
         cat "$disk.err" >&2
     "#;
-    let Some(ran) = with_own_mounts(
-        &[WATCH_ON_A_SMALL_DISK, script].concat(),
-        &[&disk, Path::new(&address), &pipeline, Path::new("--record")],
-    ) else {
-        eprintln!("skipped: mounting is not permitted here");
-        return;
-    };
+    let Some(ran) = on_a_small_disk(folder.path(), &camera, &["--record"], script) else { return };
     let ran = ran.exits(0);
     let stream = &ran.line("live_run")["streams"][0];
     check_accounts(stream);

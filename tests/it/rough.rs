@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::camera::{Camera, Codec, Setup, Units, coded, coded_as, pcm};
-use crate::cinelex::{info, show};
+use crate::cinelex::{Ran, info, show};
 use crate::keeping::with_own_mounts;
 use crate::live::{
     Watching, check, check_accounts, check_clock, check_grid, now_us, restart_the_server, small,
@@ -328,8 +328,27 @@ fn garbage_that_goes_on_is_a_gap_with_its_reason() {
     check(&library).exits(0);
 }
 
-/// How a camera is watched on a disk of 64 MB, as `with_own_mounts` runs it; further arguments are options.
-pub const WATCH_ON_A_SMALL_DISK: &str = r#"
+/// Runs a script while a camera is watched, with these options, on a disk of 64 MB, `disk` in this folder; says so where
+/// nobody may mount one.
+pub fn on_a_small_disk(
+    folder: &Path,
+    camera: &Camera,
+    options: &[&str],
+    script: &str,
+) -> Option<Ran> {
+    let disk = folder.join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let (address, pipeline) = (camera.address(), brisk_pipeline(folder, "0.1"));
+    let mut arguments = vec![disk.as_path(), Path::new(&address), &pipeline];
+    arguments.extend(options.iter().map(Path::new));
+    let ran = with_own_mounts(&[WATCH_ON_A_SMALL_DISK, script].concat(), &arguments);
+    if ran.is_none() {
+        eprintln!("skipped: mounting is not permitted here");
+    }
+    ran
+}
+
+const WATCH_ON_A_SMALL_DISK: &str = r#"
         cinelex=$1 disk=$2 address=$3 pipeline=$4
         mount -t tmpfs -o size=64m,mode=700 tmpfs "$disk" || exit 7
         "$cinelex" index "$address" --library "$disk/lib" --pipeline "$pipeline" --json \
@@ -342,10 +361,6 @@ fn a_disk_that_is_full_for_a_while_costs_what_came_meanwhile_and_no_more() {
     let folder = TempDir::new().unwrap();
     let units = coded(folder.path(), "160x96", 2.0, "-g 25 -preset ultrafast -tune zerolatency");
     let camera = Camera::start(&units, &Setup::default());
-    let address = camera.address();
-    let disk = folder.path().join("disk");
-    std::fs::create_dir(&disk).unwrap();
-    let pipeline = brisk_pipeline(folder.path(), "0.1");
     let script = r#"
         stored() { grep -c '"kind":"stored"' "$disk.out"; }
         until_stored() {
@@ -368,13 +383,7 @@ fn a_disk_that_is_full_for_a_while_costs_what_came_meanwhile_and_no_more() {
         cat "$disk.out"
         cat "$disk.err" >&2
     "#;
-    let Some(ran) = with_own_mounts(
-        &[WATCH_ON_A_SMALL_DISK, script].concat(),
-        &[&disk, Path::new(&address), &pipeline],
-    ) else {
-        eprintln!("skipped: mounting is not permitted here");
-        return;
-    };
+    let Some(ran) = on_a_small_disk(folder.path(), &camera, &[], script) else { return };
     let ran = ran.exits(0);
     for said in ["nothing is stored until that is over", "what comes is stored again, after "] {
         assert!(ran.err.contains(said), "{}", ran.err);
@@ -525,9 +534,6 @@ fn a_disk_that_stays_full_after_ctrl_c_ends_the_run_and_what_is_lost_is_said() {
     let folder = TempDir::new().unwrap();
     let units = coded(folder.path(), "160x96", 2.0, "-g 25 -preset ultrafast -tune zerolatency");
     let camera = Camera::start(&units, &Setup::default());
-    let disk = folder.path().join("disk");
-    std::fs::create_dir(&disk).unwrap();
-    let pipeline = brisk_pipeline(folder.path(), "0.1");
     let script = r#"
         until_said() {
             for _ in $(seq 900); do grep -q "$1" "$2" && return; sleep 0.1; done
@@ -547,14 +553,7 @@ fn a_disk_that_stays_full_after_ctrl_c_ends_the_run_and_what_is_lost_is_said() {
         "$cinelex" library check "$disk/lib" || exit 8
         exit $code
     "#;
-    let address = camera.address();
-    let Some(ran) = with_own_mounts(
-        &[WATCH_ON_A_SMALL_DISK, script].concat(),
-        &[&disk, Path::new(&address), &pipeline],
-    ) else {
-        eprintln!("skipped: mounting is not permitted here");
-        return;
-    };
+    let Some(ran) = on_a_small_disk(folder.path(), &camera, &[], script) else { return };
     let ran = ran.exits(1);
     let said = ran.err.lines().find(|line| line.contains("is lost"));
     assert!(said.is_some_and(|line| line.contains("the disk is full")), "{}", ran.err);

@@ -463,9 +463,10 @@ fn is_unreferenced(codec: Id, packet: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::reception::tests::request;
     use super::*;
     use crate::source::host::ffi::{Scaler, Target};
-    use crate::source::protocol::{self, Fit, Rendition, Targets, Transport};
+    use crate::source::protocol::{self, Targets};
 
     /// The pictures of a film, small, in the order in which they come out, and how many of them hardware
     /// has decoded.
@@ -565,17 +566,7 @@ mod tests {
             .status()
             .unwrap();
         assert!(made.success());
-        let request = LiveRequest {
-            rendition: Rendition { width_px: 32, height_px: 18, fit: Fit::Squash },
-            targets: Targets::every(Micros::from_millis(500), Micros::from_millis(250)),
-            zero_us: 0,
-            transport: Transport::default(),
-            ca: None,
-            silence: Duration::from_secs(10),
-            hardware: false,
-            record: false,
-            sound_from: None,
-        };
+        let request = request(Targets::every(Micros::from_millis(500), Micros::from_millis(250)));
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let mut ours = std::io::BufReader::new(ours);

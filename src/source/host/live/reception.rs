@@ -380,13 +380,28 @@ fn sent(buffer: &gst::BufferRef) -> Option<i64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::fs::File;
     use std::time::{Duration, Instant};
 
     use super::*;
     use crate::source::protocol::{Fit, Rendition, Targets, Transport};
     use crate::time::Micros;
+
+    /// For these targets, and nothing else.
+    pub fn request(targets: Targets) -> LiveRequest {
+        LiveRequest {
+            rendition: Rendition { width_px: 32, height_px: 18, fit: Fit::Squash },
+            targets,
+            zero_us: 0,
+            transport: Transport::default(),
+            ca: None,
+            silence: Duration::from_secs(10),
+            hardware: false,
+            record: false,
+            sound_from: None,
+        }
+    }
 
     /// On a machine that is busy, it may take the pipeline seconds to get from one state to the next.
     #[test]
@@ -400,17 +415,7 @@ mod tests {
             .status()
             .unwrap();
         assert!(made.success());
-        let request = LiveRequest {
-            rendition: Rendition { width_px: 32, height_px: 18, fit: Fit::Squash },
-            targets: Targets::every(Micros::from_millis(1_000), Micros(0)),
-            zero_us: 0,
-            transport: Transport::default(),
-            ca: None,
-            silence: Duration::from_secs(10),
-            hardware: false,
-            record: false,
-            sound_from: None,
-        };
+        let request = request(Targets::every(Micros::from_millis(1_000), Micros(0)));
         let descriptor = Address::Descriptor { extension: None };
         let file = Some(File::open(&film).unwrap().into());
         let mut reception = Reception::open(&descriptor, file, &request).unwrap();
