@@ -23,6 +23,7 @@ pub struct Passed {
     pub packets: AtomicU64,
     pub lost: AtomicU64,
     pub late: AtomicU64,
+    cleared: AtomicBool,
     over: AtomicBool,
 }
 
@@ -61,6 +62,11 @@ impl Relay {
 
     pub fn address(&self) -> String {
         format!("rtsp://127.0.0.1:{}/live", self.port)
+    }
+
+    /// From now on nothing happens to packets.
+    pub fn clear(&self) {
+        self.passed.cleared.store(true, Ordering::SeqCst);
     }
 }
 
@@ -178,6 +184,8 @@ fn way(
                 send(packet);
                 continue;
             };
+            let is_clear = passed.cleared.load(Ordering::SeqCst);
+            let weather = if is_clear { Weather::default() } else { weather };
             passed.packets.fetch_add(1, Ordering::SeqCst);
             if chance(weather.loss) {
                 passed.lost.fetch_add(1, Ordering::SeqCst);
