@@ -27,11 +27,13 @@ const ENDINGS: [&str; 30] = [
     "opus", "oga", "wma", "mka",
 ];
 
-/// Of these, formats whose frames have times of their own.
+/// Of these, formats that hold no sound.
+const SILENT: [&str; 1] = ["gif"];
+/// Formats whose frames have times of their own.
 const TIMED: [&str; 5] = ["mp4", "m4v", "mov", "mkv", "webm"];
 /// Cameras keep no exact pace. Where ffmpeg may, it would put their frames on a grid, leave out some and
 /// show others twice.
-const AS_TIMED: [&str; 4] = ["-fps_mode", "passthrough", "-enc_time_base", "1:60000"];
+const AS_TIMED: [&str; 4] = ["-fps_mode", "passthrough", "-enc_time_base:v", "1:60000"];
 
 /// Whether a moment could be written into `file`, before anything is searched.
 ///
@@ -66,6 +68,7 @@ pub fn cut(reader: &Reader, source: &Source, hit: &Hit, file: &Path) -> Result<E
     let partial = partial.map_err(|cause| Error::io(file, "find", cause))?;
     let span = Span::new(hit.span.start_us, hit.span.end_us);
     let mut missing = Vec::new();
+    let mut sound = Some("0:a:0?");
     let mut ffmpeg = Command::new("ffmpeg");
     ffmpeg.args(["-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe"]);
     let list = if source.origin == Origin::Live {
@@ -79,7 +82,19 @@ pub fn cut(reader: &Reader, source: &Source, hit: &Hit, file: &Path) -> Result<E
         // Names in the list are those of files in this folder.
         let folder = held.files.first().and_then(|first| first.path.parent());
         ffmpeg.current_dir(folder.unwrap_or(Path::new(".")));
-        ffmpeg.args(["-f", "concat", "-safe", "0", "-i", "pipe:0", "-vf", &part(played)]);
+        ffmpeg.args(["-f", "concat", "-safe", "0", "-i", "pipe:0"]);
+        let is_silent = SILENT.contains(&&*ending(file));
+        let heard = held.files.iter().filter(|file| !is_silent && file.has_sound());
+        let heard: Vec<_> = heard.collect();
+        for one in &heard {
+            ffmpeg.arg("-i").arg(as_file(one.path.file_name().map_or(&one.path, Path::new)));
+        }
+        sound = (!heard.is_empty()).then_some("[sound]");
+        if sound.is_some() {
+            let begin = held.files.first().map_or(span.start, |first| first.start);
+            ffmpeg.args(["-filter_complex", &sounds(&heard, begin, played)]);
+        }
+        ffmpeg.args(["-vf", &part(played)]);
         if TIMED.contains(&&*ending(file)) {
             ffmpeg.args(AS_TIMED);
         }
@@ -94,7 +109,8 @@ pub fn cut(reader: &Reader, source: &Source, hit: &Hit, file: &Path) -> Result<E
         ffmpeg.arg("-i").arg(as_file(&film));
         String::new()
     };
-    ffmpeg.args(["-map", "0:v:0?", "-map", "0:a:0?", "-y"]).arg(as_file(&partial));
+    ffmpeg.args(["-map", "0:v:0?"]).args(sound.iter().flat_map(|sound| ["-map", sound]));
+    ffmpeg.arg("-y").arg(as_file(&partial));
     let output = run(ffmpeg, list.as_bytes())?;
     let written =
         output.status.success() && partial.metadata().is_ok_and(|metadata| metadata.len() > 0);
@@ -118,10 +134,35 @@ fn ending(file: &Path) -> String {
 }
 
 /// Filters that leave the part that is wanted of what is played. Its first frame is shown at once: players do
-/// not expect a beginning between two frames.
+/// not expect a beginning between two frames. The others are shown at their times, for there is sound beside them.
 fn part(played: Span) -> String {
     let [start, end] = [played.start, played.end].map(Timestamp::as_secs_f64);
-    format!("trim=start={start}:end={end},setpts=PTS-STARTPTS")
+    format!("trim=start={start}:end={end},setpts='if(N,PTS-{start}/TB,0)'")
+}
+
+/// The filter that makes one sound of those of these files, which are inputs from 1 on: each at its time in the
+/// part that is wanted of what is played, which begins at `begin`, over silence, at a rate that every format takes. They are not
+/// played as one list, since each may be coded otherwise, or not be there. Where recorded times move a little, since
+/// the sender's clock came to be known, some of it is left out or silent: ffmpeg alone would let all that follows be off
+/// by up to 0.1 s.
+fn sounds(files: &[&Recording], begin: Timestamp, played: Span) -> String {
+    let length = played.length().as_secs_f64();
+    let mut filter = String::new();
+    for (number, file) in (1..).zip(files) {
+        // A file's own time begins with its first frame.
+        let later = (file.start - begin).as_secs_f64() - played.start.as_secs_f64();
+        filter.push_str(&format!(
+            "[{number}:a:0]asetpts=PTS+({later})/TB,atrim=start=0:end={length},\
+             aresample=async=1:min_hard_comp=0.02:first_pts=0[{number}];"
+        ));
+    }
+    let names: String = (1..=files.len()).map(|number| format!("[{number}]")).collect();
+    let inputs = files.len() + 1;
+    filter
+        + &format!(
+            "anullsrc=r=48000,atrim=end={length}[silence];\
+             [silence]{names}amix=inputs={inputs}:duration=first:normalize=0,aresample=48000[sound]"
+        )
 }
 
 /// The first of these places where there still is a file.

@@ -51,7 +51,7 @@ pub(super) struct LiveArgs {
     #[arg(long, conflicts_with = "streams")]
     udp: bool,
     /// Keeps the compressed streams themselves in the library, too, in files of a minute, from which
-    /// search --export cuts moments. They hold the picture, and no sound
+    /// search --export cuts moments; of streams that are listened to (--listen), with their sound
     #[arg(long)]
     record: bool,
     /// A stream that brings no frame for so long is lost, and connected again; 10 unless told otherwise
@@ -446,9 +446,11 @@ fn sound_line(sound: &Sound) -> String {
             line.push_str(&format!(", {:.1} s {what}", length.as_secs_f64()));
         }
     }
-    for (count, what) in
-        [(sound.undecodable, "packets undecodable"), (sound.undecoded, "packets dropped: behind")]
-    {
+    for (count, what) in [
+        (sound.undecodable, "packets undecodable"),
+        (sound.undecoded, "packets dropped: behind"),
+        (sound.unrecorded, "packets not recorded"),
+    ] {
         if count > 0 {
             line.push_str(&format!(", {count} {what}"));
         }
@@ -621,6 +623,7 @@ mod tests {
             unreadable: Micros(3_000_000),
             undecodable: 4,
             undecoded: 5,
+            unrecorded: 6,
             cues: 2,
             delay_secs: Some(2.0),
             ..Sound::default()
@@ -632,7 +635,7 @@ mod tests {
              8 packets lost, 12 MB recorded, delay 0.3 s; 1 segment and 0 captions, delay 1.5 s; \
              sound: 2 cues, 60 s received, 20 s with speech, 1.0 s dropped: behind, \
              2.0 s dropped: of a time before, 3.0 s could not be read, 4 packets undecodable, \
-             5 packets dropped: behind, delay 2.0 s, the camera's clock is -61 s off and not used"
+             5 packets dropped: behind, 6 packets not recorded, delay 2.0 s, the camera's clock is -61 s off and not used"
         );
         seen.frames.received.is_sender_time = true;
         assert!(!numbers_line(&seen).contains("clock"));
@@ -656,7 +659,7 @@ mod tests {
         check(
             json["sound"].clone(),
             "received_us heard_us without_speech_us behind_us repeated_us unreadable_us under_way_us \
-             undecodable undecoded cues gaps gap_secs delay_secs",
+             undecodable undecoded unrecorded cues gaps gap_secs delay_secs",
         );
         check(
             json,

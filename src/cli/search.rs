@@ -62,7 +62,7 @@ pub struct Args {
     #[arg(long, allow_negative_numbers = true, value_parser = finite)]
     min_score: Option<f32>,
     /// Cut the best hit's moment out into a new file, whose ending says the format; out of a live
-    /// source without sound, since recordings have none
+    /// source with the sound that was recorded
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
     /// Write the thumbnail of each hit's clip into this folder, as CLIP.jpg

@@ -15,7 +15,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use super::commit_point;
-use super::fragments::fragments;
+use super::fragments::contents;
 use super::ids::SourceId;
 use super::reader::Reader;
 use super::writer::Writer;
@@ -91,10 +91,10 @@ impl Recording {
     /// The spans that its frames fill, and how far apart these usually are.
     fn held(&self) -> Result<(Vec<Span>, Micros)> {
         let failed = |cause| Error::io(&self.path, "read", cause);
-        let found = match File::open(&self.path).and_then(fragments) {
+        let found = match File::open(&self.path).and_then(contents) {
             // It was deleted since it was listed.
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            found => found.map_err(failed)?,
+            found => found.map_err(failed)?.fragments,
         };
         let (Some(first), Some(last)) = (found.first(), found.last()) else {
             return Ok((Vec::new(), Micros::ZERO));

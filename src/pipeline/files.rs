@@ -334,6 +334,7 @@ impl Files<'_> {
                 PictureEvent::End(_) => Some(Timestamp::MAX),
                 PictureEvent::Gap(_)
                 | PictureEvent::Recorded(_)
+                | PictureEvent::UnrecordedSound(_)
                 | PictureEvent::Received(_)
                 | PictureEvent::Notice(_) => None,
             };
@@ -362,7 +363,9 @@ impl Files<'_> {
                 PictureEvent::Gap(gap) => Event::Gap(gap),
                 PictureEvent::Watermark(at) => Event::Watermark(at),
                 // Said of live streams only.
-                PictureEvent::Recorded(_) | PictureEvent::Received(_) => continue,
+                PictureEvent::Recorded(_)
+                | PictureEvent::UnrecordedSound(_)
+                | PictureEvent::Received(_) => continue,
                 PictureEvent::Notice(notice) => {
                     source.notice(notice);
                     continue;

@@ -300,6 +300,8 @@ pub enum PictureEvent {
     Watermark(Timestamp),
     /// Part of a file that holds a live stream as it was received.
     Recorded(Recorded),
+    /// So many packets of sound more are in no recording although the stream is recorded.
+    UnrecordedSound(u64),
     /// What a live stream has brought so far.
     Received(Received),
     /// Something odd that cost nothing, for the report.
@@ -311,13 +313,16 @@ pub enum PictureEvent {
 /// What a recording goes on with: a fragment of MP4.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
-    /// When its first frame was captured.
+    /// When its first frame or its sound was captured.
     pub start: Timestamp,
     /// Where a file is to begin: with what. Others of these fragments and of those that follow may begin with it, too.
     pub headers: Option<Vec<u8>>,
     /// Whether its first frame is a keyframe.
     pub is_key: bool,
+    /// None in a fragment of sound.
     pub frames: u32,
+    /// Of sound; none in a fragment of frames.
+    pub packets: u32,
     pub bytes: Vec<u8>,
 }
 
@@ -428,15 +433,17 @@ impl Iterator for PictureStream<'_> {
                 }
                 PictureEvent::Watermark(at)
             }
-            Message::Recorded { start, header_bytes, is_key, frames } => {
+            Message::Recorded { start, header_bytes, is_key, frames, packets } => {
                 let header_bytes = header_bytes as usize;
                 if start < Timestamp::ZERO || body.len() <= header_bytes {
                     return self.answers.distrust();
                 }
                 let bytes = body.split_off(header_bytes);
                 let headers = (!body.is_empty()).then_some(body);
-                PictureEvent::Recorded(Recorded { start, headers, is_key, frames, bytes })
+                let part = Recorded { start, headers, is_key, frames, packets, bytes };
+                PictureEvent::Recorded(part)
             }
+            Message::UnrecordedSound(packets) => PictureEvent::UnrecordedSound(packets),
             Message::Received(received) => PictureEvent::Received(received),
             Message::Notice(text) => PictureEvent::Notice(text),
             Message::End(summary) => {

@@ -15,7 +15,7 @@ use crate::time::{Micros, Timestamp};
 
 const MAGIC: u16 = 0xC13E;
 /// Raised with every change of a message.
-const VERSION: u16 = 10;
+const VERSION: u16 = 11;
 const HEADER_BYTES: usize = 12;
 /// Longest message without its body. A cue or a track's title is never near it.
 const MAX_MESSAGE_BYTES: u32 = 1 << 20;
@@ -455,14 +455,19 @@ pub(super) enum Message {
     Watermark(Timestamp),
     /// The body is what a recording goes on with: a fragment of MP4.
     Recorded {
-        /// When its first frame was captured.
+        /// When its first frame or its sound was captured.
         start: Timestamp,
         /// Of the body's bytes, those in front with which a file begins; 0: the last one goes on.
         header_bytes: u32,
         /// Whether its first frame is a keyframe.
         is_key: bool,
+        /// None in a fragment of sound.
         frames: u32,
+        /// Of sound; none in a fragment of frames.
+        packets: u32,
     },
+    /// So many packets of sound more are in no recording although the stream is recorded.
+    UnrecordedSound(u64),
     /// What a live stream has brought so far: about once a second while frames come.
     Received(Received),
     /// What became of a live stream's sound so far: about once a second while it comes.

@@ -75,7 +75,9 @@ pub fn picture(host: &mut Host, input: &Input, request: &PictureRequest) -> Resu
                 assert!(at >= watermark, "a watermark went back");
                 watermark = at;
             }
-            PictureEvent::Recorded(_) | PictureEvent::Received(_) => panic!("a file is not live"),
+            PictureEvent::Recorded(_)
+            | PictureEvent::UnrecordedSound(_)
+            | PictureEvent::Received(_) => panic!("a file is not live"),
             PictureEvent::Notice(notice) => picture.notices.push(notice),
             PictureEvent::End(summary) => {
                 picture.summary = summary;

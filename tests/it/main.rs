@@ -49,6 +49,8 @@ mod months;
 mod overload;
 #[cfg(feature = "speech")]
 mod progress;
+#[cfg(all(feature = "live", feature = "speech"))]
+mod recorded_sound;
 #[cfg(feature = "live")]
 mod recording;
 #[cfg(feature = "live")]

@@ -35,6 +35,7 @@ const LENGTHS: &[(&str, &str)] = &[
 const COUNTS: &[(&str, &str)] = &[
     ("undecodable", "packets undecodable"),
     ("undecoded", "packets dropped: behind"),
+    ("unrecorded", "packets not recorded"),
     ("cues", "cues"),
 ];
 

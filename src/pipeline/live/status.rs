@@ -112,6 +112,8 @@ pub struct Sound {
     pub undecodable: u64,
     /// Packets that were left out since decoding did not keep up.
     pub undecoded: u64,
+    /// Packets that are in no recording although the stream is recorded.
+    pub unrecorded: u64,
     /// Stored in the library.
     pub cues: u64,
     /// Of the sound.

@@ -211,13 +211,21 @@ impl<'a> Watcher<'a> {
                     continue;
                 }
                 PictureEvent::Recorded(part) => {
-                    let frames = u64::from(part.frames);
+                    let (frames, packets) = (u64::from(part.frames), u64::from(part.packets));
                     if let Some(recording) = &mut self.recording {
                         match recording.take(part) {
                             Some(bytes) => lock(&camera.status).recorded_bytes += bytes,
-                            None => to.unwritten += frames,
+                            None => {
+                                to.unwritten += frames;
+                                shared
+                                    .count_sound(self.camera, |sound| sound.unrecorded += packets);
+                            }
                         }
                     }
+                    continue;
+                }
+                PictureEvent::UnrecordedSound(packets) => {
+                    shared.count_sound(self.camera, |sound| sound.unrecorded += packets);
                     continue;
                 }
                 PictureEvent::Notice(notice) => {

@@ -14,6 +14,8 @@ const MOST_WAIT_US: i64 = 1_000_000;
 const MOST_BYTES: usize = 32 << 20;
 /// So long without a keyframe is worth telling; most streams are entered between two.
 const LONG_WITHOUT_KEY_US: i64 = 2_000_000;
+/// What belongs together comes no further apart; else its timestamps are wrong.
+const MOST_APART_US: i64 = 500_000;
 /// Servers send what they have kept of the last seconds at once. So long after the first frame it is
 /// known which of them are late.
 pub const OPENING_US: i64 = 300_000;
@@ -46,6 +48,7 @@ struct State<P> {
     units: VecDeque<Unit<P>>,
     bytes: usize,
     clock: MediaClock,
+    origin: i64,
     /// When the first frame arrived, and the same until the opening is over.
     began: Option<i64>,
     opening: Option<i64>,
@@ -85,6 +88,7 @@ impl<P: Clone> Arrivals<P> {
             units: VecDeque::new(),
             bytes: 0,
             clock: MediaClock::new(zero_us),
+            origin: 0,
             began: None,
             opening: None,
             waits_for_key: Some(Loss::BeforeKeyframe),
@@ -175,6 +179,28 @@ impl<P: Clone> Arrivals<P> {
     pub fn ahead(&self) -> i64 {
         let state = self.lock();
         if state.opening.is_some() { 0 } else { state.clock.ahead() }
+    }
+
+    /// Whether it is known when frames are captured, and with that, what comes beside them.
+    pub fn has_times(&self) -> bool {
+        let state = self.lock();
+        state.began.is_some() && state.opening.is_none()
+    }
+
+    /// What timestamps of frames are at where playing begins.
+    pub fn begins_at(&self, origin: i64) {
+        self.lock().origin = origin;
+    }
+
+    /// When something beside the frames was captured that is played at `played`, from the beginning of all, and by
+    /// its own arrivals was at `captured`: as its sender has put it beside them, where that may be.
+    pub fn beside(&self, played: Option<i64>, captured: i64) -> i64 {
+        let state = self.lock();
+        let pts = played.map(|at| at.saturating_add(state.origin));
+        let by_arrival = captured.saturating_add(state.clock.ahead());
+        let by_frames = state.clock.captured(pts, by_arrival);
+        let apart = by_frames.saturating_sub(by_arrival);
+        if (-MOST_APART_US..=MOST_APART_US).contains(&apart) { by_frames } else { by_arrival }
     }
 
     /// What arrived to be recorded, once it has its times, and how much of that was left out.
@@ -297,6 +323,22 @@ mod tests {
         }
         assert_eq!(pop(&arrivals, 4_100), Some(4_000));
         assert_eq!(arrivals.counts().behind, 62 + 12);
+    }
+
+    #[test]
+    fn sound_is_beside_the_frames_with_which_it_is_played_where_that_may_be() {
+        let arrivals = Arrivals::new(0, false);
+        arrivals.begins_at(80_000);
+        // Each arrives 10 ms after its time.
+        for n in 0..25 {
+            arrivals.push(Unit { pts: Some(n * 40_000 + 80_000), ..unit(n * 40 + 10, n == 0) });
+        }
+        arrivals.close();
+        assert_eq!(pop(&arrivals, 1_000), Some(10));
+        assert_eq!(arrivals.beside(Some(200_000), 290_000), 210_000);
+        // Its timestamps are of another clock, or there are none.
+        assert_eq!(arrivals.beside(Some(9_000_000), 290_000), 290_000);
+        assert_eq!(arrivals.beside(None, 290_000), 290_000);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod reasons;
 mod reception;
 mod recording;
 mod sound;
+mod soundtrack;
 mod trust;
 mod url;
 
@@ -130,8 +131,8 @@ fn serve_picture(
     };
     if let Some(recording) = &mut recording {
         run.record(recording, reception);
-        recording.end_group(run.delivery.outbox);
-        run.counts.unrecorded += recording.take_lost();
+        recording.finish(run.delivery.outbox);
+        run.count_lost(recording);
     }
     run.finish();
     run.tell(reception);
@@ -162,6 +163,8 @@ struct Run<'a> {
     /// What the decoder and the sampler made of the frames.
     counts: Received,
     told: Received,
+    /// Packets of sound that are in no recording, since this was last told.
+    unrecorded_sound: u64,
     decoded: u64,
     watermark: Timestamp,
     decisions: Vec<Decision>,
@@ -195,6 +198,7 @@ impl<'a> Run<'a> {
             undecodable: 0,
             counts: Received::default(),
             told: Received::default(),
+            unrecorded_sound: 0,
             decoded: 0,
             watermark: Timestamp(i64::MIN),
             decisions: Vec::new(),
@@ -249,9 +253,27 @@ impl<'a> Run<'a> {
 
     /// Keeps what arrived, whatever the decoder does with it.
     fn record(&mut self, recording: &mut Recording, reception: &Reception) {
-        let (units, lost) = reception.arrivals.take_tape();
+        let arrivals = &reception.arrivals;
+        if let Some(sounds) = reception.sounds.as_ref().filter(|_| arrivals.has_times()) {
+            let (mut packets, lost) = sounds.take_tape();
+            self.unrecorded_sound += lost;
+            for packet in &mut packets {
+                let played = packet.pts.map(|pts| pts.saturating_sub(packet.origin));
+                packet.captured = arrivals.beside(played, packet.captured);
+            }
+            recording.hear(packets, self.delivery.outbox);
+        }
+        let (units, lost) = arrivals.take_tape();
         recording.take(units, self.delivery.outbox);
-        self.counts.unrecorded += lost + recording.take_lost();
+        self.counts.unrecorded += lost;
+        self.count_lost(recording);
+    }
+
+    /// Counts what got into no recording.
+    fn count_lost(&mut self, recording: &mut Recording) {
+        let (frames, packets) = recording.take_lost();
+        self.counts.unrecorded += frames;
+        self.unrecorded_sound += packets;
     }
 
     /// Takes what comes out of the decoder.
@@ -405,6 +427,10 @@ impl<'a> Run<'a> {
         };
         self.told = counts;
         self.delivery.outbox.send(&Message::Received(counts));
+        let packets = std::mem::take(&mut self.unrecorded_sound);
+        if packets > 0 {
+            self.delivery.outbox.send(&Message::UnrecordedSound(packets));
+        }
     }
 }
 

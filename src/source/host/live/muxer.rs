@@ -12,7 +12,9 @@ use ffmpeg::ffi as av;
 use ffmpeg::packet::Mut;
 use ffmpeg::{Dictionary, Packet};
 
-/// Ticks of a file's timestamps in a second.
+use super::soundtrack::SoundFormat;
+
+/// Ticks of a picture's timestamps in a second. Those of sound are its samples.
 pub const TICKS: i64 = 90_000;
 
 /// One file in the making. Its headers and the fragments that it gives, one after the other, are the file;
@@ -20,6 +22,10 @@ pub const TICKS: i64 = 90_000;
 pub struct Muxer {
     context: *mut av::AVFormatContext,
 }
+
+/// The streams of a file.
+const PICTURE: usize = 0;
+const SOUND: usize = 1;
 
 /// What all frames of a file have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,14 +38,15 @@ pub struct Format {
 }
 
 /// Fragments end where it is said; nothing is kept for an end that may never come; each is found
-/// by its own place.
-const FLAGS: &str = "frag_custom+empty_moov+default_base_moof+skip_trailer";
+/// by its own place; times are what they are, also where a stream begins later than the other.
+const FLAGS: &str = "frag_custom+empty_moov+default_base_moof+skip_trailer+frag_discont";
 
 impl Muxer {
-    /// Begins a file, and gives its headers; `None` where MP4 cannot hold the codec.
-    pub fn new(format: &Format) -> Option<(Muxer, Vec<u8>)> {
+    /// Begins a file, and gives its headers; `None` where MP4 cannot hold the codecs.
+    pub fn new(format: &Format, sound: Option<&SoundFormat>) -> Option<(Muxer, Vec<u8>)> {
         let mut context = ptr::null_mut();
-        let name = c"mp4".as_ptr();
+        let is_quicktime = sound.is_some_and(SoundFormat::has_single_samples);
+        let name = if is_quicktime { c"mov" } else { c"mp4" }.as_ptr();
         // SAFETY: the name is a C string; on success the context is ours, and freed on drop.
         unsafe {
             av::avformat_alloc_output_context2(&mut context, ptr::null(), name, ptr::null());
@@ -51,30 +58,28 @@ impl Muxer {
         let mut options = Dictionary::new();
         options.set("movflags", FLAGS);
         options.set("use_editlist", "0");
-        // SAFETY: the stream and its parameters belong to the context, which lives. The headers are
-        // copied into memory of FFmpeg's own with the padding that it wants, which the parameters
-        // then own. The options are handed over and what is left of them is taken back to be freed.
+        // Else, what begins later would be moved to the beginning.
+        options.set("avoid_negative_ts", "disabled");
+        // SAFETY: the streams and their parameters belong to the context, which lives; the layout of channels
+        // is the parameters' own, and has no memory beside. The options are handed over and what is left of
+        // them is taken back to be freed.
         let written = unsafe {
-            let stream = av::avformat_new_stream(context, ptr::null());
-            if stream.is_null() || av::avio_open_dyn_buf(&mut (*context).pb) < 0 {
+            if av::avio_open_dyn_buf(&mut (*context).pb) < 0 {
                 return None;
             }
-            (*stream).time_base = av::AVRational { num: 1, den: TICKS as i32 };
-            let parameters = (*stream).codecpar;
-            (*parameters).codec_type = av::AVMediaType::AVMEDIA_TYPE_VIDEO;
-            (*parameters).codec_id = format.codec.into();
-            (*parameters).width = format.width_px;
-            (*parameters).height = format.height_px;
-            let length = format.headers.len();
-            if length > 0 {
-                let padded = length + av::AV_INPUT_BUFFER_PADDING_SIZE as usize;
-                let memory = av::av_mallocz(padded).cast::<u8>();
-                if memory.is_null() {
-                    return None;
-                }
-                ptr::copy_nonoverlapping(format.headers.as_ptr(), memory, length);
-                (*parameters).extradata = memory;
-                (*parameters).extradata_size = i32::try_from(length).unwrap_or(0);
+            let picture = muxer.add_stream(TICKS as i32, &format.headers)?;
+            (*picture).codec_type = av::AVMediaType::AVMEDIA_TYPE_VIDEO;
+            (*picture).codec_id = format.codec.into();
+            (*picture).width = format.width_px;
+            (*picture).height = format.height_px;
+            if let Some(sound) = sound {
+                let parameters = muxer.add_stream(sound.rate_hz, &sound.headers)?;
+                (*parameters).codec_type = av::AVMediaType::AVMEDIA_TYPE_AUDIO;
+                (*parameters).codec_id = sound.codec.into();
+                (*parameters).sample_rate = sound.rate_hz;
+                av::av_channel_layout_default(&mut (*parameters).ch_layout, sound.channels);
+                // Where packets are frames of many samples, each says of how many.
+                (*parameters).frame_size = if is_quicktime { 1 } else { 1_024 };
             }
             let mut raw = options.disown();
             let written = av::avformat_write_header(context, &mut raw);
@@ -85,9 +90,44 @@ impl Muxer {
         (written >= 0).then_some((muxer, headers))
     }
 
+    /// Adds a stream with timestamps of so many ticks in a second.
+    fn add_stream(&mut self, ticks: i32, headers: &[u8]) -> Option<*mut av::AVCodecParameters> {
+        // SAFETY: the stream belongs to the context, which lives. The headers are copied into memory of FFmpeg's
+        // own with the padding that it wants, which the stream's parameters then own.
+        unsafe {
+            let stream = av::avformat_new_stream(self.context, ptr::null());
+            if stream.is_null() {
+                return None;
+            }
+            (*stream).time_base = av::AVRational { num: 1, den: ticks };
+            let parameters = (*stream).codecpar;
+            if !headers.is_empty() {
+                let padded = headers.len() + av::AV_INPUT_BUFFER_PADDING_SIZE as usize;
+                let memory = av::av_mallocz(padded).cast::<u8>();
+                if memory.is_null() {
+                    return None;
+                }
+                ptr::copy_nonoverlapping(headers.as_ptr(), memory, headers.len());
+                (*parameters).extradata = memory;
+                (*parameters).extradata_size = i32::try_from(headers.len()).unwrap_or(0);
+            }
+            Some(parameters)
+        }
+    }
+
     /// Adds a frame. Its times are in ticks; `dts` goes up, and is no later than `pts`.
     pub fn write(&mut self, packet: &mut Packet, pts: i64, dts: i64, duration: i64) -> bool {
-        packet.set_stream(0);
+        self.write_to(PICTURE, packet, [pts, dts, duration])
+    }
+
+    /// Adds sound. Its times are in samples; `at` goes up.
+    pub fn write_sound(&mut self, packet: &mut Packet, at: i64, samples: i64) -> bool {
+        self.write_to(SOUND, packet, [at, at, samples])
+    }
+
+    fn write_to(&mut self, stream: usize, packet: &mut Packet, times: [i64; 3]) -> bool {
+        let [pts, dts, duration] = times;
+        packet.set_stream(stream);
         packet.set_pts(Some(pts));
         packet.set_dts(Some(dts));
         packet.set_duration(duration);

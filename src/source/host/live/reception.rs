@@ -66,7 +66,7 @@ impl Reception {
             .ok_or_else(|| Error::internal("GStreamer's pipeline has no messages"))?;
         let arrivals = Arc::new(Arrivals::new(request.zero_us, request.record));
         let jitter_buffers = Arc::default();
-        let sounds = request.sound_from.map(|_| Arc::new(Sounds::default()));
+        let sounds = request.sound_from.map(|_| Arc::new(Sounds::new(request.record)));
         let sound = sounds.as_ref().map(|sounds| (sound_sink(sounds), Arc::clone(sounds)));
         if let Some(sounds) = &sounds {
             watch_sound(&bus, sounds);
@@ -295,9 +295,19 @@ fn sound_packet(sample: &gst::Sample) -> Option<SoundPacket> {
         channels: number("channels"),
         packet: Packet::copy(&map),
         pts,
+        origin: origin(sample),
         arrived: monotonic_us(),
         captured: 0,
     })
+}
+
+/// What a track's timestamps are at where playing begins, in microseconds. In an MP4 each track has its own: its edit
+/// list leaves out what an encoder of sound begins with, and by how much later frames are shown than decoded.
+fn origin(sample: &gst::Sample) -> i64 {
+    let segment = sample.segment().and_then(|segment| segment.downcast_ref::<gst::ClockTime>());
+    let Some(segment) = segment else { return 0 };
+    let micros = |time: Option<gst::ClockTime>| time.map_or(0, |time| time.useconds() as i64);
+    micros(segment.start()) + micros(segment.offset()) - micros(segment.base())
 }
 
 /// Where coded frames come out: each in one buffer, with all that its decoder needs.
@@ -326,6 +336,7 @@ fn sink(arrivals: &Arc<Arrivals<Coded>>) -> gst_app::AppSink {
     let arrivals = Arc::clone(arrivals);
     sink_of(&wanted, move |sample| {
         if let Some(unit) = unit(sample) {
+            arrivals.begins_at(origin(sample));
             arrivals.push(unit);
         }
     })

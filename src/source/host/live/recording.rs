@@ -1,5 +1,6 @@
 //! The compressed stream itself, as the files that it is kept in: fragments of MP4, each of the
-//! frames from one keyframe to another. The host writes no file: its parent does.
+//! frames from one keyframe to another, or of the sound of that time, which comes behind. The host writes no
+//! file: its parent does.
 
 use std::collections::VecDeque;
 
@@ -13,6 +14,8 @@ use super::super::nal::Framing;
 use super::arrivals::Unit;
 use super::muxer::{Format, Muxer, TICKS};
 use super::reception::Coded;
+use super::sound::SoundPacket;
+use super::soundtrack::{Sound, SoundFormat, is_held};
 use crate::source::protocol::Message;
 use crate::time::Timestamp;
 
@@ -30,6 +33,16 @@ const MOST_WAITING_BYTES: usize = 32 << 20;
 const CODECS: [Id; 5] = [Id::H264, Id::HEVC, Id::MPEG2VIDEO, Id::MPEG4, Id::MJPEG];
 /// Headers that are no longer than this.
 const MOST_HEADER_BYTES: usize = 64 << 10;
+/// Sound that waits for the picture of its time.
+const MOST_SOUND_BYTES: usize = 4 << 20;
+/// So many packets in a row of which none can be recorded are no damage.
+const MANY_UNUSABLE: u32 = 50;
+/// A file that cannot hold the sound that comes ends after so long: damaged sound may look like another each time.
+const OTHER_SOUND_US: i64 = 10_000_000;
+/// Sound follows the times of its packets by this part at each, so that it stays even; times that are further off
+/// are a hole, or of what was there already.
+const FOLLOWING: i64 = 8;
+const MOST_UNEVEN_US: i64 = 200_000;
 
 /// Frames as they arrived, on their way into files.
 pub struct Tape<P> {
@@ -70,15 +83,26 @@ impl<P: Clone> Tape<P> {
     }
 }
 
-/// Makes files of frames.
+/// Makes files of frames, and of the sound beside them.
 pub struct Recording {
     zero_us: i64,
     group: Vec<Unit<Coded>>,
     group_bytes: usize,
+    /// What has come and is in no fragment yet, and what the last that came is.
+    sounds: Vec<Sound>,
+    sound_bytes: usize,
+    sound_format: Option<SoundFormat>,
+    /// What the muxer has refused.
+    unheld: Option<SoundFormat>,
+    /// Packets in a row that could not be recorded.
+    unusable: u32,
     file: Option<File>,
-    /// Frames that are in no file.
-    lost: u64,
+    /// Whether there was one.
+    has_begun: bool,
+    /// Frames and packets of sound that are in no file.
+    lost: (u64, u64),
     has_refused: bool,
+    has_refused_sound: bool,
 }
 
 struct File {
@@ -89,6 +113,29 @@ struct File {
     last_dts: i64,
     /// By how much frames are shown later than they were captured, so that each is decoded before.
     early: i64,
+    sound: Option<Soundtrack>,
+}
+
+/// The sound of a file.
+struct Soundtrack {
+    format: SoundFormat,
+    /// Where the last packet begins and ends, in samples.
+    last: Option<(i64, i64)>,
+}
+
+impl Soundtrack {
+    /// Where a packet begins that was captured at `at`; `None` where there was other sound of that time. The first
+    /// of a fragment goes on where the one before has ended: the muxer has told that already.
+    fn place(&self, at: i64, is_first: bool) -> Option<i64> {
+        let Some((start, end)) = self.last else { return Some(at) };
+        let most = i64::from(self.format.rate_hz) * MOST_UNEVEN_US / 1_000_000;
+        match at - end {
+            off if off < -most => None,
+            off if off > most => Some(at),
+            _ if is_first => Some(end),
+            off => Some((end + off / FOLLOWING).max(start + 1)),
+        }
+    }
 }
 
 impl Recording {
@@ -98,9 +145,36 @@ impl Recording {
             zero_us,
             group: Vec::new(),
             group_bytes: 0,
+            sounds: Vec::new(),
+            sound_bytes: 0,
+            sound_format: None,
+            unheld: None,
+            unusable: 0,
             file: None,
-            lost: 0,
+            has_begun: false,
+            lost: (0, 0),
             has_refused: false,
+            has_refused_sound: false,
+        }
+    }
+
+    /// Takes sound in the order in which it came.
+    pub fn hear(&mut self, packets: VecDeque<SoundPacket>, outbox: &mut Outbox) {
+        for coded in packets {
+            let sound = Sound::of(&coded);
+            let sound = sound.filter(|sound| self.unheld.as_ref() != Some(&sound.format));
+            self.unusable = if sound.is_none() { self.unusable + 1 } else { 0 };
+            if self.unusable == MANY_UNUSABLE || !is_held(coded.codec) {
+                self.refuse_sound(coded.codec, outbox);
+            }
+            match sound {
+                Some(sound) if self.sound_bytes + sound.bytes <= MOST_SOUND_BYTES => {
+                    self.sound_bytes += sound.bytes;
+                    self.sound_format = Some(sound.format.clone());
+                    self.sounds.push(sound);
+                }
+                _ => self.lost.1 += 1,
+            }
         }
     }
 
@@ -123,8 +197,8 @@ impl Recording {
         }
     }
 
-    /// Frames that got into no file since this was last asked.
-    pub fn take_lost(&mut self) -> u64 {
+    /// Frames and packets of sound that got into no file since this was last asked.
+    pub fn take_lost(&mut self) -> (u64, u64) {
         std::mem::take(&mut self.lost)
     }
 
@@ -133,13 +207,19 @@ impl Recording {
         self.group.push(unit);
     }
 
+    /// Nothing more comes.
+    pub fn finish(&mut self, outbox: &mut Outbox) {
+        self.end_group(outbox);
+        self.write_sound(i64::MAX, outbox);
+    }
+
     /// The frames since the last fragment are one.
-    pub fn end_group(&mut self, outbox: &mut Outbox) {
+    fn end_group(&mut self, outbox: &mut Outbox) {
         let group = std::mem::take(&mut self.group);
         self.group_bytes = 0;
         let count = group.len() as u64;
         if count > 0 && self.write(group, outbox).is_none() {
-            self.lost += count;
+            self.lost.0 += count;
             // The next file begins at a keyframe.
             self.file = None;
         }
@@ -150,11 +230,19 @@ impl Recording {
         order.sort_unstable();
         let (first, last) = (*order.first()?, *order.last()?);
         let format = group.first().filter(|unit| unit.is_key).map(format);
+        // What came late is of the file in hand, and a file may begin with any fragment of frames.
+        self.write_sound(first, outbox);
+        // What is heard in the time of these frames, or was heard last.
+        let now = self.sounds.iter().rev().find(|sound| sound.captured <= last);
+        let heard = now.map(|sound| &sound.format).or(self.sound_format.as_ref()).cloned();
         let goes_on = self.file.as_ref().is_some_and(|file| {
             let hole = first.saturating_sub(file.last_us);
             (-FRAGMENT_US..HOLE_US).contains(&hole)
                 && format.as_ref().is_none_or(|format| {
-                    *format == file.format && first.saturating_sub(file.began_us) < FILE_US
+                    let sound = file.sound.as_ref().map(|sound| &sound.format);
+                    let is_same_sound = heard.is_none() || heard.as_ref() == sound;
+                    let most = if is_same_sound { FILE_US } else { OTHER_SOUND_US };
+                    *format == file.format && first.saturating_sub(file.began_us) < most
                 })
         });
         let is_key = format.is_some();
@@ -163,13 +251,13 @@ impl Recording {
             // Dropping it ends it: all of it has been sent.
             self.file = None;
             let format = format?;
-            let made = CODECS.contains(&format.codec).then(|| Muxer::new(&format)).flatten();
-            let Some((muxer, headers)) = made else {
+            let Some((muxer, headers, sound)) = self.begin(&format, heard, outbox) else {
                 self.refuse(&format, outbox);
                 return None;
             };
             bytes = headers;
             let began_us = first;
+            self.has_begun = true;
             self.file = Some(File {
                 muxer,
                 format,
@@ -177,6 +265,7 @@ impl Recording {
                 last_us: first,
                 last_dts: i64::MIN,
                 early: 0,
+                sound,
             });
         }
         let file = self.file.as_mut()?;
@@ -204,8 +293,68 @@ impl Recording {
         bytes.extend(file.muxer.fragment()?);
         let start = Timestamp(first.saturating_sub(self.zero_us));
         let frames = u32::try_from(group.len()).unwrap_or(u32::MAX);
-        outbox.send_with(&Message::Recorded { start, header_bytes, is_key, frames }, &bytes);
+        let told = Message::Recorded { start, header_bytes, is_key, frames, packets: 0 };
+        outbox.send_with(&told, &bytes);
+        // What has come of the sound of these frames: it belongs to the newest moment that can be cut out.
+        self.write_sound(last, outbox);
         Some(())
+    }
+
+    /// Begins a file, with the sound that comes, if there is any that MP4 holds.
+    fn begin(
+        &mut self,
+        format: &Format,
+        sound: Option<SoundFormat>,
+        outbox: &mut Outbox,
+    ) -> Option<(Muxer, Vec<u8>, Option<Soundtrack>)> {
+        if !CODECS.contains(&format.codec) {
+            return None;
+        }
+        if let Some(sound) = sound {
+            if let Some((muxer, headers)) = Muxer::new(format, Some(&sound)) {
+                return Some((muxer, headers, Some(Soundtrack { format: sound, last: None })));
+            }
+            self.refuse_sound(sound.codec, outbox);
+            (self.sound_format, self.unheld) = (None, Some(sound));
+        }
+        let (muxer, headers) = Muxer::new(format, None)?;
+        Some((muxer, headers, None))
+    }
+
+    /// What was heard before `until` goes into the file in hand, as a fragment of its own.
+    fn write_sound(&mut self, until: i64, outbox: &mut Outbox) {
+        let (due, later): (Vec<_>, _) =
+            std::mem::take(&mut self.sounds).into_iter().partition(|sound| sound.captured < until);
+        self.sound_bytes = later.iter().map(|sound: &Sound| sound.bytes).sum();
+        self.sounds = later;
+        let Some(file) = &mut self.file else {
+            // What comes before the first keyframe is of no use to anybody.
+            self.lost.1 += if self.has_begun { due.len() as u64 } else { 0 };
+            return;
+        };
+        let (mut start, mut packets) = (None, 0);
+        for mut sound in due {
+            if file.write_sound(&mut sound, start.is_none()) {
+                start = start.or(Some(sound.captured));
+                packets += 1;
+            } else {
+                self.lost.1 += 1;
+            }
+        }
+        let Some(start) = start else { return };
+        match file.muxer.fragment() {
+            Some(bytes) => {
+                let start = Timestamp(start.saturating_sub(self.zero_us));
+                let (header_bytes, is_key, frames) = (0, false, 0);
+                let told = Message::Recorded { start, header_bytes, is_key, frames, packets };
+                outbox.send_with(&told, &bytes);
+            }
+            None => {
+                self.lost.1 += u64::from(packets);
+                // The next file begins at a keyframe.
+                self.file = None;
+            }
+        }
     }
 
     /// Says once that nothing is recorded, and why.
@@ -216,6 +365,37 @@ impl Recording {
                 "{codec} is not recorded: set the camera to H.264 or H.265"
             )));
         }
+    }
+
+    /// Says once that the sound is not recorded, and why.
+    fn refuse_sound(&mut self, codec: Id, outbox: &mut Outbox) {
+        if !std::mem::replace(&mut self.has_refused_sound, true) {
+            let kind = if is_held(codec) { " of this kind" } else { "" };
+            outbox.send(&Message::Notice(format!(
+                "its sound is heard, and not recorded, since recordings take no {}{kind}: set the \
+                 camera's sound to AAC of one or two channels",
+                codec.name()
+            )));
+        }
+    }
+}
+
+impl File {
+    /// Adds sound at its time beside the frames. Returns whether there is a place for it.
+    fn write_sound(&mut self, sound: &mut Sound, is_first: bool) -> bool {
+        let Some(track) = &mut self.sound else { return false };
+        if track.format != sound.format || sound.captured < self.began_us {
+            return false;
+        }
+        let rate = i64::from(track.format.rate_hz);
+        let since = sound.captured.saturating_sub(self.began_us);
+        let at = since.saturating_mul(rate) / 1_000_000 + self.early * rate / TICKS;
+        let Some(start) = track.place(at, is_first) else { return false };
+        if !self.muxer.write_sound(&mut sound.packet, start, sound.samples) {
+            return false;
+        }
+        track.last = Some((start, start + sound.samples));
+        true
     }
 }
 
@@ -265,34 +445,96 @@ mod tests {
         }
     }
 
-    /// What is sent of these frames: where each file begins, in milliseconds, and its bytes.
-    fn recorded(units: Vec<Unit<Coded>>) -> (Vec<(i64, Vec<u8>)>, u64) {
+    /// A packet of AAC of 1,024 samples, 48 kHz: 21 1/3 ms.
+    fn aac(captured_us: i64) -> SoundPacket {
+        let data = [0xff, 0xf1, 0x4c, 0x80, 1, 0x7f, 0xfc, 0x21, 0x10, 4, 0x60];
+        let (codec, packet) = (Id::AAC, Packet::copy(&data));
+        SoundPacket {
+            codec,
+            rate_hz: 48_000,
+            channels: 2,
+            packet,
+            pts: None,
+            origin: 0,
+            arrived: 0,
+            captured: captured_us,
+        }
+    }
+
+    /// So many packets of sound from an instant on, one after the other.
+    fn sound(from_us: i64, count: i64) -> Vec<SoundPacket> {
+        (0..count).map(|n| aac(from_us + n * 64_000 / 3)).collect()
+    }
+
+    /// Where each file begins, in milliseconds, and its bytes.
+    type Files = Vec<(i64, Vec<u8>)>;
+
+    /// What is sent of a stream.
+    #[derive(Default)]
+    struct Sent {
+        files: Files,
+        notices: Vec<String>,
+        /// Packets of sound that were sent before the stream was over.
+        soon: u32,
+        lost: (u64, u64),
+    }
+
+    /// As [`recorded_with`], of frames alone.
+    fn recorded(units: Vec<Unit<Coded>>) -> (Files, u64) {
+        let sent = recorded_with(units, &[], 0);
+        (sent.files, sent.lost.0)
+    }
+
+    /// What is sent of these frames, and of this sound, which comes so much later than the frames of its time.
+    fn recorded_with(units: Vec<Unit<Coded>>, sound: &[SoundPacket], late_us: i64) -> Sent {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let reader = std::thread::spawn(move || {
-            let (mut stream, mut files) = (theirs, Vec::<(i64, Vec<u8>)>::new());
+            let (mut stream, mut sent, mut is_over) = (theirs, Sent::default(), false);
             while let Ok((message, body)) = protocol::receive::<Message>(&mut stream) {
-                let Message::Recorded { start, header_bytes, .. } = message else { panic!() };
-                if header_bytes > 0 {
-                    files.push((start.0 / 1_000, Vec::new()));
+                match message {
+                    Message::Recorded { start, header_bytes, packets, .. } => {
+                        if header_bytes > 0 {
+                            sent.files.push((start.0 / 1_000, Vec::new()));
+                        }
+                        sent.files.last_mut().unwrap().1.extend(body);
+                        sent.soon += if is_over { 0 } else { packets };
+                    }
+                    Message::Notice(notice) => sent.notices.push(notice),
+                    Message::Watermark(_) => is_over = true,
+                    other => panic!("{other:?}"),
                 }
-                files.last_mut().unwrap().1.extend(body);
             }
-            files
+            sent
         });
         let mut outbox = Outbox { stream: ours, told: Duration::ZERO };
         let mut recording = Recording::new(0);
-        recording.take(units.into(), &mut outbox);
-        recording.end_group(&mut outbox);
+        let mut sound = sound.iter().peekable();
+        for unit in units {
+            let has_come = |packet: &&SoundPacket| packet.captured + late_us <= unit.captured;
+            while let Some(packet) = sound.next_if(has_come) {
+                recording.hear([packet.clone()].into(), &mut outbox);
+            }
+            recording.take([unit].into(), &mut outbox);
+        }
+        outbox.send(&Message::Watermark(Timestamp(0)));
+        recording.hear(sound.cloned().collect(), &mut outbox);
+        recording.finish(&mut outbox);
         drop(outbox);
-        (reader.join().unwrap(), recording.take_lost())
+        Sent { lost: recording.take_lost(), ..reader.join().unwrap() }
     }
 
     fn times(file: &[u8]) -> Vec<f64> {
+        times_of(file, "v")
+    }
+
+    /// When the packets of a stream begin.
+    fn times_of(file: &[u8], stream: &str) -> Vec<f64> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.mp4");
         std::fs::write(&path, file).unwrap();
         let mut probe = std::process::Command::new("ffprobe");
-        probe.args(["-v", "error", "-show_entries", "packet=pts_time", "-of", "csv=p=0"]);
+        probe.args(["-v", "error", "-select_streams", stream]);
+        probe.args(["-show_entries", "packet=pts_time", "-of", "csv=p=0"]);
         let out = probe.arg(&path).output().unwrap();
         let text = String::from_utf8(out.stdout).unwrap();
         let times = text.lines().filter_map(|line| line.trim_end_matches(',').parse().ok());
@@ -332,5 +574,122 @@ mod tests {
         let (files, lost) = recorded(units.collect());
         let starts: Vec<i64> = files.iter().map(|(start, _)| *start).collect();
         assert_eq!((starts, lost), (vec![0, 30_400], 10));
+    }
+
+    /// Frames 40 ms apart, with a keyframe each second.
+    fn film(secs: i64) -> Vec<Unit<Coded>> {
+        (0..secs * 25).map(|n| unit(n * 40, n % 25 == 0)).collect()
+    }
+
+    fn check_even(times: &[f64]) {
+        for pair in times.windows(2) {
+            assert!((pair[1] - pair[0] - 0.064 / 3.0).abs() < 0.001, "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn sound_lies_beside_the_frames_of_its_time_in_each_file_however_late_it_comes() {
+        for late_us in [0, 700_000] {
+            // It began before the first frame.
+            let packets = sound(-2_133_333, 4_000);
+            let Sent { files, lost, .. } = recorded_with(film(80), &packets, late_us);
+            assert_eq!((files.len(), lost.0), (2, 0));
+            let counts: Vec<usize> = files.iter().map(|(_, bytes)| times(bytes).len()).collect();
+            assert_eq!(counts, [1_500, 500]);
+            let heard: Vec<Vec<f64>> =
+                files.iter().map(|(_, bytes)| times_of(bytes, "a")).collect();
+            for (file, (_, bytes)) in heard.iter().zip(&files) {
+                check_even(file);
+                assert!((0.0..0.022).contains(&(file[0] - times(bytes)[0])), "{file:?}");
+            }
+            // None is missing where a file ends, whose times begin with those of the frames.
+            let shown: Vec<f64> = files.iter().map(|(_, bytes)| times(bytes)[0]).collect();
+            let last = heard[0][heard[0].len() - 1] - shown[0];
+            let next = 60.0 + heard[1][0] - shown[1];
+            check_even(&[last, next]);
+            let wanted = packets.iter().filter(|packet| packet.captured >= 0).count();
+            assert_eq!(heard.iter().map(Vec::len).sum::<usize>() as u64 + lost.1, wanted as u64);
+            assert!(lost.1 <= u64::from(late_us > 0) * 40, "{lost:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_sound_does_the_frames_are_recorded_as_without_it() {
+        let alone = recorded(film(130)).0;
+        let starts = |files: &[(i64, Vec<u8>)]| -> Vec<(i64, Vec<f64>)> {
+            files.iter().map(|(start, bytes)| (*start, times(bytes))).collect()
+        };
+        let check = |packets: Vec<SoundPacket>, lost_packets: u64| {
+            let Sent { files, lost, notices, .. } = recorded_with(film(130), &packets, 100_000);
+            assert_eq!(starts(&files), starts(&alone));
+            assert_eq!(lost, (0, lost_packets));
+            // Said once, where there is nothing else.
+            let is_all_lost = lost_packets == packets.len() as u64;
+            assert_eq!(notices.len(), usize::from(is_all_lost), "{notices:?}");
+            files.iter().map(|(_, bytes)| times_of(bytes, "a")).collect::<Vec<_>>()
+        };
+        // It stops, and begins again two minutes later.
+        let heard = check([sound(0, 1_000), sound(125_000_000, 200)].concat(), 0);
+        assert_eq!(heard.iter().map(Vec::len).collect::<Vec<_>>(), [1_000, 0, 200]);
+        assert!((heard[2][0] - 5.0).abs() < 0.1, "{heard:?}");
+        // Its clock is set back by a second: what had been before is left out.
+        let heard = check([sound(0, 1_000), sound(20_333_333, 200)].concat(), 29);
+        assert_eq!(heard[0].len(), 1_171);
+        // Its times are of its arrivals, three at once.
+        let packets = sound(0, 900).into_iter().enumerate();
+        let uneven = packets.map(|(n, packet)| {
+            let captured = packet.captured - (n % 3) as i64 * 64_000 / 3;
+            SoundPacket { captured, ..packet }
+        });
+        let heard = check(uneven.collect(), 0);
+        for pair in heard[0].windows(2) {
+            assert!((0.010..0.032).contains(&(pair[1] - pair[0])), "{pair:?}");
+        }
+        // G.722, and garbage.
+        let packets = sound(0, 900).into_iter();
+        let other = packets.map(|packet| SoundPacket { codec: Id::ADPCM_G722, ..packet });
+        assert!(check(other.collect(), 900).iter().all(Vec::is_empty));
+        let packets = sound(0, 900).into_iter();
+        let garbage =
+            packets.map(|packet| SoundPacket { packet: Packet::copy(&[7; 99]), ..packet });
+        assert!(check(garbage.collect(), 900).iter().all(Vec::is_empty));
+    }
+
+    #[test]
+    fn the_newest_frames_have_what_has_come_of_their_sound() {
+        // Two groups of frames are whole, the last of which was captured at 1.96 s; a third has begun.
+        let packets = sound(0, 200);
+        let sent = recorded_with(film(3), &packets, 0);
+        let wanted = packets.iter().filter(|packet| packet.captured < 1_960_000).count();
+        assert_eq!((sent.soon as usize, sent.lost), (wanted, (0, 0)));
+    }
+
+    #[test]
+    fn sound_is_bounded_also_where_each_packet_has_next_to_nothing() {
+        let tiny =
+            |n: i64| SoundPacket { codec: Id::OPUS, packet: Packet::copy(&[8]), ..aac(n * 100) };
+        // One keyframe, and so much sound in its time.
+        let units = vec![unit(0, true), unit(1_000, false), unit(2_000, true)];
+        let sent = recorded_with(units, &(0..20_000).map(tiny).collect::<Vec<_>>(), -2_000_000);
+        assert!(sent.lost.1 > 10_000, "{:?}", sent.lost);
+    }
+
+    #[test]
+    fn sound_that_is_another_begins_a_file_and_no_more_than_six_a_minute() {
+        let other = |packet: SoundPacket| {
+            let data = [&[0xff, 0xf1, 0x50], &packet.packet.data().unwrap()[3..]].concat();
+            SoundPacket { packet: Packet::copy(&data), ..packet }
+        };
+        let later = sound(30_000_000, 1_000).into_iter().map(other);
+        let packets: Vec<_> = sound(0, 1_406).into_iter().chain(later).collect();
+        let Sent { files, lost, .. } = recorded_with(film(50), &packets, 0);
+        let starts: Vec<i64> = files.iter().map(|(start, _)| *start).collect();
+        assert_eq!((starts, lost.0), (vec![0, 30_000], 0));
+        assert!(lost.1 < 50, "{lost:?}");
+        let packets = sound(0, 2_000).into_iter().enumerate();
+        let flickers =
+            packets.map(|(n, packet)| if n / 47 % 2 == 0 { packet } else { other(packet) });
+        let Sent { files, lost, .. } = recorded_with(film(60), &flickers.collect::<Vec<_>>(), 0);
+        assert!(files.len() <= 6 && lost.0 == 0, "{} files, {lost:?}", files.len());
     }
 }

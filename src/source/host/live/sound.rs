@@ -23,10 +23,13 @@ use crate::time::Timestamp;
 
 /// What waits to be decoded takes no more; some minutes of any codec.
 const MOST_BYTES: usize = 8 << 20;
+/// What waits to be recorded takes no more.
+const MOST_TAPE_BYTES: usize = 4 << 20;
 /// How often what was received is told.
 const TELL: Duration = Duration::from_secs(1);
 
 /// A coded stretch of sound, and what decodes it.
+#[derive(Clone)]
 pub struct SoundPacket {
     pub codec: Id,
     /// 0 where the stream does not say.
@@ -35,6 +38,8 @@ pub struct SoundPacket {
     pub packet: Packet,
     /// On the stream's own clock, in microseconds.
     pub pts: Option<i64>,
+    /// What that is at where playing begins.
+    pub origin: i64,
     /// On the monotonic clock.
     pub arrived: i64,
     /// When it was captured, by its arrivals; set on the way through the queue.
@@ -55,13 +60,30 @@ struct State {
     opening: Option<i64>,
     has_begun: bool,
     behind: u64,
+    /// All that came, where it is recorded.
+    tape: Option<Tape>,
     /// Why there is no sound, where that is known.
     failure: Option<String>,
     is_over: bool,
 }
 
-impl Default for Sounds {
-    fn default() -> Self {
+#[derive(Default)]
+struct Tape {
+    packets: VecDeque<SoundPacket>,
+    bytes: usize,
+    /// Packets that there was no room for.
+    lost: u64,
+}
+
+impl SoundPacket {
+    /// What it takes of memory, about: the least packets are of a byte or two.
+    pub fn bytes(&self) -> usize {
+        self.packet.size() + 512
+    }
+}
+
+impl Sounds {
+    pub fn new(record: bool) -> Self {
         let state = State {
             packets: VecDeque::new(),
             bytes: 0,
@@ -69,27 +91,13 @@ impl Default for Sounds {
             opening: None,
             has_begun: false,
             behind: 0,
+            tape: record.then(Tape::default),
             failure: None,
             is_over: false,
         };
         Sounds { state: Mutex::new(state), came: Condvar::new() }
     }
-}
 
-impl State {
-    /// When the opening is over, what arrived in it gets its time.
-    fn settle(&mut self, now: i64) {
-        if self.opening.is_some_and(|began| now - began > OPENING_US) {
-            self.opening = None;
-            self.clock.settle();
-            for packet in &mut self.packets {
-                packet.captured = self.clock.captured(packet.pts, packet.arrived);
-            }
-        }
-    }
-}
-
-impl Sounds {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change below is complete before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -106,7 +114,8 @@ impl Sounds {
         state.clock.observe(packet.pts, packet.arrived, None);
         state.settle(packet.arrived);
         packet.captured = state.clock.captured(packet.pts, packet.arrived);
-        let bytes = packet.packet.size();
+        let bytes = packet.bytes();
+        state.record(&packet, bytes);
         if state.bytes + bytes > MOST_BYTES {
             state.behind += 1;
             return;
@@ -115,6 +124,14 @@ impl Sounds {
         state.packets.push_back(packet);
         drop(state);
         self.came.notify_one();
+    }
+
+    /// What came to be recorded, once it has its times, and how many packets of that were left out.
+    pub fn take_tape(&self) -> (VecDeque<SoundPacket>, u64) {
+        let mut state = self.lock();
+        let has_times = state.opening.is_none();
+        let tape = state.tape.as_mut().filter(|_| has_times).map(std::mem::take);
+        tape.map(|tape| (tape.packets, tape.lost)).unwrap_or_default()
     }
 
     /// No sound can be had of this connection, which costs no picture.
@@ -148,13 +165,38 @@ impl Sounds {
             return None;
         }
         let packet = state.packets.pop_front()?;
-        state.bytes -= packet.packet.size();
+        state.bytes -= packet.bytes();
         Some(packet)
     }
 
     fn is_over(&self) -> bool {
         let state = self.lock();
         state.is_over && state.packets.is_empty()
+    }
+}
+
+impl State {
+    /// When the opening is over, what arrived in it gets its time.
+    fn settle(&mut self, now: i64) {
+        if self.opening.is_some_and(|began| now - began > OPENING_US) {
+            self.opening = None;
+            self.clock.settle();
+            let recorded = self.tape.iter_mut().flat_map(|tape| &mut tape.packets);
+            for packet in self.packets.iter_mut().chain(recorded) {
+                packet.captured = self.clock.captured(packet.pts, packet.arrived);
+            }
+        }
+    }
+
+    fn record(&mut self, packet: &SoundPacket, bytes: usize) {
+        match &mut self.tape {
+            Some(tape) if tape.bytes + bytes <= MOST_TAPE_BYTES => {
+                tape.bytes += bytes;
+                tape.packets.push_back(packet.clone());
+            }
+            Some(tape) => tape.lost += 1,
+            None => {}
+        }
     }
 }
 
