@@ -33,7 +33,15 @@ pub fn pcm(folder: &Path, input: &str) -> Pcm {
 pub enum SoundCodec {
     #[default]
     Alaw,
+    Mulaw,
+    /// Uncoded.
+    L16,
+    Mp3,
     Opus,
+    /// With one header, in the description of the stream.
+    Aac,
+    /// With headers in between.
+    Latm,
 }
 
 /// What a camera's frames are coded as.
@@ -152,8 +160,22 @@ impl Camera {
             let how = match sound_codec {
                 // Timestamps of samples, whether those before were sent or not.
                 SoundCodec::Alaw => "alawenc ! rtppcmapay name=pay1 pt=8 perfect-rtptime=false",
+                SoundCodec::Mulaw => "mulawenc ! rtppcmupay name=pay1 pt=0 perfect-rtptime=false",
+                SoundCodec::L16 => "audioconvert ! rtpL16pay name=pay1 pt=97",
+                SoundCodec::Mp3 => {
+                    "audioconvert ! audioresample ! audio/x-raw,rate=32000 ! lamemp3enc \
+                     ! mpegaudioparse ! rtpmpapay name=pay1 pt=14"
+                }
                 SoundCodec::Opus => {
                     "audioconvert ! audioresample ! opusenc ! rtpopuspay name=pay1 pt=97"
+                }
+                SoundCodec::Aac => {
+                    "audioconvert ! audioresample ! audio/x-raw,rate=16000 ! voaacenc ! aacparse \
+                     ! rtpmp4gpay name=pay1 pt=97"
+                }
+                SoundCodec::Latm => {
+                    "audioconvert ! audioresample ! audio/x-raw,rate=16000 ! voaacenc ! aacparse \
+                     ! rtpmp4apay name=pay1 pt=97"
                 }
             };
             format!(

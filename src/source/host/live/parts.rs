@@ -166,6 +166,7 @@ fn attach_sound(
     for factory in factories {
         elements.push(named(factory)?);
     }
+    without_rate(&elements[0]);
     elements.push(sink.clone().upcast());
     pipeline.add_many(&elements).map_err(&failed)?;
     let attached = lead(pad, &elements, sounds);
@@ -178,6 +179,25 @@ fn attach_sound(
         pipeline.remove_many(&elements).map_err(&failed)?;
     }
     attached
+}
+
+/// Lets no rate through beside AAC's own header, which states it: out of Matroska, GStreamer 1.22 takes the rate for twice
+/// what it is where that header says that there is no more than it (no SBR).
+fn without_rate(element: &gst::Element) {
+    let Some(pad) = element.static_pad("sink") else { return };
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |_, info| {
+        if let Some(gst::PadProbeData::Event(event)) = &mut info.data
+            && let gst::EventView::Caps(caps) = event.view()
+            && let Some(stated) = caps.caps().structure(0)
+            && stated.name() == "audio/mpeg"
+            && stated.has_field("codec_data")
+        {
+            let mut rest = stated.to_owned();
+            rest.remove_field("rate");
+            *event = gst::event::Caps::new(&gst::Caps::builder_full().structure(rest).build());
+        }
+        gst::PadProbeReturn::Ok
+    });
 }
 
 /// Links a pad to elements that are in its pipeline, the first to the last.
