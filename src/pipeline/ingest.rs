@@ -110,6 +110,7 @@ pub fn index(
         batch: options.batch,
         library: &library,
         store: &store,
+        read: &|what| what(),
         reader,
         understood: &understood,
         described: &described,

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Pipeline;
 use super::describe::Describer;
 use super::stages::{Encode, Quantize, halves, words};
-use super::understand::{Failed, Store, Stored, Understand};
+use super::understand::{Failed, Read, Store, Stored, Understand};
 use crate::codebook::Codebook;
 use crate::error::{Error, Result};
 use crate::graph::{Cancel, StageStats};
@@ -50,6 +50,8 @@ pub(super) struct Lent<'a> {
     pub library: &'a Mutex<Writer>,
     /// Writes segments to it.
     pub store: Store<'a>,
+    /// Reads from it what segments are made of.
+    pub read: Read<'a>,
     pub reader: Reader,
     pub understood: &'a StageStats,
     pub described: &'a StageStats,
@@ -188,6 +190,7 @@ impl Loaded {
             understand: Understand {
                 library: lent.library,
                 store: lent.store,
+                read: lent.read,
                 reader: lent.reader,
                 tower: &mut self.tower,
                 sentence: pipeline.sentence,

@@ -27,6 +27,7 @@ use crate::transformer::spread;
 pub(super) struct Understand<'a> {
     pub library: &'a Mutex<Writer>,
     pub store: Store<'a>,
+    pub read: Read<'a>,
     pub reader: Reader,
     pub tower: &'a mut TextTower,
     pub sentence: SentenceRules,
@@ -46,6 +47,9 @@ pub(super) struct Understand<'a> {
 
 /// Writes to the library, and knows what is done where that cannot be written to.
 pub(super) type Store<'a> = &'a (dyn Fn(&dyn Fn(&mut Writer) -> Result<()>) -> Result<()> + Sync);
+
+/// Reads from the library, and knows what is done where that cannot be read.
+pub(super) type Read<'a> = &'a (dyn Fn(&mut dyn FnMut() -> Result<()>) -> Result<()> + Sync);
 
 /// Is told of segments that are in the record: of which source, and where the last of them ends.
 pub(super) type Stored<'a> = &'a (dyn Fn(SourceId, Timestamp, Made) + Sync);
@@ -136,8 +140,13 @@ impl Understand<'_> {
 
     fn planned(&mut self, part: Part) -> Result<Planned> {
         let (source, span) = part;
-        let clips = self.reader.clip_heads(source, self.clip_recipe, span)?;
-        let (plans, embeddings) = worked(self.stats, || self.plans(source, span, &clips))?;
+        let clips = read(self.read, || self.reader.clip_heads(source, self.clip_recipe, span))?;
+        // A sentence that began in the chunk before is over some of these clips, too.
+        let start = Timestamp(span.start.0.saturating_sub(LONGEST_CUE.0));
+        let before = Span::new(start, span.end);
+        let mut cues = read(self.read, || self.reader.cues_in(source, before))?;
+        cues.retain(|cue| cue.span.overlaps(span));
+        let (plans, embeddings) = worked(self.stats, || self.plans(&clips, &cues))?;
         Ok(Planned { part, clips, plans, embeddings })
     }
 
@@ -204,21 +213,15 @@ impl Understand<'_> {
         }
     }
 
-    /// The source's segments in `span` and the embeddings of their words.
+    /// The segments of these clips, in which these cues were said, and the embeddings of their words.
     fn plans(
         &mut self,
-        source: SourceId,
-        span: Span,
         clips: &[ClipHead],
+        cues: &[Cue],
     ) -> Result<(Vec<SegmentPlan>, Vec<Vec<f16>>)> {
-        // A sentence that began in the chunk before is over some of these clips, too.
-        let start = Timestamp(span.start.0.saturating_sub(LONGEST_CUE.0));
-        let before = Span::new(start, span.end);
-        let mut cues = self.reader.cues_in(source, before)?;
-        cues.retain(|cue| cue.span.overlaps(span));
         // Of several languages, one that the sentence encoder reads.
         let languages: Vec<&str> = self.tower.languages().iter().map(String::as_str).collect();
-        let track = chosen_track(&cues, &languages).map(str::to_owned);
+        let track = chosen_track(cues, &languages).map(str::to_owned);
         let chosen = |cue: &&Cue| Some(&cue.track) == track.as_ref();
         let sentences = sentences(cues.iter().filter(chosen), &self.sentence);
         let plans = segments(clips, &sentences, &self.segment);
@@ -276,8 +279,11 @@ impl Understand<'_> {
                 if is_over || cancel.is_cancelled() {
                     break;
                 }
-                let segment =
-                    |segment| seen_segment(&self.reader, self.clip_recipe, part, segment, seen);
+                let segment = |segment| {
+                    read(self.read, || {
+                        seen_segment(&self.reader, self.clip_recipe, part, segment, seen)
+                    })
+                };
                 let segments = range.clone().map(segment).collect::<Result<Vec<_>>>();
                 let is_taken = segments.map(|segments| queue.send((number, segments)).is_ok());
                 match is_taken {
@@ -360,6 +366,15 @@ impl<'a, T> Named<'a, T> {
         self.is_over = next.as_ref().is_none_or(Option::is_none);
         next.flatten()
     }
+}
+
+fn read<T>(by: Read<'_>, mut what: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut value = None;
+    by(&mut || {
+        value = Some(what()?);
+        Ok(())
+    })?;
+    value.ok_or_else(|| Error::internal("nothing was read"))
 }
 
 /// Times work and counts its processor time.

@@ -26,6 +26,8 @@ mod full_disk;
 mod hardware;
 #[cfg(all(feature = "live", feature = "speech"))]
 mod hearing;
+#[cfg(feature = "live")]
+mod held;
 mod help;
 mod identity;
 mod indexing;

@@ -10,6 +10,7 @@ mod hearing;
 #[cfg(feature = "speech")]
 mod inbox;
 mod known_time;
+mod patience;
 mod pauses;
 mod recorder;
 mod recording;
@@ -27,7 +28,7 @@ pub use streams::read_streams;
 use std::collections::{HashMap, HashSet, VecDeque};
 #[cfg(feature = "speech")]
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -38,7 +39,8 @@ use serde_json::json;
 use self::dropping::Dropping;
 #[cfg(feature = "speech")]
 use self::inbox::Inbox;
-use self::recorder::{HeldUp, Recorder, passes};
+use self::patience::{HeldUp, passes};
+use self::recorder::Recorder;
 use self::sound::{Listened, Sounding};
 use self::upkeep::Upkeep;
 use self::watcher::Watcher;
@@ -163,6 +165,8 @@ struct Shared<'a> {
     next_sounding: AtomicUsize,
     /// When nothing could be stored of late.
     held_up: Mutex<VecDeque<HeldUp>>,
+    /// When something was stored last, on the monotonic clock.
+    stored_us: AtomicI64,
     /// To the thread that makes segments: parts of sources that are over. `None`: there are no more.
     understand: crossbeam_channel::Sender<Option<Part>>,
     events: &'a (dyn Fn(&LiveEvent<'_>) + Sync),
@@ -373,6 +377,7 @@ pub fn watch(
         sounding: Mutex::default(),
         next_sounding: AtomicUsize::new(0),
         held_up: Mutex::default(),
+        stored_us: AtomicI64::new(0),
         understand,
         events,
     };
@@ -391,12 +396,14 @@ pub fn watch(
     // What is in hand is finished, whatever the user wishes.
     let never = Cancel::default();
     let store = |what: &dyn Fn(&mut Writer) -> Result<()>| shared.store(what);
+    let read = |what: &mut dyn FnMut() -> Result<()>| shared.read(what);
     let stored = |source, until, made| shared.count_segments(source, until, made);
     let failed = |part, error| shared.leave_out(part, error);
     let Halves { encode, quantize, mut understand } = loaded.halves(Lent {
         batch: options.batch,
         library: &shared.library,
         store: &store,
+        read: &read,
         reader,
         understood: &understood,
         described: &described,

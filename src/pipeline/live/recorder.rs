@@ -1,29 +1,19 @@
 //! The graph's sink for live streams: a clip into the record as soon as it is there.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
 
 use crossbeam_channel::TrySendError;
 
+use super::patience::passes;
 use super::status::{LiveEvent, StoredClip};
 use super::{Camera, Part, Session, Shared, monotonic_us};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::graph::{Event, Message, Sink, StreamId};
 use crate::library::{ChunkRecord, RecipeId, SourceId, WallOrigin, Writer};
 use crate::media::{Gap, IndexedClip};
 use crate::picture::ClipRules;
 use crate::pipeline::shared::{CHUNK_CLIPS, lock};
 use crate::time::{Micros, Span, Timestamp};
-
-/// How long to wait before what could not be stored is tried again.
-const AGAIN: Duration = Duration::from_millis(500);
-/// How long it is tried again when the run is to end.
-const STOPPING: Micros = Micros::from_millis(10_000);
-/// What takes longer to be stored was waiting for something.
-const LONG_US: i64 = 1_000_000;
-const SLOW: &str = "nothing could be stored: the library was in use, or the disk was slow";
-/// Times in which nothing could be stored that are remembered: gaps are told seconds after they were.
-const MOST_HELD_UP: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Recorder<'a> {
@@ -164,86 +154,7 @@ impl<'a> Recorder<'a> {
     }
 }
 
-/// Whether what failed may go well later: the disk is full, or another process holds the library.
-pub(super) fn passes(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Exhausted | Kind::Unavailable)
-}
-
-/// When nothing could be stored, on the monotonic clock, and why.
-#[derive(Debug)]
-pub(super) struct HeldUp {
-    from_us: i64,
-    until_us: i64,
-    reason: String,
-}
-
 impl Shared<'_> {
-    /// Stores something. While the disk is full or the library is in use, this waits, and the library is
-    /// free for others meanwhile.
-    ///
-    /// # Errors
-    /// What waiting does not help against; where the run is to end, also what lasts longer than [`STOPPING`].
-    pub fn store<T>(&self, what: impl Fn(&mut Writer) -> Result<T>) -> Result<T> {
-        let from_us = monotonic_us();
-        let mut reason = None;
-        let attempt = || what(&mut lock(&self.library));
-        loop {
-            let done = attempt();
-            let failure = done.as_ref().err().filter(|error| passes(error));
-            if let (Some(error), None) = (failure, &reason) {
-                tracing::warn!("{error}: nothing is stored until that is over");
-                reason = Some(format!("nothing could be stored: {}", error.message()));
-            }
-            let until_us = monotonic_us();
-            if reason.is_some() || until_us - from_us > LONG_US {
-                let reason = reason.clone().unwrap_or_else(|| SLOW.to_owned());
-                self.note_held_up(HeldUp { from_us, until_us, reason });
-            }
-            let Some(error) = failure else {
-                if done.is_ok() && reason.is_some() {
-                    let secs = Micros(until_us - from_us).as_secs_f64();
-                    tracing::warn!("what comes is stored again, after {secs:.0} s");
-                }
-                return done;
-            };
-            if self.cancel.is_cancelled()
-                && until_us - *self.stopped_us.get_or_init(|| until_us) > STOPPING.0
-            {
-                let lost = Micros(until_us - from_us).as_secs_f64();
-                let message = format!(
-                    "{error}, and stayed so for {:.0} s after the run was stopped: what was to be stored \
-                     in the last {lost:.0} s is lost",
-                    STOPPING.as_secs_f64()
-                );
-                return Err(Error::new(error.kind(), message));
-            }
-            std::thread::sleep(AGAIN);
-        }
-    }
-
-    /// What goes on, or begins again at once, is one.
-    fn note_held_up(&self, now: HeldUp) {
-        let mut held_up = lock(&self.held_up);
-        match held_up.back_mut() {
-            Some(last) if last.reason == now.reason && now.from_us < last.until_us + LONG_US => {
-                last.until_us = last.until_us.max(now.until_us);
-            }
-            _ => held_up.push_back(now),
-        }
-        if held_up.len() > MOST_HELD_UP {
-            held_up.pop_front();
-        }
-    }
-
-    /// Why nothing could be stored in most of this span of media time, if that was so. `zero_us`: where it has its zero.
-    pub fn held_up(&self, span: Span, zero_us: i64) -> Option<String> {
-        let [from_us, until_us] = [span.start, span.end].map(|at| zero_us.saturating_add(at.0));
-        let shared = |of: &HeldUp| of.until_us.min(until_us) - of.from_us.max(from_us);
-        let held_up = lock(&self.held_up);
-        let of = held_up.iter().max_by_key(|of| shared(of))?;
-        (2 * shared(of) > until_us - from_us).then(|| of.reason.clone())
-    }
-
     /// The spans that sources' records are kept in.
     pub fn chunks(&self) -> ChunkSpans {
         ChunkSpans::of(&self.clip)

@@ -1,0 +1,112 @@
+//! Live streams whose library cannot be read for a while.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::camera::{Camera, Setup, coded};
+use crate::cinelex::show;
+use crate::live::{Watching, check};
+
+/// Another process that lets nobody read a library, until this is dropped.
+struct Barrier(Child);
+
+impl Barrier {
+    /// Begins when one of the streams has segments of a chunk, and the others' are still to be made. What everybody
+    /// who reads holds one of is locked: SQLite's marks of readers, in the shared memory beside the file
+    /// ("WAL-Index File Format", 2.1).
+    fn amid_segments(library: &Path) -> Barrier {
+        let script = "import fcntl, sqlite3, sys\n\
+                      looking = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)\n\
+                      amid = 'SELECT max(made) - min(made) > 10 FROM \\
+                              (SELECT count(*) made FROM segments GROUP BY source)'\n\
+                      while looking.execute(amid).fetchone() != (1,): pass\n\
+                      looking.close()\n\
+                      marks = open(sys.argv[1] + '-shm', 'r+b')\n\
+                      for mark in range(5): fcntl.lockf(marks, fcntl.LOCK_EX, 1, 123 + mark)\n\
+                      print('held', flush=True)\n\
+                      sys.stdin.read()";
+        let mut child = Command::new("python3")
+            .args(["-c", script])
+            .arg(library.join("library.sqlite"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said, "held\n");
+        Barrier(child)
+    }
+}
+
+impl Drop for Barrier {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// Two cameras with many segments a chunk, 8 s, so that captions take their time: the chunk of one waits for that of the
+/// other.
+fn watch(folder: &Path, library: &Path) -> (Watching, [Camera; 2]) {
+    let units = coded(folder, "160x96", 2.0, "-g 25 -preset ultrafast -tune zerolatency");
+    let cameras = [(); 2].map(|()| Camera::start(&units, &Setup::default()));
+    let text = include_str!("../../pipelines/default.toml")
+        .replace("frames_per_clip = 2", "frames_per_clip = 1")
+        .replace("clip_secs = 1.5", "clip_secs = 0.1")
+        .replace("max_clips = 16", "max_clips = 4");
+    let pipeline = folder.join("captions.toml");
+    std::fs::write(&pipeline, text).unwrap();
+    let addresses = cameras.each_ref().map(Camera::address);
+    let options = ["--pipeline", pipeline.to_str().unwrap(), &addresses[0], &addresses[1]];
+    (Watching::start(library, &options), cameras)
+}
+
+/// Waits until a run says that it cannot read, and returns what it says then.
+fn until_unread(watching: &mut Watching) -> impl Iterator<Item = String> + use<> {
+    let errors = BufReader::new(watching.child.stderr.take().unwrap());
+    let mut said = errors.lines().map_while(Result::ok);
+    let line = said.find(|line| line.contains("no segments are made")).unwrap();
+    assert!(line.ends_with("no segments are made until that is over"), "{line}");
+    said
+}
+
+#[test]
+fn segments_wait_for_a_library_that_cannot_be_read() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let (mut watching, cameras) = watch(folder.path(), &library);
+    watching.until_stored(1);
+    let barrier = Barrier::amid_segments(&library);
+    // SQLite tries for ten seconds before that fails.
+    let said = until_unread(&mut watching);
+    drop(barrier);
+    watching.until_stored(100);
+    let end = watching.stop();
+    for (camera, stream) in cameras.iter().zip(end["streams"].as_array().unwrap()) {
+        assert_eq!(stream["unsegmented"], 0, "{stream}");
+        let shown = show(&library, &camera.address()).exits(0);
+        let segments = shown.lines("segment").into_iter();
+        let clips: u64 = segments.map(|segment| segment["clips"].as_u64().unwrap()).sum();
+        assert_eq!(Some(clips), stream["clips"].as_u64(), "{stream}");
+    }
+    drop(said);
+    check(&library).exits(0);
+}
+
+#[test]
+fn a_library_that_can_never_be_read_again_ends_a_run_that_was_stopped() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let (mut watching, _cameras) = watch(folder.path(), &library);
+    watching.until_stored(1);
+    let _barrier = Barrier::amid_segments(&library);
+    let mut said = until_unread(&mut watching);
+    watching.interrupt();
+    let ends = said.find(|line| line.contains("for 10 s after the run was stopped: "));
+    assert!(ends.is_some(), "it did not say what is lost");
+    assert_eq!(watching.child.wait().unwrap().code(), Some(1));
+}
