@@ -51,8 +51,8 @@ pub(super) type Store<'a> = &'a (dyn Fn(&dyn Fn(&mut Writer) -> Result<()>) -> R
 /// Reads from the library, and knows what is done where that cannot be read.
 pub(super) type Read<'a> = &'a (dyn Fn(&mut dyn FnMut() -> Result<()>) -> Result<()> + Sync);
 
-/// Is told of segments that are in the record: of which source, and where the last of them ends.
-pub(super) type Stored<'a> = &'a (dyn Fn(SourceId, Timestamp, Made) + Sync);
+/// Is told of a part whose segments are in the record, and where the last of them ends, if there is one.
+pub(super) type Stored<'a> = &'a (dyn Fn(Part, Option<Timestamp>, Made) + Sync);
 
 /// Is told of a part whose segments could not be made, and returns the error if that ends the work.
 pub(super) type Failed<'a> = &'a (dyn Fn(Part, Error) -> Result<()> + Sync);
@@ -191,9 +191,7 @@ impl Understand<'_> {
                 let captions = records.iter().filter(has_caption).count() as u64;
                 let of_part = Made { segments: records.len() as u64, captions };
                 made.add(of_part);
-                if let Some(last) = records.last() {
-                    (self.stored)(source, last.span.end, of_part);
-                }
+                (self.stored)((source, span), records.last().map(|last| last.span.end), of_part);
             }
             Ok(())
         });

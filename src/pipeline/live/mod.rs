@@ -10,6 +10,7 @@ mod hearing;
 #[cfg(feature = "speech")]
 mod inbox;
 mod known_time;
+mod parts;
 mod patience;
 mod pauses;
 mod recorder;
@@ -39,7 +40,7 @@ use serde_json::json;
 use self::dropping::Dropping;
 #[cfg(feature = "speech")]
 use self::inbox::Inbox;
-use self::patience::{HeldUp, passes};
+use self::patience::HeldUp;
 use self::recorder::Recorder;
 use self::sound::{Listened, Sounding};
 use self::upkeep::Upkeep;
@@ -167,7 +168,9 @@ struct Shared<'a> {
     held_up: Mutex<VecDeque<HeldUp>>,
     /// When something was stored last, on the monotonic clock.
     stored_us: AtomicI64,
-    /// To the thread that makes segments: parts of sources that are over. `None`: there are no more.
+    /// Parts that were handed to the thread that makes segments, and have none yet.
+    in_hand: Mutex<Vec<Part>>,
+    /// To that thread: parts of sources that are over. `None`: there are no more.
     understand: crossbeam_channel::Sender<Option<Part>>,
     events: &'a (dyn Fn(&LiveEvent<'_>) + Sync),
 }
@@ -216,43 +219,6 @@ impl Shared<'_> {
             change(sound);
             sound.settle();
         }
-    }
-
-    /// Segments of a source are stored, the last of which ends there. Those of an earlier run are not counted.
-    fn count_segments(&self, source: SourceId, until: Timestamp, made: Made) {
-        let Some(place) = self.cameras.iter().position(|camera| camera.id == source) else {
-            return;
-        };
-        let of = lock(&self.cameras[place].begun).iter().rfind(|of| of.start < until).copied();
-        let Some(session) = of else { return };
-        let ended = session.zero_us.saturating_add(until.0);
-        let delay = Micros(monotonic_us().saturating_sub(ended));
-        self.update(place, |status| {
-            status.made.add(made);
-            status.segment_delay_secs = Some(delay.as_secs_f64());
-        });
-    }
-
-    /// No segments are made of a part, which costs those behind it nothing; its clips are found.
-    ///
-    /// # Errors
-    /// What holds for those behind it, too: the run is to end, and nothing can be stored.
-    fn leave_out(&self, (source, span): Part, error: Error) -> Result<()> {
-        if self.stopped_us.get().is_some() && passes(&error) {
-            return Err(error);
-        }
-        let place = self.cameras.iter().position(|camera| camera.id == source);
-        let name =
-            place.map_or_else(|| source.to_string(), |at| self.cameras[at].input.name().to_owned());
-        let [from, to] = [span.start, span.end].map(|at| {
-            jiff::Timestamp::from_microsecond(at.0)
-                .map_or_else(|_| at.to_string(), |at| at.to_string())
-        });
-        tracing::warn!("{name}: {error}: no segments are made of {from} to {to}");
-        if let Some(place) = place {
-            self.update(place, |status| status.unsegmented += 1);
-        }
-        Ok(())
     }
 
     /// Changes what is known of a stream, and tells it.
@@ -378,6 +344,7 @@ pub fn watch(
         next_sounding: AtomicUsize::new(0),
         held_up: Mutex::default(),
         stored_us: AtomicI64::new(0),
+        in_hand: Mutex::default(),
         understand,
         events,
     };
@@ -397,7 +364,7 @@ pub fn watch(
     let never = Cancel::default();
     let store = |what: &dyn Fn(&mut Writer) -> Result<()>| shared.store(what);
     let read = |what: &mut dyn FnMut() -> Result<()>| shared.read(what);
-    let stored = |source, until, made| shared.count_segments(source, until, made);
+    let stored = |part, until, made| shared.count_segments(part, until, made);
     let failed = |part, error| shared.leave_out(part, error);
     let Halves { encode, quantize, mut understand } = loaded.halves(Lent {
         batch: options.batch,
@@ -424,7 +391,8 @@ pub fn watch(
         scope.spawn(move || upkeep.run(&over));
         // Upkeep waits where the library is held.
         scope.spawn(move || all.tell(&also_over));
-        let understanding = scope.spawn(move || understand.parts(&parts));
+        let understanding =
+            scope.spawn(move || all.understood(parts, |parts| understand.parts(parts)));
         // Told even if a stage panics, since the scope waits for the thread.
         let over = NoMore(&shared.understand);
         let listened = shared.cameras.iter().filter_map(|camera| camera.listened.as_ref());
@@ -455,8 +423,7 @@ pub fn watch(
         };
         recorder.finish();
         drop(over);
-        let made =
-            understanding.join().unwrap_or_else(|_| Err(Error::internal("understanding panicked")));
+        let made = understanding.join().unwrap_or_else(|_| Err(Error::internal(parts::PANICKED)));
         (stages, made)
     });
     let mut stages = stages?;

@@ -2,8 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crossbeam_channel::TrySendError;
-
 use super::patience::passes;
 use super::status::{LiveEvent, StoredClip};
 use super::{Camera, Part, Session, Shared, monotonic_us};
@@ -58,20 +56,14 @@ impl<'a> Recorder<'a> {
     fn hand_on(&mut self) {
         let shared = self.shared;
         self.over.retain(|&(source, span)| {
-            let part = Some((source, span));
-            let is_full = || matches!(shared.understand.try_send(part), Err(TrySendError::Full(_)));
-            // What makes segments may have panicked: the run says so at its end.
-            !shared.is_heard(source, span.end) || is_full()
+            !shared.is_heard(source, span.end) || !shared.hand_on((source, span))
         });
     }
 
     /// No more comes: the chunks in hand are over, too.
     pub fn finish(&mut self) {
         self.over.extend(self.chunks.drain());
-        for part in self.over.drain(..) {
-            // The other half is gone only when it failed, and its error ends the run.
-            let _ = self.shared.understand.send(Some(part));
-        }
+        self.over.drain(..).for_each(|part| self.shared.hand_on_at_last(part));
     }
 
     /// Stores what came of a stream. While the disk is full or the library is in use, everything
