@@ -604,6 +604,18 @@ impl Shown {
         self.clips.iter().filter(move |clip| !held(clip))
     }
 
+    /// What is said where there are no segments whose words it is among: in all of a film that has none, and of a
+    /// live source at any time of which none were made.
+    pub fn cues_alone(&self) -> impl Iterator<Item = &Cue> {
+        let is_alone = |cue: &Cue| {
+            let before = self.segments.partition_point(|one| one.span.end <= cue.span.start);
+            let next = self.segments.get(before);
+            next.is_none_or(|segment| segment.span.start >= cue.span.end)
+        };
+        let is_live = self.source.origin == Origin::Live;
+        self.cues.iter().filter(move |cue| self.segments.is_empty() || (is_live && is_alone(cue)))
+    }
+
     /// The length that is known, else the end of the last clip; of a live source, from the first clip to
     /// the last.
     pub fn length(&self) -> Micros {

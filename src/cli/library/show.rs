@@ -97,12 +97,7 @@ fn print_shown(shown: &Shown, watch: Option<&Watch>) -> Result<()> {
             print_clip(clip, shown)?;
         }
     }
-    let in_none = |cue: &&Cue| match shown.segments.last() {
-        None => true,
-        // What was said just now.
-        Some(last) => source.origin == Origin::Live && cue.span.start >= last.span.end,
-    };
-    let mut cues = shown.cues.iter().filter(in_none).peekable();
+    let mut cues = shown.cues_alone().peekable();
     if cues.peek().is_some() {
         print_line("")?;
     }

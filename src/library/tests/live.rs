@@ -695,3 +695,30 @@ fn features_whose_clip_a_killed_run_did_not_come_to_go() {
     assert_eq!(faults(&path), [""; 0]);
     assert_eq!(starts(&folder, &mut open(folder.path())), before);
 }
+
+#[test]
+fn what_is_said_where_no_segments_could_be_made_stands_for_itself() {
+    let (folder, mut writer) = new_library();
+    writer.add_recipe(&listening("5feec400")).unwrap();
+    let id = camera(&mut writer, "door");
+    for chunk in 0..3 {
+        watch(&mut writer, id, chunk, 0..40);
+        let heard = heard_at(chunk, 20, &format!("chunk {chunk}"));
+        assert!(writer.append_heard(id, &speech_recipe(), &heard).unwrap());
+    }
+    // Behind the last segment, which ends after a minute.
+    assert!(writer.append_heard(id, &speech_recipe(), &heard_at(2, 70, "just now")).unwrap());
+    let of_second = span(THEN_US + CHUNK_US, THEN_US + 2 * CHUNK_US);
+    writer.commit_segments_in(id, &segments_recipe(), of_second, &[]).unwrap();
+    let reader = Reader::open(&folder.path().join("lib")).unwrap();
+    let mut shown = reader.show(id).unwrap();
+    let alone =
+        |shown: &Shown| -> Vec<String> { shown.cues_alone().map(|cue| cue.text.clone()).collect() };
+    assert_eq!(shown.segments.len(), 40);
+    assert_eq!(alone(&shown), ["chunk 1", "just now"]);
+    // Of a film, what is said is among the words of its segments.
+    shown.source.origin = Origin::File;
+    assert_eq!(alone(&shown), [""; 0]);
+    shown.segments.clear();
+    assert_eq!(alone(&shown).len(), 4);
+}
