@@ -65,7 +65,7 @@ pub fn run(args: Args) -> CommandResult {
     let format = Format::of(args.json, args.format, args.output.as_deref());
     let (locations, missing) = distinct(listing::expand(&args.sources, true));
     let places = Places::new(args.output.as_deref(), format, &locations, "captions")
-        .map_err(Failure::usage)?;
+        .map_err(Failure::output)?;
     let cancel = interrupt::cancel_on_signal()?;
     let cores = cores();
     let mut loaded = Loaded::load(pipeline, &models, args.device, cores.get(), describers())

@@ -58,6 +58,14 @@ impl Failure {
         Failure { code: 2, error: Some(error) }
     }
 
+    /// What is wrong with where something is to be written: exit code 2 where it should not be there, 1 where it cannot.
+    pub fn output(error: Error) -> Self {
+        match error.kind() {
+            Kind::InvalidInput => Failure::usage(error),
+            _ => error.into(),
+        }
+    }
+
     /// What was wrong has been printed already.
     pub fn told(code: u8) -> Self {
         Failure { code, error: None }
@@ -156,8 +164,9 @@ fn positive_secs(text: &str) -> Result<std::time::Duration, String> {
   cinelex index ~/Videos --library ~/videos.library
   cinelex search ~/videos.library \"a dog on a beach\"
 
-Exit codes: 0; 1 some or all inputs failed; 2 wrong usage or configuration; 3 library, models or
-pipeline could not be opened; 130 interrupted (what was finished is kept)."
+Exit codes: 0; 1 some or all inputs failed, or results could not be written; 2 wrong usage or
+configuration; 3 library, models or pipeline could not be opened; 130 interrupted (what was finished
+is kept)."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -69,7 +69,7 @@ pub fn run(args: Args) -> CommandResult {
     let format = Format::of(args.json, args.format, args.output.as_deref());
     let (locations, missing) = distinct(listing::expand(&args.sources, false));
     let places = Places::new(args.output.as_deref(), format, &locations, "transcripts")
-        .map_err(Failure::usage)?;
+        .map_err(Failure::output)?;
     let Language(language) = &args.language;
     let ears =
         Ears::open(&models, &args.model, language.as_deref()).map_err(|error| {

@@ -244,6 +244,32 @@ fn a_model_that_is_not_what_its_manifest_says_is_refused() {
 }
 
 #[test]
+fn what_cannot_be_written_is_no_wrong_usage() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("library");
+    let film = film(folder.path(), "film.mp4");
+    index(&library, &[&film]).exits(0);
+    let there = folder.path().join("there.txt");
+    fs::write(&there, "mine").unwrap();
+    let below = there.join("below.txt");
+    let mut commands = vec![vec![OsStr::new("caption"), film.as_os_str()]];
+    if cfg!(feature = "speech") {
+        commands.push(vec![OsStr::new("transcribe"), film.as_os_str()]);
+    }
+    let mut export = ["library", "export", "--format", "jsonl"].map(OsStr::new).to_vec();
+    export.push(library.as_os_str());
+    commands.push(export.clone());
+    commands.push([&export[..], &[OsStr::new("--what"), OsStr::new("clips")]].concat());
+    for mut words in commands {
+        words.push(OsStr::new("-o"));
+        let refused = finish(command(&words).arg(&below)).exits(1);
+        assert!(refused.err.contains("there.txt"), "{refused:?}");
+        finish(command(&words).arg(&there)).exits(2);
+        assert_eq!(fs::read_to_string(&there).unwrap(), "mine");
+    }
+}
+
+#[test]
 fn wrong_usage_is_exit_code_2_and_every_command_has_an_example() {
     run(["index"]).exits(2);
     run(["search", "nowhere", "words", "--within", "5-3"]).exits(2);

@@ -51,8 +51,15 @@ pub fn run(args: Args) -> CommandResult {
         vec![(what, args.output.clone())]
     } else {
         let folder = &args.output;
+        if folder.is_file() {
+            let wrong = format!(
+                "{} is a file, and several kinds of rows need a folder: name one, or a kind (--what)",
+                folder.display()
+            );
+            return Err(Failure::usage(Error::invalid_input(wrong)));
+        }
         std::fs::create_dir_all(folder)
-            .map_err(|cause| Failure::usage(Error::io(folder, "make the folder", cause)))?;
+            .map_err(|cause| Error::io(folder, "make the folder", cause))?;
         let file = |what: What| folder.join(format!("{}.{}", what.as_str(), args.format.as_str()));
         kinds.iter().map(|&what| (what, file(what))).collect()
     };
