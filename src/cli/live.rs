@@ -111,6 +111,11 @@ impl LiveArgs {
         if streams.is_empty() {
             return Err(Failure::usage(Error::invalid_input("the list of sources is empty")));
         }
+        if self.udp && !streams.iter().any(|stream| stream.location.is_rtsp()) {
+            return Err(Failure::usage(Error::invalid_input(
+                "--udp is for RTSP, and none of these streams comes so: leave it out",
+            )));
+        }
         for name in shown_alike(&streams) {
             note(&format!(
                 "{name} is what several of these streams are called, since what follows `?` in an address \

@@ -142,9 +142,18 @@ impl Location {
 
     /// Whether it is the address of a stream that has no end.
     pub fn is_live(&self) -> bool {
+        self.has_scheme(&LIVE)
+    }
+
+    /// Whether it is a camera's that is asked by RTSP.
+    pub fn is_rtsp(&self) -> bool {
+        self.has_scheme(&["rtsp", "rtsps"])
+    }
+
+    fn has_scheme(&self, schemes: &[&str]) -> bool {
         let Location::Url(url) = self else { return false };
         let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-        LIVE.iter().any(|live| scheme.eq_ignore_ascii_case(live))
+        schemes.iter().any(|known| scheme.eq_ignore_ascii_case(known))
     }
 }
 

@@ -205,6 +205,7 @@ fn options_that_would_change_nothing_are_refused() {
         (&["https://host/film.mp4", "--silence", "5"], "--silence is for live streams"),
         (&["film.mp4", "--longest-pause", "5"], "--longest-pause is for live streams"),
         (&["film.mp4", "--udp"], "--udp is for live streams"),
+        (&["srt://127.0.0.1:1", "udp://:5000", "--udp"], "--udp is for RTSP"),
         (&[stream, "--workers", "2"], "--workers is for files"),
         (&[stream, "--verify"], "--verify is for files"),
         (&[stream, "--images"], "--images is for looking through folders"),

@@ -112,7 +112,11 @@ fn stream(
         _ => (),
     }
     let transports = [("tcp", Transport::Tcp), ("udp", Transport::Udp)];
-    let transport = table.optional_choice("transport", &transports).unwrap_or_default();
+    let transport = table.optional_choice("transport", &transports);
+    if transport.is_some() && location.is_live() && !location.is_rtsp() {
+        table.mistake("transport", format!("{scheme}:// has one way of its own"));
+    }
+    let transport = transport.unwrap_or_default();
     let location = match location {
         Location::Url(url) if user.is_some() || password.is_some() => {
             let password = password.unwrap_or_default();
@@ -194,7 +198,8 @@ mod tests {
         let mistakes = read(
             "[[stream]]\nname = 'a'\naddress = 'film.mp4'\n\
              [[stream]]\nname = 'a'\naddress = 'rtsp://cam'\npassword_env = 'NONE'\n\
-             [[stream]]\naddress = 'rtsp://cam'\npassword_file = 'none'\nspeed = 3\nca = 'absent.pem'\n",
+             [[stream]]\naddress = 'rtsp://cam'\npassword_file = 'none'\nspeed = 3\nca = 'absent.pem'\n\
+             [[stream]]\nname = 'b'\naddress = 'srt://cam:9000'\ntransport = 'udp'\n",
         )
         .unwrap_err();
         for what in [
@@ -206,6 +211,7 @@ mod tests {
             "speed",
             "rtsps:// alone",
             "absent.pem",
+            "srt:// has one way of its own",
         ] {
             assert!(mistakes.iter().any(|mistake| mistake.contains(what)), "{what}: {mistakes:#?}");
         }
