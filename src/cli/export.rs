@@ -20,14 +20,14 @@ pub struct Exported {
     pub missing: Vec<Span>,
 }
 
-/// Endings of names by which ffmpeg knows formats of films and sound.
-const ENDINGS: [&str; 30] = [
-    "mp4", "mkv", "mov", "webm", "avi", "ts", "gif", "m4v", "m2ts", "mts", "mpg", "mpeg", "mxf",
-    "flv", "wmv", "asf", "ogv", "3gp", "nut", "vob", "mp3", "m4a", "aac", "wav", "flac", "ogg",
-    "opus", "oga", "wma", "mka",
+/// Endings of names by which ffmpeg knows formats that hold films of any size, pace and sound, …
+const FILMS: [&str; 15] = [
+    "mp4", "mkv", "mov", "webm", "avi", "ts", "m4v", "m2ts", "mts", "flv", "wmv", "asf", "ogv",
+    "nut", "vob",
 ];
-
-/// Of these, formats that hold no sound.
+/// … sound alone, …
+const SOUNDS: [&str; 10] = ["mp3", "m4a", "aac", "wav", "flac", "ogg", "opus", "oga", "wma", "mka"];
+/// … and pictures alone.
 const SILENT: [&str; 1] = ["gif"];
 /// Formats whose frames have times of their own.
 const TIMED: [&str; 5] = ["mp4", "m4v", "mov", "mkv", "webm"];
@@ -46,13 +46,16 @@ pub fn check(file: &Path) -> Result<()> {
             file.display()
         )));
     }
-    if ENDINGS.contains(&&*ending(file)) {
+    if [&FILMS[..], &SOUNDS, &SILENT].concat().contains(&&*ending(file)) {
         return Ok(());
     }
     Err(Error::invalid_input(format!(
-        "{} has no ending that says its format: use one of .{}",
+        "{} has no ending that says a format which holds any moment: use one of .{}; for its sound alone \
+         .{}; without sound .{}",
         file.display(),
-        ENDINGS.join(", .")
+        FILMS.join(", ."),
+        SOUNDS.join(", ."),
+        SILENT.join(", .")
     )))
 }
 
@@ -62,13 +65,15 @@ pub fn check(file: &Path) -> Result<()> {
 ///
 /// # Errors
 /// `NotFound` where the source or ffmpeg is not there; `InvalidInput` where ffmpeg cannot write this
-/// format.
+/// format, or there is no sound for one that holds nothing else.
 pub fn cut(reader: &Reader, source: &Source, hit: &Hit, file: &Path) -> Result<Exported> {
     let partial = std::path::absolute(beside(file));
     let partial = partial.map_err(|cause| Error::io(file, "find", cause))?;
     let span = Span::new(hit.span.start_us, hit.span.end_us);
     let mut missing = Vec::new();
-    let mut sound = Some("0:a:0?");
+    let [is_silent, is_sound] =
+        [&SILENT[..], &SOUNDS].map(|formats| formats.contains(&&*ending(file)));
+    let mut sound = (!is_silent).then_some("0:a:0?");
     let mut ffmpeg = Command::new("ffmpeg");
     ffmpeg.args(["-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe"]);
     let list = if source.origin == Origin::Live {
@@ -83,7 +88,6 @@ pub fn cut(reader: &Reader, source: &Source, hit: &Hit, file: &Path) -> Result<E
         let folder = held.files.first().and_then(|first| first.path.parent());
         ffmpeg.current_dir(folder.unwrap_or(Path::new(".")));
         ffmpeg.args(["-f", "concat", "-safe", "0", "-i", "pipe:0"]);
-        let is_silent = SILENT.contains(&&*ending(file));
         let heard = held.files.iter().filter(|file| !is_silent && file.has_sound());
         let heard: Vec<_> = heard.collect();
         for one in &heard {
@@ -94,7 +98,9 @@ pub fn cut(reader: &Reader, source: &Source, hit: &Hit, file: &Path) -> Result<E
             let begin = held.files.first().map_or(span.start, |first| first.start);
             ffmpeg.args(["-filter_complex", &sounds(&heard, begin, played)]);
         }
-        ffmpeg.args(["-vf", &part(played)]);
+        if !is_sound {
+            ffmpeg.args(["-vf", &part(played)]);
+        }
         if TIMED.contains(&&*ending(file)) {
             ffmpeg.args(AS_TIMED);
         }
@@ -109,7 +115,17 @@ pub fn cut(reader: &Reader, source: &Source, hit: &Hit, file: &Path) -> Result<E
         ffmpeg.arg("-i").arg(as_file(&film));
         String::new()
     };
-    ffmpeg.args(["-map", "0:v:0?"]).args(sound.iter().flat_map(|sound| ["-map", sound]));
+    let picture = (!is_sound).then_some("0:v:0?");
+    let tracks: Vec<&str> = picture.into_iter().chain(sound).collect();
+    let nothing = || {
+        let held = if is_sound { "no sound" } else { "no picture" };
+        let what = format!("has {held} then, and {} holds nothing else", file.display());
+        Error::invalid_input(what + ": name a film, as moment.mp4").in_source(&hit.name)
+    };
+    if tracks.is_empty() {
+        return Err(nothing());
+    }
+    ffmpeg.args(tracks.iter().flat_map(|track| ["-map", track]));
     ffmpeg.arg("-y").arg(as_file(&partial));
     let output = run(ffmpeg, list.as_bytes())?;
     let written =
@@ -118,6 +134,9 @@ pub fn cut(reader: &Reader, source: &Source, hit: &Hit, file: &Path) -> Result<E
         // There may be nothing to remove, and the failure itself is what matters.
         let _ = std::fs::remove_file(&partial);
         let log = String::from_utf8_lossy(&output.stderr);
+        if (is_sound || is_silent) && log.contains("does not contain any stream") {
+            return Err(nothing());
+        }
         let reason = log.lines().last().unwrap_or("it wrote nothing").to_owned();
         return Err(Error::invalid_input(format!(
             "ffmpeg could not write {}: {reason}",

@@ -13,6 +13,7 @@ mod cinelex;
 mod codebook;
 #[cfg(feature = "live")]
 mod codecs;
+mod cutting;
 mod damage;
 #[cfg(feature = "live")]
 mod datagrams;
