@@ -256,6 +256,7 @@ struct Shown {
     bar: ProgressBar,
     state: StreamState,
     reason: Option<String>,
+    not_stored: Option<String>,
     told: Instant,
     log: Log,
 }
@@ -326,18 +327,21 @@ impl Display {
             let bar = self.bars.add(ProgressBar::new_spinner().with_style(style));
             bar.set_prefix(one_line(&status.source));
             let (state, told) = (status.state, Instant::now());
-            Shown { bar, state, reason: None, told, log: Log::default() }
+            Shown { bar, state, reason: None, not_stored: None, told, log: Log::default() }
         });
         let now_us = Timestamp::now().as_microsecond();
         if self.json {
             let is_away = matches!(status.state, StreamState::Connecting | StreamState::Waiting);
-            let is_other =
-                is_new || shown.state != status.state || (is_away && shown.reason != status.reason);
+            let is_other = is_new
+                || shown.state != status.state
+                || shown.not_stored != status.not_stored
+                || (is_away && shown.reason != status.reason);
             if is_other || shown.told.elapsed() >= TELL {
                 shown.told = Instant::now();
                 let _ = print_json("stream", status);
             }
             shown.state = status.state;
+            shown.not_stored.clone_from(&status.not_stored);
             shown.reason = status.reason.clone().filter(|_| is_away);
         } else if self.plain {
             if shown.log.is_news(status, Instant::now()) {
@@ -355,7 +359,8 @@ impl Display {
     }
 }
 
-/// `live since 10:02:10`, `lost since 10:02:10: camera unreachable: connection refused; again in 4 s`.
+/// `live since 10:02:10`, `lost since 10:02:10: camera unreachable: connection refused; again in 4 s`; with why nothing
+/// can be stored.
 fn state_line(status: &StreamStatus, now_us: i64) -> String {
     let since = clock(status.since_us, now_us);
     let lost = || {
@@ -363,7 +368,7 @@ fn state_line(status: &StreamStatus, now_us: i64) -> String {
         let lost_us = status.lost_since_us.unwrap_or(status.since_us);
         Some(format!("lost since {}: {reason}", clock(lost_us, now_us)))
     };
-    match status.state {
+    let state = match status.state {
         StreamState::Connecting => match lost() {
             Some(lost) => format!("{lost}; connecting since {since}"),
             None => format!("connecting since {since}"),
@@ -375,6 +380,10 @@ fn state_line(status: &StreamStatus, now_us: i64) -> String {
             lost + &again.unwrap_or_default()
         }
         StreamState::Ended => format!("ended at {since}"),
+    };
+    match &status.not_stored {
+        Some(reason) => format!("{state}; not stored: {}", one_line(reason)),
+        None => state,
     }
 }
 
@@ -541,6 +550,8 @@ mod tests {
         let numbers = numbers_line(&lost);
         let whole = format!("live since {at}; {numbers}; lost before that: {why}");
         assert_eq!(whole_line(&lost, SINCE_US), whole);
+        lost.not_stored = Some("the disk is full".to_owned());
+        assert_eq!(say(&lost), format!("live since {at}; not stored: the disk is full"));
     }
 
     #[test]
@@ -668,7 +679,7 @@ mod tests {
         );
         check(
             json,
-            "source id state since_us reason lost_since_us retry_secs sessions received encoded skipped \
+            "source id state since_us reason lost_since_us retry_secs not_stored sessions received encoded skipped \
              before_keyframe behind host_ended undecodable under_way in_hardware unrecorded \
              recorded_bytes sender_ahead_us is_sender_time lost_packets jumps clips gaps gap_secs \
              deleted_clips delay_secs segments captions unsegmented segment_delay_secs sound",

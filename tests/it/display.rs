@@ -128,6 +128,7 @@ fn a_terminal_shows_how_each_stream_is_since_when_and_why_it_was_lost() {
     // What else is said is not drawn over.
     let held = Holder::start(Path::new(library));
     said.until(at, &["nothing is stored until that is over"]);
+    said.until(at, &["; not stored: another process is using the library; "]);
     drop(held);
     said.until(at, &["what comes is stored again, after "]);
     let text = said.text();

@@ -1,28 +1,32 @@
-//! Live streams whose library cannot be read for a while.
+//! Live streams whose library another process holds for a while.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::camera::{Camera, Setup, coded};
 use crate::cinelex::show;
 use crate::live::{Watching, check};
+use crate::rough::Holder;
+
+/// Whether one of the streams has segments of a chunk, and those of the other are still to be made.
+const AMID_SEGMENTS: &str = "SELECT max(made) - min(made) > 10 FROM \
+     (SELECT count(*) made FROM segments GROUP BY source)";
 
 /// Another process that lets nobody read a library, until this is dropped.
 struct Barrier(Child);
 
 impl Barrier {
-    /// Begins when one of the streams has segments of a chunk, and the others' are still to be made. What everybody
-    /// who reads holds one of is locked: SQLite's marks of readers, in the shared memory beside the file
+    /// What everybody who reads holds one of is locked: SQLite's marks of readers, in the shared memory beside the file
     /// ("WAL-Index File Format", 2.1).
     fn amid_segments(library: &Path) -> Barrier {
         let script = "import fcntl, sqlite3, sys\n\
                       looking = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)\n\
-                      amid = 'SELECT max(made) - min(made) > 10 FROM \\
-                              (SELECT count(*) made FROM segments GROUP BY source)'\n\
-                      while looking.execute(amid).fetchone() != (1,): pass\n\
+                      while looking.execute(sys.argv[2]).fetchone() != (1,): pass\n\
                       looking.close()\n\
                       marks = open(sys.argv[1] + '-shm', 'r+b')\n\
                       for mark in range(5): fcntl.lockf(marks, fcntl.LOCK_EX, 1, 123 + mark)\n\
@@ -31,6 +35,7 @@ impl Barrier {
         let mut child = Command::new("python3")
             .args(["-c", script])
             .arg(library.join("library.sqlite"))
+            .arg(AMID_SEGMENTS)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -65,6 +70,18 @@ fn watch(folder: &Path, library: &Path) -> (Watching, [Camera; 2]) {
     (Watching::start(library, &options), cameras)
 }
 
+/// Every clip is in a segment.
+fn check_segments(library: &Path, cameras: &[Camera], end: &Value) {
+    for (camera, stream) in cameras.iter().zip(end["streams"].as_array().unwrap()) {
+        assert_eq!(stream["unsegmented"], 0, "{stream}");
+        let shown = show(library, &camera.address()).exits(0);
+        let segments = shown.lines("segment").into_iter();
+        let clips: u64 = segments.map(|segment| segment["clips"].as_u64().unwrap()).sum();
+        assert_eq!(Some(clips), stream["clips"].as_u64(), "{stream}");
+    }
+    check(library).exits(0);
+}
+
 /// Waits until a run says that it cannot read, and returns what it says then.
 fn until_unread(watching: &mut Watching) -> impl Iterator<Item = String> + use<> {
     let errors = BufReader::new(watching.child.stderr.take().unwrap());
@@ -85,16 +102,33 @@ fn segments_wait_for_a_library_that_cannot_be_read() {
     let said = until_unread(&mut watching);
     drop(barrier);
     watching.until_stored(100);
-    let end = watching.stop();
-    for (camera, stream) in cameras.iter().zip(end["streams"].as_array().unwrap()) {
-        assert_eq!(stream["unsegmented"], 0, "{stream}");
-        let shown = show(&library, &camera.address()).exits(0);
-        let segments = shown.lines("segment").into_iter();
-        let clips: u64 = segments.map(|segment| segment["clips"].as_u64().unwrap()).sum();
-        assert_eq!(Some(clips), stream["clips"].as_u64(), "{stream}");
-    }
+    check_segments(&library, &cameras, &watching.stop());
     drop(said);
-    check(&library).exits(0);
+}
+
+#[test]
+fn segments_wait_for_a_library_that_is_held_and_all_who_wait_say_so_once() {
+    let folder = TempDir::new().unwrap();
+    let library = folder.path().join("cameras.library");
+    let (mut watching, cameras) = watch(folder.path(), &library);
+    watching.until_stored(1);
+    let holder = Holder::start_when(&library, AMID_SEGMENTS);
+    let is_told = |line: &Value| line["kind"] == "stream" && line["not_stored"].is_string();
+    let told = watching.until("that nothing is stored", is_told);
+    assert_eq!(told["not_stored"], "another process is using the library", "{told}");
+    assert_eq!(told["state"], "live", "{told}");
+    // Each who wants to write waits ten seconds before that fails, and all wait for each other.
+    std::thread::sleep(Duration::from_secs(25));
+    drop(holder);
+    watching.until("that it is over", |line| line["kind"] == "stream" && !is_told(line));
+    watching.until_stored(100);
+    let mut err = watching.child.stderr.take().unwrap();
+    check_segments(&library, &cameras, &watching.stop());
+    let mut said = String::new();
+    err.read_to_string(&mut said).unwrap();
+    for once in ["nothing is stored until that is over", "what comes is stored again, after "] {
+        assert_eq!(said.matches(once).count(), 1, "{said}");
+    }
 }
 
 #[test]

@@ -429,7 +429,7 @@ impl Holder {
     }
 
     /// Begins as soon as a query says 1.
-    fn start_when(library: &Path, query: &str) -> Holder {
+    pub fn start_when(library: &Path, query: &str) -> Holder {
         let script = "import sqlite3, sys\n\
                       held = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)\n\
                       while held.execute(sys.argv[2]).fetchone() != (1,): pass\n\
@@ -563,32 +563,6 @@ fn a_disk_that_stays_full_after_ctrl_c_ends_the_run_and_what_is_lost_is_said() {
     let ran = ran.exits(1);
     let said = ran.err.lines().find(|line| line.contains("is lost"));
     assert!(said.is_some_and(|line| line.contains("the disk is full")), "{}", ran.err);
-}
-
-#[test]
-fn segments_wait_for_a_library_that_is_held() {
-    let folder = TempDir::new().unwrap();
-    let library = folder.path().join("cameras.library");
-    let units = coded(folder.path(), "160x96", 2.0, "-g 25 -preset ultrafast -tune zerolatency");
-    let camera = Camera::start(&units, &Setup::default());
-    // A chunk is 80 clips, 8 s, each of which is a segment, so that captions take their time.
-    let pipeline = brisk_pipeline(folder.path(), "0.1");
-    let text = std::fs::read_to_string(&pipeline).unwrap();
-    std::fs::write(&pipeline, text.replace("max_clips = 16", "max_clips = 1")).unwrap();
-    let options = ["--pipeline", pipeline.to_str().unwrap(), &camera.address()];
-    let mut watching = Watching::start(&library, &options);
-    watching.until_stored(1);
-    // Once a whole chunk is over.
-    let is_over = "SELECT count(DISTINCT start_us / 8000000) > 2 FROM clips";
-    let holder = Holder::start_when(&library, is_over);
-    // Each who wants to write waits ten seconds before that fails, and all wait for each other.
-    std::thread::sleep(Duration::from_secs(35));
-    drop(holder);
-    watching.until_stored(100);
-    let end = watching.stop();
-    let stream = &end["streams"][0];
-    assert_eq!(stream["segments"], stream["clips"], "{stream}");
-    check(&library).exits(0);
 }
 
 /// Frames of one slice each.

@@ -40,7 +40,7 @@ use serde_json::json;
 use self::dropping::Dropping;
 #[cfg(feature = "speech")]
 use self::inbox::Inbox;
-use self::patience::HeldUp;
+use self::patience::{HeldUp, Waiting};
 use self::recorder::Recorder;
 use self::sound::{Listened, Sounding};
 use self::upkeep::Upkeep;
@@ -166,6 +166,8 @@ struct Shared<'a> {
     next_sounding: AtomicUsize,
     /// When nothing could be stored of late.
     held_up: Mutex<VecDeque<HeldUp>>,
+    /// Who cannot store anything now.
+    waiting: Mutex<Waiting>,
     /// When something was stored last, on the monotonic clock.
     stored_us: AtomicI64,
     /// Parts that were handed to the thread that makes segments, and have none yet.
@@ -231,8 +233,12 @@ impl Shared<'_> {
     /// Tells how all streams are, now and then, until `over` says that the run is: nothing may happen to one for long.
     fn tell(&self, over: &Receiver<()>) {
         while over.recv_timeout(TELL) == Err(RecvTimeoutError::Timeout) {
-            (0..self.cameras.len()).for_each(|camera| self.update(camera, |_| {}));
+            self.update_all(|_| {});
         }
+    }
+
+    fn update_all(&self, change: impl Fn(&mut StreamStatus)) {
+        (0..self.cameras.len()).for_each(|camera| self.update(camera, &change));
     }
 
     fn set_state(&self, camera: usize, state: StreamState, change: impl FnOnce(&mut StreamStatus)) {
@@ -343,6 +349,7 @@ pub fn watch(
         sounding: Mutex::default(),
         next_sounding: AtomicUsize::new(0),
         held_up: Mutex::default(),
+        waiting: Mutex::default(),
         stored_us: AtomicI64::new(0),
         in_hand: Mutex::default(),
         understand,

@@ -162,6 +162,7 @@ mod tests {
             sounding: Mutex::default(),
             next_sounding: Default::default(),
             held_up: Mutex::default(),
+            waiting: Mutex::default(),
             stored_us: Default::default(),
             in_hand: Mutex::default(),
             understand,

@@ -34,6 +34,14 @@ pub(super) struct HeldUp {
     reason: String,
 }
 
+/// Those who cannot store anything.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    count: usize,
+    /// Since when the first of them waits.
+    from_us: i64,
+}
+
 impl Shared<'_> {
     /// Stores something. While the disk is full or the library is in use, this waits, and the library is
     /// free for others meanwhile.
@@ -42,12 +50,12 @@ impl Shared<'_> {
     /// What waiting does not help against; where the run is to end, also what lasts longer than [`STOPPING`].
     pub fn store<T>(&self, what: impl Fn(&mut Writer) -> Result<T>) -> Result<T> {
         let from_us = monotonic_us();
-        let mut reason = None;
+        let mut reason: Option<String> = None;
         let attempt = || what(&mut lock(&self.library));
         let lost = |secs| format!("what was to be stored in the last {secs:.0} s is lost");
         let done = self.patiently(attempt, lost, |error| {
             let reason = reason.get_or_insert_with(|| {
-                tracing::warn!("{error}: nothing is stored until that is over");
+                self.begin_waiting(from_us, error);
                 format!("nothing could be stored: {}", error.message())
             });
             let reason = reason.clone();
@@ -58,15 +66,37 @@ impl Shared<'_> {
         if done.is_ok() {
             self.stored_us.fetch_max(until_us, Ordering::Relaxed);
         }
-        if done.is_ok() && reason.is_some() {
-            let secs = Micros(until_us - from_us).as_secs_f64();
-            tracing::warn!("what comes is stored again, after {secs:.0} s");
+        if reason.is_some() {
+            self.end_waiting(until_us, done.is_ok());
         }
         if reason.is_some() || until_us - from_us > LONG_US {
             let reason = reason.unwrap_or_else(|| SLOW.to_owned());
             self.note_held_up(HeldUp { from_us, until_us, reason });
         }
         done
+    }
+
+    /// One more cannot store anything. It is told of the first.
+    fn begin_waiting(&self, from_us: i64, error: &Error) {
+        let mut waiting = lock(&self.waiting);
+        waiting.count += 1;
+        if waiting.count == 1 {
+            waiting.from_us = from_us;
+            tracing::warn!("{error}: nothing is stored until that is over");
+            self.update_all(|status| status.not_stored = Some(error.message().to_owned()));
+        }
+    }
+
+    fn end_waiting(&self, until_us: i64, is_stored: bool) {
+        let mut waiting = lock(&self.waiting);
+        waiting.count -= 1;
+        if waiting.count == 0 {
+            if is_stored {
+                let secs = Micros(until_us - waiting.from_us).as_secs_f64();
+                tracing::warn!("what comes is stored again, after {secs:.0} s");
+            }
+            self.update_all(|status| status.not_stored = None);
+        }
     }
 
     /// Reads something from the library, for segments. While another process holds that, this waits.

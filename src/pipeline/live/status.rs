@@ -34,6 +34,8 @@ pub struct StreamStatus {
     pub lost_since_us: Option<i64>,
     /// When it is tried again, in seconds.
     pub retry_secs: Option<f64>,
+    /// Why nothing that comes of it can be stored; `None` where it can.
+    pub not_stored: Option<String>,
     /// How often it was connected.
     pub sessions: u64,
     #[serde(flatten)]
@@ -70,6 +72,7 @@ impl StreamStatus {
             reason: None,
             lost_since_us: None,
             retry_secs: None,
+            not_stored: None,
             sessions: 0,
             frames: Frames::default(),
             clips: 0,
