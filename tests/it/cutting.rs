@@ -5,7 +5,9 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::cinelex::{command, finish, index, search};
+#[cfg(feature = "live")]
+use crate::cinelex::{command, finish};
+use crate::cinelex::{index, search};
 use crate::media::ffmpeg;
 
 const FILMS: [&str; 15] = [
