@@ -15,6 +15,7 @@ use jiff::tz::TimeZone;
 
 #[cfg(feature = "speech")]
 use super::index::cores;
+use super::library::watch::LOSSES;
 use super::progress::bars;
 use super::when::{Lately, wall_clock};
 use super::{CommandResult, Failure, Outcome, counted, note, one_line, print_json, print_line};
@@ -405,17 +406,12 @@ fn numbers_line(status: &StreamStatus) -> String {
         counted(received.received, "frame"),
         received.encoded
     );
-    for (count, what) in [
-        (received.skipped, "skipped"),
-        (received.behind, "dropped: behind"),
-        (received.before_keyframe, "dropped: no keyframe yet"),
-        (status.frames.host_ended, "dropped: the decoder ended"),
-        (received.undecodable, "undecodable"),
-        (received.in_hardware, "decoded in hardware"),
-        (received.unrecorded, "not recorded"),
-        (received.lost_packets, "packets lost"),
-    ] {
-        if count > 0 {
+    // Numbers are all that there is, so there is always such a value.
+    let numbers = serde_json::to_value(status.frames).unwrap_or_default();
+    for (key, what) in LOSSES {
+        let count = numbers[key].as_u64().unwrap_or(0);
+        // Some always are, and it is told each second.
+        if count > 0 && *key != "under_way" {
             line.push_str(&format!(", {count} {what}"));
         }
     }
@@ -625,6 +621,7 @@ mod tests {
             in_hardware: 6,
             unrecorded: 7,
             lost_packets: 8,
+            jumps: 10,
             sender_ahead_us: Some(-61_000_000),
             ..seen.frames.received
         };
@@ -648,7 +645,7 @@ mod tests {
             numbers_line(&seen),
             "1 clip, 90 frames received, 2 encoded, 56 skipped, 3 dropped: behind, \
              4 dropped: no keyframe yet, 9 dropped: the decoder ended, 5 undecodable, 6 decoded in hardware, 7 not recorded, \
-             8 packets lost, 12 MB recorded, delay 0.3 s; 1 segment and 0 captions, delay 1.5 s; \
+             8 packets lost, 10 jumps of its timestamps, 12 MB recorded, delay 0.3 s; 1 segment and 0 captions, delay 1.5 s; \
              sound: 2 cues, 60 s received, 20 s with speech, 1.0 s dropped: behind, \
              2.0 s dropped: of a time before, 3.0 s could not be read, 4 packets undecodable, \
              5 packets dropped: behind, 6 packets not recorded, delay 2.0 s, the camera's clock is -61 s off and not used"

@@ -11,7 +11,7 @@ mod merge;
 mod rebuild;
 mod show;
 mod tag;
-mod watch;
+pub mod watch;
 
 use std::path::Path;
 

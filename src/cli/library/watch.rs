@@ -8,10 +8,8 @@ use super::super::{counted, one_line};
 use super::bytes;
 use crate::library::{How, Watch};
 
-/// What became of frames and packets: the numbers' names, and what they are called.
-const NUMBERS: &[(&str, &str)] = &[
-    ("received", "frames received"),
-    ("encoded", "encoded"),
+/// What became of frames that were not encoded, and of packets: the numbers' names, and what they are called.
+pub const LOSSES: &[(&str, &str)] = &[
     ("skipped", "skipped"),
     ("behind", "dropped: behind"),
     ("before_keyframe", "dropped: no keyframe yet"),
@@ -86,7 +84,8 @@ pub fn numbers(watch: &Watch) -> String {
     if number("clips") > 0 {
         parts.push(counted(number("clips"), "clip"));
     }
-    let counts = NUMBERS.iter().filter(|(key, _)| number(key) > 0);
+    let frames = [("received", "frames received"), ("encoded", "encoded")];
+    let counts = frames.iter().chain(LOSSES).filter(|(key, _)| number(key) > 0);
     parts.extend(counts.map(|(key, name)| format!("{} {name}", number(key))));
     if number("recorded_bytes") > 0 {
         parts.push(format!("{} recorded", bytes(number("recorded_bytes"))));
