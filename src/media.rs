@@ -255,6 +255,15 @@ pub struct Gap {
     pub reason: String,
 }
 
+/// Adds a reason to those of a gap, unless one says it. One that says what others do, and more, takes their place.
+pub fn add_reason(reasons: &mut Vec<String>, reason: &str) {
+    if reasons.iter().any(|known| known.contains(reason)) {
+        return;
+    }
+    reasons.retain(|known| !reason.contains(known.as_str()));
+    reasons.push(reason.to_owned());
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrackKind {

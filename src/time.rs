@@ -5,13 +5,19 @@
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+
+/// Microseconds since 1970, by a clock that may be set.
+pub fn wall_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
 
 /// Processor time that the calling thread has used so far.
 pub fn thread_processor_time() -> Duration {

@@ -9,8 +9,9 @@ use super::insert;
 use super::rows::{self, RecipeRow};
 use super::schema::OF_CLIPS;
 use super::types::{Recipe, RecipeKind, Space};
-use super::writer::{Writer, now_us, to_json};
+use super::writer::{Writer, to_json};
 use crate::error::{Error, Result};
+use crate::time::wall_us;
 
 /// Rows deleted in one transaction when a retired recipe is swept.
 const SWEEP_ROWS: usize = 10_000;
@@ -48,7 +49,7 @@ impl Writer {
             let (branching, depth) = recipe.tree.map(|tree| (tree.branching, tree.depth)).unzip();
             if known.is_none() {
                 let row =
-                    params![hash, kind, state, space, branching, depth, description, now_us()];
+                    params![hash, kind, state, space, branching, depth, description, wall_us()];
                 sql.execute(&RECIPES.insert(), row)?;
                 return Ok(());
             }

@@ -10,9 +10,9 @@ use super::lock::lock;
 use super::recordings::Recordings;
 use super::rows;
 use super::schema::{Database, RECORD};
-use super::writer::{Writer, now_us};
+use super::writer::Writer;
 use crate::error::{Error, Kind, Result};
-use crate::time::Timestamp;
+use crate::time::{Timestamp, wall_us};
 
 /// Bytes that opening a library may need. With more of them, the rest goes in the usual way.
 const ROOM: u64 = 16 << 20;
@@ -39,7 +39,7 @@ fn make_room(folder: &Path, keep: Keep) -> Result<u64> {
     let _lock = lock(folder)?;
     let record = Database::open_to_read(folder, RECORD)?;
     let (known_us, live) = record.read(|sql| Ok((known_us(sql)?, live(sql)?)))?;
-    let now_us = known_us.map_or(now_us(), |known_us| known_us.min(now_us()));
+    let now_us = known_us.map_or(wall_us(), |known_us| known_us.min(wall_us()));
     let (mut files, mut all) = (Vec::new(), 0);
     for source in live {
         let of_source = Recordings::of(folder, source).list()?;

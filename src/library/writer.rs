@@ -6,7 +6,6 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use half::f16;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -25,7 +24,7 @@ use super::schema::{Database, FEATURES, RECORD};
 use super::types::{Location, NewSource, Place, RecipeKind, SegmentRecord, Source, State};
 use crate::error::{Error, Kind, Result};
 use crate::media::Cue;
-use crate::time::{Micros, Span};
+use crate::time::{Micros, Span, wall_us};
 
 /// The one writer of a library. Whoever holds it holds the folder's lock, which the system takes
 /// back when the process ends, however it ends.
@@ -457,7 +456,7 @@ impl Writer {
     pub fn record_run(&mut self, report: &serde_json::Value) -> Result<()> {
         let report = to_json(report)?;
         self.record.write(|sql| {
-            sql.execute(&RUNS.insert(), params![now_us(), report])?;
+            sql.execute(&RUNS.insert(), params![wall_us(), report])?;
             Ok(())
         })?;
         commit_point::reached("run-recorded");
@@ -504,12 +503,12 @@ fn add(sql: &Connection, new: &NewSource) -> Result<(i64, Added)> {
                 error: None,
                 locations: Vec::new(),
                 tags: Vec::new(),
-                added_us: now_us(),
+                added_us: wall_us(),
             };
             (insert::source(sql, &source)?, source.id)
         }
     };
-    insert::location(sql, key, &new.location, now_us())?;
+    insert::location(sql, key, &new.location, wall_us())?;
     Ok((key, Added { id, known: known.is_some() }))
 }
 
@@ -622,10 +621,4 @@ pub(super) fn check_embedding(embedding: &[f16], dimension: Option<usize>) -> Re
 pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value)
         .map_err(|cause| Error::internal("cannot write JSON").caused_by(cause))
-}
-
-/// Microseconds since 1970.
-pub(super) fn now_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

@@ -3,7 +3,7 @@
 use super::thumbnail::thumbnail;
 use crate::error::{Error, Result};
 use crate::graph::{Event, Fold, Item};
-use crate::media::{Clip, ClipHead, Frame, Gap, TrackKind};
+use crate::media::{Clip, ClipHead, Frame, Gap, TrackKind, add_reason};
 use crate::time::{Micros, Span, Timestamp};
 
 /// What a clip is.
@@ -106,24 +106,16 @@ impl ClipGrid {
         let told = self.empty.take();
         let start = told.as_ref().map_or(span.start, |gap| gap.span.start);
         let missing = self.missing.iter().filter(|gap| gap.span.overlaps(span));
-        let mut reason = String::new();
+        let mut reasons = Vec::new();
         for gap in told.iter().chain(missing) {
-            add_reason(&mut reason, &gap.reason);
+            add_reason(&mut reasons, &gap.reason);
         }
-        if reason.is_empty() {
-            "no picture".clone_into(&mut reason);
+        if reasons.is_empty() {
+            reasons.push("no picture".to_owned());
         }
+        let reason = reasons.join("; ");
         let span = Span::new(start, span.end);
         self.empty = Some(Gap { span, track: TrackKind::Picture, reason });
-    }
-}
-
-/// A reason that says what another one does, and more, takes its place.
-fn add_reason(reasons: &mut String, more: &str) {
-    if more.contains(reasons.as_str()) {
-        more.clone_into(reasons);
-    } else if !reasons.contains(more) {
-        *reasons = format!("{reasons}; {more}");
     }
 }
 

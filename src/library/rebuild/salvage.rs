@@ -15,8 +15,8 @@ use crate::library::digest::{
 };
 use crate::library::pages::{FoundRow, Pages};
 use crate::library::schema::{Database, FEATURES, RECORD, sign};
-use crate::library::writer::now_us;
 use crate::media::Thumbnail;
+use crate::time::wall_us;
 
 /// Tables whose rows are kept as they read where they are not what was written: what they say
 /// cannot be had from the sources again. All other rows are read again.
@@ -74,7 +74,7 @@ pub(super) fn record(folder: &Path, rebuilt: &mut Rebuilt, watch: Watch<'_>) -> 
             // Readers and indexes must see that rows have gone.
             let generation = match finds.meta.get(name) {
                 Some(Value::Integer(generation)) if *generation >= 0 => generation.wrapping_add(1),
-                _ => now_us(),
+                _ => wall_us(),
             };
             sql.execute(
                 "UPDATE meta SET value = ?2 WHERE name = ?1",

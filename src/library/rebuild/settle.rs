@@ -18,8 +18,8 @@ use crate::library::ids::{RecipeId, SourceId};
 use crate::library::rows;
 use crate::library::schema::Database;
 use crate::library::types::{Origin, RecipeKind, State, WallOrigin};
-use crate::library::writer::now_us;
 use crate::media::CueKind;
+use crate::time::wall_us;
 
 /// Tables whose rows belong to a source, and to a recipe where the second is true.
 const OF_SOURCE: &[(&str, bool)] = &[
@@ -193,7 +193,7 @@ fn name_again(sql: &Transaction<'_>, known: &HashMap<String, BTreeSet<i64>>) -> 
             is_live.then_some(WallOrigin::Arrival.as_str()),
             State::New.as_str(),
             Null,
-            now_us(),
+            wall_us(),
             Null,
             0
         ];
@@ -217,7 +217,7 @@ fn name_again(sql: &Transaction<'_>, known: &HashMap<String, BTreeSet<i64>>) -> 
         let [hash] = &hashes[..] else { continue };
         let space = "SELECT max(key) FROM spaces";
         let space: Option<i64> = rows::one(sql, space, [])?;
-        let (state, now) = ("building", now_us());
+        let (state, now) = ("building", wall_us());
         let row = params![recipe, hash, kind.as_str(), state, space, Null, Null, "null", now];
         sql.execute(&RECIPES.insert_with_key(), row)?;
     }

@@ -1,6 +1,7 @@
 //! The time by which things are too old. A clock that is set wrong must not have everything deleted.
 
-use super::{monotonic_us, wall_us};
+use super::monotonic_us;
+use crate::time::wall_us;
 
 /// The wall clock's time where it goes on from what was known before. One that is ahead of that is believed
 /// little by little: for [`STANDS_US`] not at all, and from then on by [`PACE`] microseconds each

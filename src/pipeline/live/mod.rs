@@ -31,7 +31,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rustix::time::{ClockId, clock_gettime};
@@ -50,7 +50,6 @@ use super::ears::Hearing;
 #[cfg(feature = "speech")]
 use super::listening::How;
 use super::loaded::{Halves, Lent, Loaded};
-use super::report::Made;
 use super::shared::{NoMore, lock};
 use super::understand::Part;
 use crate::error::{Error, Result};
@@ -61,7 +60,7 @@ use crate::library::{
 };
 use crate::picture::{ClipGrid, ClipRules};
 use crate::source::{Host, Input, Limits, Location, Rendition, Transport};
-use crate::time::{Micros, Timestamp};
+use crate::time::{Micros, Timestamp, wall_us};
 
 /// What may wait between two stages: a few clips, since what waits is late.
 const QUEUE: QueueLimits = QueueLimits { items: 16, bytes: 64 << 20 };
@@ -253,12 +252,6 @@ impl Shared<'_> {
             change(status);
         });
     }
-}
-
-/// Microseconds since 1970, by a clock that may be set.
-fn wall_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Microseconds on the clock that never steps, which the decoder hosts have too.

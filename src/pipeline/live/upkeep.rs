@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde_json::Value;
 
+use super::Shared;
 use super::dropping::Dropping;
 use super::status::{StreamState, StreamStatus};
-use super::{Shared, wall_us};
 use crate::error::{Error, Result};
 use crate::library::{Indexer, SourceId};
 use crate::pipeline::shared::lock;
+use crate::time::wall_us;
 
 /// How often it is looked whether there is anything to do.
 const TICK: Duration = Duration::from_secs(1);

@@ -9,12 +9,12 @@ use super::pauses::{self, Pauses};
 use super::recording::Recording;
 use super::sound::Connected;
 use super::status::{Frames, StreamState};
-use super::{Camera, Session, Shared, is_behind_the_clock, lock, monotonic_us, wall_us, zero_us};
+use super::{Camera, Session, Shared, is_behind_the_clock, lock, monotonic_us, zero_us};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Event, Outlet, Source, Streams};
-use crate::media::{Frame, Gap, TrackKind};
+use crate::media::{Frame, Gap, TrackKind, add_reason};
 use crate::source::{BEHIND, Host, LiveRequest, NO_FRAME, PictureEvent, Received, Targets};
-use crate::time::{Micros, Span, Timestamp};
+use crate::time::{Micros, Span, Timestamp, wall_us};
 
 /// How often the wish to stop is looked at in a pause.
 const TICK: Duration = Duration::from_millis(50);
@@ -313,12 +313,8 @@ impl<'a> Watcher<'a> {
 
 /// Notes one more reason why nothing is seen, unless that is known.
 fn note(reasons: &mut Vec<String>, reason: &str) {
-    // What says more takes the place of what says less.
-    reasons.retain(|known| known.contains(reason) || !reason.contains(known.as_str()));
-    let is_known = reasons.iter().any(|known| known.contains(reason));
-    if !is_known && reasons.len() < MOST_REASONS {
-        reasons.push(reason.to_owned());
-    }
+    add_reason(reasons, reason);
+    reasons.truncate(MOST_REASONS);
 }
 
 /// Why nothing was seen up to now, where nothing was.
