@@ -79,7 +79,10 @@ pub fn cut(reader: &Reader, source: &Source, hit: &Hit, file: &Path) -> Result<E
     let list = if source.origin == Origin::Live {
         let held = reader.recordings(source.id).hold(span)?;
         missing = held.missing;
-        let (list, played) = playlist(&held.files, span).ok_or_else(|| {
+        // Where the picture ends before the moment does, nothing more is heard.
+        let unseen = missing.last().filter(|part| part.end == span.end);
+        let shown = Span::new(span.start, unseen.map_or(span.end, |part| part.start));
+        let (list, played) = playlist(&held.files, shown).ok_or_else(|| {
             let what = "nothing was recorded of it then, so nothing can be cut out: a live source is \
                  recorded by index --record, while its disk has room";
             Error::not_found(what).in_source(&hit.name)

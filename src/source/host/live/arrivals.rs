@@ -14,8 +14,6 @@ const MOST_WAIT_US: i64 = 1_000_000;
 const MOST_BYTES: usize = 32 << 20;
 /// So long without a keyframe is worth telling; most streams are entered between two.
 const LONG_WITHOUT_KEY_US: i64 = 2_000_000;
-/// What belongs together comes no further apart; else its timestamps are wrong.
-const MOST_APART_US: i64 = 500_000;
 /// Servers send what they have kept of the last seconds at once. So long after the first frame it is
 /// known which of them are late.
 pub const OPENING_US: i64 = 300_000;
@@ -193,14 +191,15 @@ impl<P: Clone> Arrivals<P> {
     }
 
     /// When something beside the frames was captured that is played at `played`, from the beginning of all, and by
-    /// its own arrivals was at `captured`: as its sender has put it beside them, where that may be.
-    pub fn beside(&self, played: Option<i64>, captured: i64) -> i64 {
+    /// its own arrivals was at `captured`: as its sender has put it beside them, unless that is further from its arrivals
+    /// than `most_apart`.
+    pub fn beside(&self, played: Option<i64>, captured: i64, most_apart: i64) -> i64 {
         let state = self.lock();
         let pts = played.map(|at| at.saturating_add(state.origin));
         let by_arrival = captured.saturating_add(state.clock.ahead());
         let by_frames = state.clock.captured(pts, by_arrival);
         let apart = by_frames.saturating_sub(by_arrival);
-        if (-MOST_APART_US..=MOST_APART_US).contains(&apart) { by_frames } else { by_arrival }
+        if (-most_apart..=most_apart).contains(&apart) { by_frames } else { by_arrival }
     }
 
     /// What arrived to be recorded, once it has its times, and how much of that was left out.
@@ -335,10 +334,12 @@ mod tests {
         }
         arrivals.close();
         assert_eq!(pop(&arrivals, 1_000), Some(10));
-        assert_eq!(arrivals.beside(Some(200_000), 290_000), 210_000);
+        assert_eq!(arrivals.beside(Some(200_000), 290_000, 500_000), 210_000);
+        assert_eq!(arrivals.beside(Some(200_000), 910_000, 500_000), 910_000);
+        assert_eq!(arrivals.beside(Some(200_000), 910_000, 5_000_000), 210_000);
         // Its timestamps are of another clock, or there are none.
-        assert_eq!(arrivals.beside(Some(9_000_000), 290_000), 290_000);
-        assert_eq!(arrivals.beside(None, 290_000), 290_000);
+        assert_eq!(arrivals.beside(Some(9_000_000), 290_000, 5_000_000), 290_000);
+        assert_eq!(arrivals.beside(None, 290_000, 5_000_000), 290_000);
     }
 
     #[test]

@@ -47,6 +47,10 @@ const TICK: Duration = Duration::from_millis(100);
 const TELL: Duration = Duration::from_secs(1);
 /// Frames that a decoder may hold back to bring them into order; what is missing beyond is lost.
 const MOST_HELD: u64 = 32;
+/// Sound and picture are no further apart than by their own timestamps, where these have one clock, and until RTCP has told
+/// how two belong together; else the timestamps are wrong.
+const MOST_APART_US: i64 = 5_000_000;
+const MOST_APART_RTP_US: i64 = 500_000;
 const BLIND: &str = "nothing of what comes can be decoded: see whether another player shows it, or have it sent \
      in another codec or profile";
 /// Of frames that nothing refers to, some are decoded, so that a target's is never older than this
@@ -74,11 +78,7 @@ pub(super) fn serve(
         if let (Some(sounds), Some(to)) = (&sounds, sound) {
             scope.spawn(|| sound::serve(sounds, &arrivals, request, to));
         }
-        let summary = serve_picture(&mut reception, request, hardware, outbox);
-        if let Some(sounds) = &sounds {
-            sounds.close();
-        }
-        summary
+        serve_picture(&mut reception, request, hardware, outbox)
     })
 }
 
@@ -129,6 +129,10 @@ fn serve_picture(
             run.tell(reception);
         }
     };
+    if let Some(sounds) = &reception.sounds {
+        // All of it has its time now, however soon this is over.
+        sounds.close();
+    }
     if let Some(recording) = &mut recording {
         run.record(recording, reception);
         recording.finish(run.delivery.outbox);
@@ -255,11 +259,16 @@ impl<'a> Run<'a> {
     fn record(&mut self, recording: &mut Recording, reception: &Reception) {
         let arrivals = &reception.arrivals;
         if let Some(sounds) = reception.sounds.as_ref().filter(|_| arrivals.has_times()) {
-            let (mut packets, lost) = sounds.take_tape();
-            self.unrecorded_sound += lost;
+            // The frames wait for it: with what is heard, a file begins.
+            let Some((mut packets, lost)) = sounds.take_tape() else { return };
+            // Of the first piece out of a transport stream it is known only that it comes before the next.
+            let untimed = packets.iter().position(|packet| packet.pts.is_some()).unwrap_or(0);
+            packets.drain(..untimed);
+            self.unrecorded_sound += lost + untimed as u64;
+            let most_apart = if reception.is_contained { MOST_APART_US } else { MOST_APART_RTP_US };
             for packet in &mut packets {
                 let played = packet.pts.map(|pts| pts.saturating_sub(packet.origin));
-                packet.captured = arrivals.beside(played, packet.captured);
+                packet.captured = arrivals.beside(played, packet.captured, most_apart);
             }
             recording.hear(packets, self.delivery.outbox);
         }
@@ -426,11 +435,11 @@ impl<'a> Run<'a> {
             ..arrived
         };
         self.told = counts;
-        self.delivery.outbox.send(&Message::Received(counts));
         let packets = std::mem::take(&mut self.unrecorded_sound);
         if packets > 0 {
             self.delivery.outbox.send(&Message::UnrecordedSound(packets));
         }
+        self.delivery.outbox.send(&Message::Received(counts));
     }
 }
 

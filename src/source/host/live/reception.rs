@@ -45,6 +45,8 @@ pub struct Reception {
     pub arrivals: Arc<Arrivals<Coded>>,
     /// Where the sound comes out, if it is wanted.
     pub sounds: Option<Arc<Sounds>>,
+    /// Whether sound and picture come in one container, and so have one clock.
+    pub is_contained: bool,
     /// What puts packets in order, which knows how many did not come.
     jitter_buffers: Arc<Mutex<Vec<gst::Element>>>,
     /// Kept open for the source that reads it.
@@ -74,6 +76,7 @@ impl Reception {
         let sinks = Sinks { picture: sink(&arrivals), sound };
         let (mut server, refused) = (None, Refused::default());
         let has_changed = Arc::default();
+        let mut is_contained = true;
         // Whether what comes is played at the pace of its own clock.
         let mut is_paced = false;
         match address {
@@ -102,6 +105,7 @@ impl Reception {
                             trust::watch(&source, &server.place, request.ca.as_deref(), &refused)?;
                         }
                         let transport = request.transport;
+                        is_contained = false;
                         rtsp(&pipeline, &source, &url, transport, &sinks, &jitter_buffers)?
                     }
                     _ => {
@@ -124,6 +128,7 @@ impl Reception {
             bus,
             arrivals,
             sounds,
+            is_contained,
             jitter_buffers,
             file,
             server,

@@ -37,7 +37,9 @@ const MOST_HEADER_BYTES: usize = 64 << 10;
 const MOST_SOUND_BYTES: usize = 4 << 20;
 /// So many packets in a row of which none can be recorded are no damage.
 const MANY_UNUSABLE: u32 = 50;
-/// A file that cannot hold the sound that comes ends after so long: damaged sound may look like another each time.
+/// So many in a row of another format are another sound, and no damage.
+const MANY_OTHERS: u32 = 5;
+/// A file of which the sound is another than what comes ends after so long: it may be another all the time.
 const OTHER_SOUND_US: i64 = 10_000_000;
 /// Sound follows the times of its packets by this part at each, so that it stays even; times that are further off
 /// are a hole, or of what was there already.
@@ -88,17 +90,17 @@ pub struct Recording {
     zero_us: i64,
     group: Vec<Unit<Coded>>,
     group_bytes: usize,
-    /// What has come and is in no fragment yet, and what the last that came is.
+    /// What has come and is in no fragment yet.
     sounds: Vec<Sound>,
     sound_bytes: usize,
+    /// What comes, and how many packets in a row were something else.
     sound_format: Option<SoundFormat>,
+    others: u32,
     /// What the muxer has refused.
     unheld: Option<SoundFormat>,
     /// Packets in a row that could not be recorded.
     unusable: u32,
     file: Option<File>,
-    /// Whether there was one.
-    has_begun: bool,
     /// Frames and packets of sound that are in no file.
     lost: (u64, u64),
     has_refused: bool,
@@ -148,10 +150,10 @@ impl Recording {
             sounds: Vec::new(),
             sound_bytes: 0,
             sound_format: None,
+            others: 0,
             unheld: None,
             unusable: 0,
             file: None,
-            has_begun: false,
             lost: (0, 0),
             has_refused: false,
             has_refused_sound: false,
@@ -170,7 +172,11 @@ impl Recording {
             match sound {
                 Some(sound) if self.sound_bytes + sound.bytes <= MOST_SOUND_BYTES => {
                     self.sound_bytes += sound.bytes;
-                    self.sound_format = Some(sound.format.clone());
+                    let is_other = self.sound_format.as_ref() != Some(&sound.format);
+                    self.others = if is_other { self.others + 1 } else { 0 };
+                    if self.sound_format.is_none() || self.others == MANY_OTHERS {
+                        (self.sound_format, self.others) = (Some(sound.format.clone()), 0);
+                    }
                     self.sounds.push(sound);
                 }
                 _ => self.lost.1 += 1,
@@ -232,16 +238,17 @@ impl Recording {
         let format = group.first().filter(|unit| unit.is_key).map(format);
         // What came late is of the file in hand, and a file may begin with any fragment of frames.
         self.write_sound(first, outbox);
-        // What is heard in the time of these frames, or was heard last.
-        let now = self.sounds.iter().rev().find(|sound| sound.captured <= last);
-        let heard = now.map(|sound| &sound.format).or(self.sound_format.as_ref()).cloned();
+        let heard = self.sound_format.clone();
         let goes_on = self.file.as_ref().is_some_and(|file| {
             let hole = first.saturating_sub(file.last_us);
             (-FRAGMENT_US..HOLE_US).contains(&hole)
                 && format.as_ref().is_none_or(|format| {
-                    let sound = file.sound.as_ref().map(|sound| &sound.format);
-                    let is_same_sound = heard.is_none() || heard.as_ref() == sound;
-                    let most = if is_same_sound { FILE_US } else { OTHER_SOUND_US };
+                    let most = match (&heard, &file.sound) {
+                        // It has come since the file began.
+                        (Some(_), None) => 0,
+                        (Some(heard), Some(sound)) if *heard != sound.format => OTHER_SOUND_US,
+                        _ => FILE_US,
+                    };
                     *format == file.format && first.saturating_sub(file.began_us) < most
                 })
         });
@@ -257,7 +264,6 @@ impl Recording {
             };
             bytes = headers;
             let began_us = first;
-            self.has_begun = true;
             self.file = Some(File {
                 muxer,
                 format,
@@ -310,14 +316,16 @@ impl Recording {
         if !CODECS.contains(&format.codec) {
             return None;
         }
+        let with_sound = sound.as_ref().and_then(|sound| Muxer::new(format, Some(sound)));
+        if let (Some((muxer, headers)), Some(format)) = (with_sound, &sound) {
+            let sound = Soundtrack { format: format.clone(), last: None };
+            return Some((muxer, headers, Some(sound)));
+        }
+        let (muxer, headers) = Muxer::new(format, None)?;
         if let Some(sound) = sound {
-            if let Some((muxer, headers)) = Muxer::new(format, Some(&sound)) {
-                return Some((muxer, headers, Some(Soundtrack { format: sound, last: None })));
-            }
             self.refuse_sound(sound.codec, outbox);
             (self.sound_format, self.unheld) = (None, Some(sound));
         }
-        let (muxer, headers) = Muxer::new(format, None)?;
         Some((muxer, headers, None))
     }
 
@@ -328,8 +336,7 @@ impl Recording {
         self.sound_bytes = later.iter().map(|sound: &Sound| sound.bytes).sum();
         self.sounds = later;
         let Some(file) = &mut self.file else {
-            // What comes before the first keyframe is of no use to anybody.
-            self.lost.1 += if self.has_begun { due.len() as u64 } else { 0 };
+            self.lost.1 += due.len() as u64;
             return;
         };
         let (mut start, mut packets) = (None, 0);
@@ -602,14 +609,14 @@ mod tests {
                 check_even(file);
                 assert!((0.0..0.022).contains(&(file[0] - times(bytes)[0])), "{file:?}");
             }
-            // None is missing where a file ends, whose times begin with those of the frames.
+            // None is missing where a file ends, and what was before the first frame is counted.
             let shown: Vec<f64> = files.iter().map(|(_, bytes)| times(bytes)[0]).collect();
             let last = heard[0][heard[0].len() - 1] - shown[0];
             let next = 60.0 + heard[1][0] - shown[1];
             check_even(&[last, next]);
-            let wanted = packets.iter().filter(|packet| packet.captured >= 0).count();
-            assert_eq!(heard.iter().map(Vec::len).sum::<usize>() as u64 + lost.1, wanted as u64);
-            assert!(lost.1 <= u64::from(late_us > 0) * 40, "{lost:?}");
+            let held = heard.iter().map(Vec::len).sum::<usize>();
+            assert_eq!(held as u64 + lost.1, packets.len() as u64);
+            assert!(lost.1 - 100 <= u64::from(late_us > 0) * 40, "{lost:?}");
         }
     }
 
@@ -653,6 +660,39 @@ mod tests {
         let garbage =
             packets.map(|packet| SoundPacket { packet: Packet::copy(&[7; 99]), ..packet });
         assert!(check(garbage.collect(), 900).iter().all(Vec::is_empty));
+    }
+
+    #[test]
+    fn sound_that_begins_later_is_in_a_file_from_the_keyframe_before_on() {
+        let packets = sound(2_500_000, 500);
+        let Sent { files, lost, .. } = recorded_with(film(14), &packets, 100_000);
+        let starts: Vec<i64> = files.iter().map(|(start, _)| *start).collect();
+        assert_eq!((starts, lost), (vec![0, 2_000], (0, 0)));
+    }
+
+    #[test]
+    fn a_damaged_header_costs_its_packet_and_no_more() {
+        // Whichever of them it is: one is the last that comes before a fragment is written.
+        for damaged in 560..612 {
+            let mut packets = sound(0, 1_000);
+            let mut data = packets[damaged].packet.data().unwrap().to_vec();
+            data[3] ^= 0xc0;
+            packets[damaged].packet = Packet::copy(&data);
+            let Sent { files, lost, .. } = recorded_with(film(22), &packets, 0);
+            assert_eq!((files.len(), lost), (1, (0, 1)), "{damaged}");
+        }
+    }
+
+    #[test]
+    fn what_is_heard_beside_a_picture_that_is_not_recorded_is_counted() {
+        let other = |unit: Unit<Coded>| {
+            let packet = Coded { codec: Id::VP9, ..unit.packet };
+            Unit { packet, ..unit }
+        };
+        let sent = recorded_with(film(4).into_iter().map(other).collect(), &sound(0, 180), 0);
+        assert_eq!((sent.files.len(), sent.lost), (0, (100, 180)));
+        // The picture is to blame, and the sound is not.
+        assert_eq!(sent.notices.len(), 1, "{:?}", sent.notices);
     }
 
     #[test]

@@ -126,12 +126,14 @@ impl Sounds {
         self.came.notify_one();
     }
 
-    /// What came to be recorded, once it has its times, and how many packets of that were left out.
-    pub fn take_tape(&self) -> (VecDeque<SoundPacket>, u64) {
+    /// What came to be recorded, and how many packets of that were left out; `None` until it has its times.
+    pub fn take_tape(&self) -> Option<(VecDeque<SoundPacket>, u64)> {
         let mut state = self.lock();
-        let has_times = state.opening.is_none();
-        let tape = state.tape.as_mut().filter(|_| has_times).map(std::mem::take);
-        tape.map(|tape| (tape.packets, tape.lost)).unwrap_or_default()
+        if state.opening.is_some() {
+            return None;
+        }
+        let tape = state.tape.as_mut().map(std::mem::take).unwrap_or_default();
+        Some((tape.packets, tape.lost))
     }
 
     /// No sound can be had of this connection, which costs no picture.

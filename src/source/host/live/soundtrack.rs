@@ -39,6 +39,8 @@ const AAC_RATES_HZ: [i32; 13] = [
 const ADTS_BYTES: usize = 7;
 const CRC_BYTES: usize = 2;
 const OPUS_RATE_HZ: i32 = 48_000;
+/// 120 ms (RFC 6716, 2.1.4).
+const MOST_OPUS_SAMPLES: i64 = 5_760;
 const MOST_RATE_HZ: i32 = 192_000;
 const MOST_CHANNELS: i32 = 8;
 
@@ -150,7 +152,7 @@ fn opus_samples(data: &[u8]) -> Option<i64> {
         1 | 2 => 2,
         _ => i64::from(data.get(1)? & 63),
     };
-    Some(frame * frames)
+    Some(frame * frames).filter(|samples| *samples <= MOST_OPUS_SAMPLES)
 }
 
 /// Opus has `OpusHead` in front (RFC 7845, 5.1), which RTP has none of.
@@ -213,6 +215,7 @@ mod tests {
         assert_eq!(samples(Id::OPUS, &[31 << 3, 1]), Some(960));
         assert_eq!(samples(Id::OPUS, &[1 << 3 | 3, 3]), Some(2_880));
         assert_eq!(samples(Id::OPUS, &[1 << 3 | 3, 0]), None);
+        assert_eq!(samples(Id::OPUS, &[3 << 3 | 3, 63]), None);
         assert_eq!(samples(Id::OPUS, &[]), None);
         assert!(sound(Id::OPUS, 6, &[31 << 3, 1]).is_none());
         assert_eq!(sound(Id::OPUS, 0, &[31 << 3, 1]).unwrap().format.channels, 2);
