@@ -586,6 +586,7 @@ fn transport_streams_and_srt_are_received() {
     }
     let end = watching.stop();
     for stream in end["streams"].as_array().unwrap() {
+        check_accounts(stream);
         check_grid(&library, stream["source"].as_str().unwrap());
     }
     for file in files_under(&library) {

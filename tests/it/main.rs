@@ -71,6 +71,8 @@ mod skipping;
 mod speech;
 mod speed;
 mod splits;
+#[cfg(feature = "live")]
+mod srt;
 mod stopping;
 mod subtitles;
 mod takeover;

@@ -17,6 +17,9 @@ const BROKEN: &str = "the connection broke off";
 const UNTRUSTED: &str = "the secure connection broke off, or was none: the server's certificate must be good, for this \
      address, and signed by somebody whom this system trusts";
 
+const UNANSWERED: &str =
+    "nobody answers over SRT at this address, or the passphrase is not the sender's";
+
 /// Where a connection was to lead.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -39,6 +42,8 @@ pub fn explain(message: &gst::message::Error, server: Option<&Server>, has_come:
         (Some(ResourceError::NotFound), _) if details.contains("not found") => {
             unavailable("the camera has nothing at this path (404)")
         }
+        // A sender does not say that it refuses somebody.
+        _ if is_of(message, "srtsrc") => unavailable(if has_come { BROKEN } else { UNANSWERED }),
         _ if details.contains("certificate") => {
             unavailable("the camera's certificate is not trusted")
         }
