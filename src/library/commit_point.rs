@@ -1,11 +1,31 @@
 //! Commit points: the places between two durable steps, by name, where tests kill the process to see
-//! that nothing is lost.
+//! that nothing is lost, or stop it to do something else meanwhile.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-/// Names a commit point, or `NAME:N` for its N-th time, where the process is to kill itself.
-const VARIABLE: &str = "CINELEX_DIE_AT";
+use rustix::process::{Signal, getpid, kill_process};
+
+/// Each names a commit point, or `NAME:N` for its N-th time, and what the process is to send itself there. One that
+/// is stopped goes on when somebody sends `CONT`.
+const VARIABLES: [(&str, Signal); 2] =
+    [("CINELEX_DIE_AT", Signal::KILL), ("CINELEX_STOP_AT", Signal::STOP)];
+
+/// Where something is to happen to the process.
+struct Wanted {
+    name: String,
+    times: u64,
+    signal: Signal,
+}
+
+impl Wanted {
+    fn of((variable, signal): (&str, Signal)) -> Option<Wanted> {
+        let wanted = std::env::var(variable).ok()?;
+        let (name, times) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+        Some(Wanted { name: name.to_owned(), times: times.parse().ok()?, signal })
+    }
+}
 
 /// Every commit point. What its name says is durable when it is reached.
 pub const COMMIT_POINTS: &[&str] = &[
@@ -64,23 +84,23 @@ pub const COMMIT_POINTS: &[&str] = &[
 ];
 
 /// Says that what `point` names is durable. Where the environment names this point, the process
-/// ends here as if it had been killed.
+/// ends here as if it had been killed, or stands still.
 pub(super) fn reached(point: &'static str) {
-    static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static WANTED: OnceLock<Option<Wanted>> = OnceLock::new();
     static TIMES: AtomicU64 = AtomicU64::new(0);
     debug_assert!(COMMIT_POINTS.contains(&point), "{point} is not listed");
-    let wanted = WANTED.get_or_init(|| {
-        let wanted = std::env::var(VARIABLE).ok()?;
-        let (name, times) = wanted.split_once(':').unwrap_or((&wanted, "1"));
-        Some((name.to_owned(), times.parse().ok()?))
-    });
-    if let Some((name, times)) = wanted
+    let wanted = WANTED.get_or_init(|| VARIABLES.into_iter().find_map(Wanted::of));
+    if let Some(Wanted { name, times, signal }) = wanted
         && name == point
         && TIMES.fetch_add(1, Ordering::Relaxed) + 1 == *times
     {
-        // Never returns; where the system refuses the signal, the process ends all the same.
-        let _ =
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let sent = kill_process(getpid(), *signal);
+        if *signal == Signal::STOP && sent.is_ok() {
+            // Until the last thread stands still.
+            std::thread::sleep(Duration::from_secs(1));
+            return;
+        }
+        // Never comes here; where the system refuses the signal, the process ends all the same.
         std::process::abort();
     }
 }

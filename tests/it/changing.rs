@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cinelex::library::Reader;
 use serde_json::Value;
@@ -15,7 +15,7 @@ use crate::cinelex::{Ran, command, finish, index, index_with, info, search, show
 use crate::indexing::film;
 use crate::media::ffmpeg;
 use crate::same::{assert_begins, assert_same, clips};
-use crate::stopping::{begin, hosts_of, long_film, quick_pipeline, wait_for_clips};
+use crate::stopping::{begin, begin_with_a_chunk, go_on, long_film, quick_pipeline};
 
 /// Another film of the same kind as [`long_film`].
 fn other_long_film(folder: &Path) -> PathBuf {
@@ -24,15 +24,6 @@ fn other_long_film(folder: &Path) -> PathBuf {
         "-f lavfi -i testsrc=s=160x90:r=2:d=300 -c:v libx264 -g 20 -pix_fmt yuv420p other.mkv",
     );
     folder.join("other.mkv")
-}
-
-/// Waits until the first decoder host of a run is there.
-fn wait_for_hosts(run: u32) {
-    let patience = Instant::now() + Duration::from_secs(60);
-    while hosts_of(run).is_empty() {
-        assert!(Instant::now() < patience, "no decoder host for a minute");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// The lines that `library info` and `library show` have of each source, by name.
@@ -49,9 +40,9 @@ fn a_file_that_another_takes_the_name_of_during_a_run_is_read_to_its_end() {
     let (film, other) = (long_film(folder), other_long_film(folder));
     let (whole, library) = (folder.join("whole"), folder.join("library"));
     index_with(&whole, &[&film], &options).exits(0);
-    let child = begin(&library, &[&film], &options);
-    wait_for_clips(&library);
+    let child = begin_with_a_chunk(&library, &[&film], &options);
     fs::rename(&other, &film).unwrap();
+    go_on(&child);
     Ran::new(&child.wait_with_output().unwrap()).exits(0);
     assert_same(&whole, &library);
 
@@ -78,9 +69,9 @@ fn a_file_that_is_overwritten_during_a_run_fails_and_leaves_nothing_false() {
     let (film, other) = (long_film(folder), other_long_film(folder));
     let (whole, library) = (folder.join("whole"), folder.join("library"));
     index_with(&whole, &[&film], &options).exits(0);
-    let child = begin(&library, &[&film], &options);
-    wait_for_clips(&library);
+    let child = begin_with_a_chunk(&library, &[&film], &options);
     fs::copy(&other, &film).unwrap();
+    go_on(&child);
     let ran = Ran::new(&child.wait_with_output().unwrap()).exits(1);
     let reason = ran.source("long.mkv")["error"]["reason"].as_str().unwrap().to_owned();
     assert!(reason.contains("changed while it was read"), "{reason}");
@@ -130,10 +121,9 @@ fn a_file_that_is_deleted_during_a_run_is_read_to_its_end() {
     let film = long_film(folder);
     let (whole, library) = (folder.join("whole"), folder.join("library"));
     index_with(&whole, &[&film], &options).exits(0);
-    let child = begin(&library, &[&film], &options);
-    wait_for_hosts(child.id());
-    wait_for_clips(&library);
+    let child = begin_with_a_chunk(&library, &[&film], &options);
     fs::remove_file(&film).unwrap();
+    go_on(&child);
     Ran::new(&child.wait_with_output().unwrap()).exits(0);
     assert_same(&whole, &library);
 }

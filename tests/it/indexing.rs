@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::cinelex::{Ran, command, finish, index, index_with, info, run, search, show};
 use crate::media::ffmpeg;
-use crate::stopping::{clips_of, hosts_of};
+use crate::stopping::{begin_with_a_chunk, clips_of, go_on, hosts_of};
 
 /// Three seconds of a moving test picture and a tone.
 pub fn film(folder: &Path, name: &str) -> PathBuf {
@@ -474,24 +474,11 @@ fn a_film_whose_header_understates_its_length_is_read_on_to_its_end() {
 fn interrupt_and_go_on(folder: &Path, film: &Path) {
     let library = folder.join("library");
     let name = film.file_name().unwrap().to_str().unwrap();
-    let mut child = command(["index", "--json", "--workers", "1", "--library"])
-        .arg(&library)
-        .arg(film)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Interrupt once the first chunk is in the record.
-    for _ in 0..600 {
-        if library.join("library.sqlite").exists() && clips_of(&library) > 0 {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
+    let child = begin_with_a_chunk(&library, &[film], &["--workers", "1"]);
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let status = child.wait().unwrap();
-    assert_eq!(status.code(), Some(130));
+    go_on(&child);
+    Ran::new(&child.wait_with_output().unwrap()).exits(130);
     let kept = info(&library)["clips"].as_u64().unwrap();
     assert!((80..240).contains(&kept), "{kept} clips are kept");
 
@@ -518,24 +505,14 @@ fn a_host_that_is_killed_costs_its_source_only() {
     );
     let good = film(folder.path(), "b_good.mp4");
     let library = folder.path().join("library");
-    let child = command(["index", "--json", "--workers", "1", "--library"])
-        .arg(&library)
-        .args([&folder.path().join("a_long.mp4"), &good])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Once the first chunk is in the record, the host is in the midst of the second.
-    for _ in 0..1_200 {
-        if library.join("library.sqlite").exists() && clips_of(&library) > 0 {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    let long = folder.path().join("a_long.mp4");
+    let child = begin_with_a_chunk(&library, &[&long, &good], &["--workers", "1"]);
+    // It is in the midst of the second chunk.
     for host in hosts_of(child.id()) {
         let host = rustix::process::Pid::from_raw(host as i32).unwrap();
         rustix::process::kill_process(host, rustix::process::Signal::KILL).unwrap();
     }
+    go_on(&child);
     let ran = Ran::new(&child.wait_with_output().unwrap()).exits(1);
     let long = ran.source("a_long.mp4");
     assert_eq!((&long["state"], &long["clips"]), (&json!("failed"), &json!(80)), "{long}");

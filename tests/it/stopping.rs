@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cinelex::library::COMMIT_POINTS;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 use tempfile::TempDir;
 
 use crate::cinelex::{Ran, command, finish, index, index_with, info};
@@ -78,11 +78,31 @@ pub fn brisk_pipeline(folder: &Path, clip_secs: &str) -> PathBuf {
     pipeline
 }
 
-/// Begins to index as the leader of a process group, as a shell does it.
-pub fn begin(library: &Path, sources: &[&Path], options: &[&str]) -> Child {
+/// Indexes as the leader of a process group, as a shell has it done.
+fn indexing(library: &Path, sources: &[&Path], options: &[&str]) -> Command {
     let mut command = command(["index", "--json", "--library"]);
     command.arg(library).args(options).args(sources).process_group(0);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+pub fn begin(library: &Path, sources: &[&Path], options: &[&str]) -> Child {
+    indexing(library, sources, options).spawn().unwrap()
+}
+
+/// As [`begin`], until the first chunk is in the record. There it stands still, so that it is not over before
+/// something is done to it, until [`go_on`].
+pub fn begin_with_a_chunk(library: &Path, sources: &[&Path], options: &[&str]) -> Child {
+    let mut command = indexing(library, sources, options);
+    let child = command.env("CINELEX_STOP_AT", "chunk-committed").spawn().unwrap();
+    let (_, status) = waitpid(Some(pid(&child)), WaitOptions::UNTRACED).unwrap().unwrap();
+    assert!(status.stopped(), "{status:?}");
+    assert!(clips_of(library) > 0);
+    child
+}
+
+pub fn go_on(child: &Child) {
+    kill_process(pid(child), Signal::CONT).unwrap();
 }
 
 fn pid(child: &Child) -> Pid {
@@ -128,15 +148,6 @@ fn assert_sound(library: &Path) {
     }
     let ran = finish(command(["library", "check", "--json"]).arg(library));
     assert!(ran.code == 0 || ran.err.contains("is not a library"), "{ran:?}");
-}
-
-/// Waits until the library holds a clip.
-pub fn wait_for_clips(library: &Path) {
-    let patience = Instant::now() + Duration::from_secs(120);
-    while !library.join("library.sqlite").exists() || clips_of(library) == 0 {
-        assert!(Instant::now() < patience, "no clip for two minutes");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// Kills runs at moments spread over the duration of an unbroken one, each in a library of its own
@@ -239,13 +250,13 @@ fn interrupt(
     signals: &[Signal],
     group: bool,
 ) -> Ran {
-    let child = begin(library, &[film], options);
-    wait_for_clips(library);
+    let child = begin_with_a_chunk(library, &[film], options);
     let hosts = hosts_of(child.id());
     for signal in signals {
         let send = if group { kill_process_group } else { kill_process };
         // The run may be over after the first.
         let _ = send(pid(&child), *signal);
+        let _ = kill_process(pid(&child), Signal::CONT);
         std::thread::sleep(Duration::from_millis(20));
     }
     let ran = Ran::new(&child.wait_with_output().unwrap()).exits(130);
