@@ -23,8 +23,9 @@ use crate::error::{Error, Kind, Result};
 pub(super) const SUBCOMMAND: &str = "decoder-host";
 /// How often the memory and the patience of a silent host are looked at.
 const TICK: Duration = Duration::from_millis(200);
-/// How long a live stream may take to stop.
-const STOPPING: Duration = Duration::from_secs(2);
+/// How long a live stream may take to stop. What it has in hand is lost then; a machine that is busy lets it wait for
+/// seconds.
+const STOPPING: Duration = Duration::from_secs(5);
 /// One that still has something to say, or seems to.
 const LONGEST_STOPPING: Duration = Duration::from_secs(10);
 /// Log lines of the host that are kept for its error message.

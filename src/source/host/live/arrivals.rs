@@ -47,6 +47,8 @@ struct State<P> {
     bytes: usize,
     clock: MediaClock,
     origin: i64,
+    /// The greatest timestamp that came, and when that frame was captured.
+    newest: Option<(i64, i64)>,
     /// When the first frame arrived, and the same until the opening is over.
     began: Option<i64>,
     opening: Option<i64>,
@@ -87,6 +89,7 @@ impl<P: Clone> Arrivals<P> {
             bytes: 0,
             clock: MediaClock::new(zero_us),
             origin: 0,
+            newest: None,
             began: None,
             opening: None,
             waits_for_key: Some(Loss::BeforeKeyframe),
@@ -130,6 +133,8 @@ impl<P: Clone> Arrivals<P> {
             unit.after = unit.after.or(Some(Loss::Jumped));
         }
         unit.captured = state.clock.captured(unit.pts, unit.arrived);
+        state.newest = state.newest.filter(|_| state.clock.jumps == jumps);
+        state.go_on(&mut unit);
         if let Some(tape) = &mut state.tape {
             tape.push(&unit);
         }
@@ -242,6 +247,21 @@ impl<P> State<P> {
         }
     }
 
+    /// No frame was captured before those that are shown before it. Of those that come in a burst after a pause, GStreamer
+    /// leaves the timestamps of many out, and so each has the time of its arrival; or they have the one of the frame before,
+    /// while media time goes from one clock to the other.
+    fn go_on(&mut self, unit: &mut Unit<P>) {
+        let Some((newest, captured)) = self.newest else {
+            self.newest = unit.pts.map(|pts| (pts, unit.captured));
+            return;
+        };
+        let pts = unit.pts.unwrap_or(newest);
+        if pts >= newest {
+            unit.captured = unit.captured.max(captured);
+            self.newest = Some((pts, unit.captured));
+        }
+    }
+
     fn end_opening(&mut self) {
         if self.opening.take().is_some() {
             self.clock.settle();
@@ -249,6 +269,7 @@ impl<P> State<P> {
             for unit in self.units.iter_mut().chain(taped) {
                 unit.captured = self.clock.captured(unit.pts, unit.arrived);
             }
+            self.newest = None;
         }
     }
 }
@@ -274,6 +295,25 @@ mod tests {
     fn pop(arrivals: &Arrivals<()>, now_millis: i64) -> Option<i64> {
         let unit = arrivals.pop(Duration::ZERO, || now_millis * 1_000)?;
         Some(unit.captured / 1_000)
+    }
+
+    #[test]
+    fn frames_of_one_timestamp_or_none_do_not_go_back_where_the_senders_clock_is_believed() {
+        let arrivals = Arrivals::new(0, false);
+        for n in 0..20 {
+            let mut unit = unit(n * 40, true);
+            // Captured 300 ms before, as is known from then on.
+            unit.sent = (n >= 10).then_some(unit.arrived - 300_000);
+            unit.pts = match n {
+                13 | 14 => Some(12 * 40_000),
+                15 | 16 => None,
+                _ => unit.pts,
+            };
+            arrivals.push(unit);
+        }
+        let times: Vec<i64> = std::iter::from_fn(|| pop(&arrivals, 1_000)).collect();
+        assert!(times.len() == 20 && times.is_sorted(), "{times:?}");
+        assert!(times[19] < 19 * 40 - 30, "{times:?}");
     }
 
     #[test]
