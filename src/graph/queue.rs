@@ -136,7 +136,7 @@ mod tests {
     use crate::graph::StreamId;
     use crate::time::Timestamp;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     struct Block(usize);
 
@@ -153,8 +153,8 @@ mod tests {
         Message { stream: StreamId(0), event: Event::Item(Block(bytes)) }
     }
 
-    /// Sends ten blocks of 100 bytes and tells how many get through before anyone receives.
-    fn sent_before_receiving(limits: QueueLimits) -> usize {
+    /// Sends ten blocks of 100 bytes, of which `most` get through before anyone receives.
+    fn sent_before_receiving(limits: QueueLimits, most: usize) {
         let (sender, receiver) = queue(limits);
         let sent = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&sent);
@@ -164,22 +164,27 @@ mod tests {
                 counted.fetch_add(1, Ordering::SeqCst);
             }
         });
+        let began = Instant::now();
+        while sent.load(Ordering::SeqCst) < most {
+            assert!(began.elapsed() < Duration::from_secs(60), "{:?} of {most}", sent);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // One more would be through by then.
         std::thread::sleep(Duration::from_millis(100));
-        let before = sent.load(Ordering::SeqCst);
+        assert_eq!(sent.load(Ordering::SeqCst), most);
         assert_eq!(std::iter::from_fn(|| receiver.receive()).count(), 10);
         thread.join().unwrap();
-        before
     }
 
     #[test]
     fn a_full_queue_makes_its_sender_wait_for_items_and_for_bytes() {
-        assert_eq!(sent_before_receiving(QueueLimits { items: 3, bytes: 1_000_000 }), 3);
-        assert_eq!(sent_before_receiving(QueueLimits { items: 100, bytes: 450 }), 4);
+        sent_before_receiving(QueueLimits { items: 3, bytes: 1_000_000 }, 3);
+        sent_before_receiving(QueueLimits { items: 100, bytes: 450 }, 4);
     }
 
     #[test]
     fn a_message_larger_than_the_budget_passes_alone() {
-        assert_eq!(sent_before_receiving(QueueLimits { items: 100, bytes: 10 }), 1);
+        sent_before_receiving(QueueLimits { items: 100, bytes: 10 }, 1);
     }
 
     #[test]

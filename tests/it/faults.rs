@@ -171,8 +171,13 @@ fn a_host_that_dies_costs_its_source_only() {
     assert_eq!(host.probe(&input).unwrap().tracks.len(), 1);
     assert_ne!(host.process_id(), Some(id));
     // One that died between two requests is not noticed at all.
-    kill(host.process_id().unwrap());
-    std::thread::sleep(Duration::from_millis(100));
+    let id = host.process_id().unwrap();
+    kill(id);
+    let began = Instant::now();
+    while !std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap().contains(") Z ") {
+        assert!(began.elapsed() < Duration::from_secs(60), "the host does not die");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     assert!(host.probe(&input).is_ok());
 }
 
@@ -199,7 +204,7 @@ fn a_source_that_never_gives_anything_is_given_up() {
     let error = host.probe(&input).unwrap_err();
     assert_eq!(error.kind(), Kind::Exhausted);
     assert!(error.to_string().contains("no progress for 1 s"), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(began.elapsed() < Duration::from_secs(20));
     assert!(!Path::new(&format!("/proc/{id}")).exists(), "the host is still there");
     drop(writer);
 }

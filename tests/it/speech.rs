@@ -371,11 +371,15 @@ fn a_run_that_is_stopped_writes_what_was_heard() {
     let out = folder.path().join("hour.txt");
     let arguments =
         ["transcribe", hour.to_str().unwrap(), "--language", "en", "-o", out.to_str().unwrap()];
-    let mut child = command(arguments).spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_secs(6));
-    let id = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    let written = std::fs::read_to_string(&out).unwrap();
-    assert!(written.contains("house"), "{written}");
+    // When something was heard depends on what else the machine does.
+    let hears_within = |secs: u64| {
+        let _ = std::fs::remove_file(&out);
+        let mut child = command(arguments).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(secs));
+        let id = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        std::fs::read_to_string(&out).is_ok_and(|written| written.contains("house"))
+    };
+    assert!([6, 12, 24, 48].into_iter().any(hears_within));
 }
