@@ -94,6 +94,12 @@ pub struct Conduct {
     pub sent: AtomicU64,
     /// Sends nothing, and keeps its connections.
     pub is_stalled: AtomicBool,
+    /// Whoever sends has seen that.
+    is_still: AtomicBool,
+    /// The next frame is the first one again.
+    pub is_begun_anew: AtomicBool,
+    /// Frames after which nothing more is sent; 0: it goes on for ever.
+    pub last: AtomicU64,
     /// Milliseconds from one frame to the next, in place of 40.
     pub pace_millis: AtomicU64,
     /// Added to timestamps, in milliseconds.
@@ -266,6 +272,16 @@ impl Camera {
     pub fn sent(&self) -> u64 {
         self.conduct.sent.load(Ordering::SeqCst)
     }
+
+    /// Sends nothing from now on, so that what was sent by then is all.
+    pub fn stall(&self) {
+        self.conduct.is_stalled.store(true, Ordering::SeqCst);
+        let began = Instant::now();
+        while !self.conduct.is_still.load(Ordering::SeqCst) {
+            assert!(began.elapsed() < Duration::from_secs(60), "nobody sends");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 impl Drop for Camera {
@@ -343,8 +359,8 @@ fn set_timestamps(pad: &gst::Pad, conduct: &Arc<Conduct>) {
 /// Hands over a frame each 40 ms, from the first on, until nobody wants any.
 fn send(units: &Units, conduct: &Conduct, source: &gst_app::AppSrc) {
     let began = Instant::now();
-    let mut at = Duration::ZERO;
-    for number in 0u32.. {
+    let (mut at, mut next) = (Duration::ZERO, 0);
+    loop {
         let pace = conduct.pace_millis.load(Ordering::SeqCst);
         at += Duration::from_millis(if pace == 0 { 40 } else { pace });
         std::thread::sleep(at.saturating_sub(began.elapsed()));
@@ -352,10 +368,19 @@ fn send(units: &Units, conduct: &Conduct, source: &gst_app::AppSrc) {
             let _ = source.end_of_stream();
             return;
         }
-        if conduct.is_stalled.load(Ordering::SeqCst) {
+        let last = conduct.last.load(Ordering::SeqCst);
+        let is_over = last > 0 && conduct.sent.load(Ordering::SeqCst) >= last;
+        let is_still = is_over || conduct.is_stalled.load(Ordering::SeqCst);
+        conduct.is_still.store(is_still, Ordering::SeqCst);
+        if conduct.is_begun_anew.swap(false, Ordering::SeqCst) {
+            next = 0;
+        }
+        let unit = &units[next];
+        // What is not sent is left out.
+        next = (next + 1) % units.len();
+        if is_still {
             continue;
         }
-        let unit = &units[number as usize % units.len()];
         let mut buffer = gst::Buffer::from_slice(unit.clone());
         let time = gst::ClockTime::from_nseconds(at.as_nanos() as u64);
         buffer.get_mut().unwrap().set_pts(time);

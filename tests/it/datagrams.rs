@@ -10,16 +10,15 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::camera::{Camera, Setup};
-use crate::live::{Watching, check, check_clock, check_grid, small, told};
+use crate::live::{REFUSED, Watching, check, check_clock, check_grid, small, told};
 use crate::media::ffmpeg;
 use crate::stopping::brisk_pipeline;
 
 /// Packets of a transport stream that are sent at once, as is usual.
 const AT_ONCE: usize = 7 * 188;
-/// Shorter than any of the pauses that are made.
-const SILENCE: &str = "2";
-const LONGER: Duration = Duration::from_secs(4);
-const LOST: &str = "stream lost: no frame came for 2 s";
+const SILENCE: &str = "4";
+const LOST: &str = "stream lost: no frame came for 4 s";
+const NOTHING: &str = "camera unreachable: no frame came for 4 s";
 
 /// Sends a film as a transport stream at its pace, from its start on. Dropping it ends that, as a death would.
 struct Sender {
@@ -102,7 +101,7 @@ fn a_sender_that_falls_silent_or_begins_anew_is_followed() {
     sender.set_silent(true);
     let lost = watching.until_state("waiting");
     assert_eq!(lost["reason"], LOST, "{lost}");
-    std::thread::sleep(LONGER);
+    watching.until_reason(NOTHING);
     sender.set_silent(false);
     watching.until_state("live");
     watching.until_stored(4);
@@ -117,7 +116,7 @@ fn a_sender_that_falls_silent_or_begins_anew_is_followed() {
     drop(sender);
     let lost = watching.until_state("waiting");
     assert_eq!(lost["reason"], LOST, "{lost}");
-    std::thread::sleep(LONGER);
+    watching.until_reason(NOTHING);
     sender = Sender::start(&film, secs, port);
     watching.until_state("live");
     watching.until_stored(4);
@@ -144,10 +143,10 @@ fn a_camera_over_udp_that_stalls_or_is_killed_is_connected_again() {
     let options = ["--pipeline", pipeline, "--udp", "--silence", SILENCE, &address];
     let mut watching = Watching::start(&library, &options);
     watching.until_stored(4);
-    camera.conduct.is_stalled.store(true, Ordering::SeqCst);
+    camera.stall();
     let lost = watching.until_state("waiting");
     assert_eq!(lost["reason"], LOST, "{lost}");
-    std::thread::sleep(LONGER);
+    watching.until_reason(NOTHING);
     camera.conduct.is_stalled.store(false, Ordering::SeqCst);
     watching.until_state("live");
     watching.until_stored(4);
@@ -155,7 +154,7 @@ fn a_camera_over_udp_that_stalls_or_is_killed_is_connected_again() {
     let lost = watching.until_state("waiting");
     // Whether its connection for requests is seen to end before that is chance.
     assert!(lost["reason"].as_str().unwrap().starts_with("stream lost: "), "{lost}");
-    std::thread::sleep(LONGER);
+    watching.until_reason(REFUSED);
     camera = Camera::start(&units, &Setup { port: Some(port), is_udp: true, ..Setup::default() });
     watching.until_state("live");
     watching.until_stored(4);

@@ -13,12 +13,8 @@ use tempfile::TempDir;
 
 use crate::camera::{Camera, Setup};
 use crate::cinelex::{command, run};
-use crate::live::{Watching, small};
+use crate::live::{NOBODYS, PATIENCE, Watching, small};
 use crate::rough::Holder;
-
-const PATIENCE: Duration = Duration::from_secs(60);
-/// A port that nobody listens at.
-const NOBODYS: u16 = 1;
 
 /// A run under way, with all that it has said.
 struct Said {
@@ -106,7 +102,7 @@ fn a_terminal_shows_how_each_stream_is_since_when_and_why_it_was_lost() {
     let library = folder.path().join("library");
     let process = folder.path().join("process");
     let [library, list] = [&library, &list].map(|path| path.to_str().unwrap());
-    let pause = ["--longest-pause", "1", "--silence", "5"];
+    let pause = ["--longest-pause", "1"];
     let arguments = [&["index", "--library", library, "--streams", list], &pause[..]].concat();
     let mut said = Said::on_a_terminal(&process, &arguments);
     let lost = "lost since ";

@@ -1,9 +1,10 @@
 //! What is said in live streams: espeak-ng speaks, a real server on this machine sends it. Needs
 //! `cinelex setup`.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -11,7 +12,7 @@ use tempfile::TempDir;
 use crate::camera::{Camera, Pcm, Setup, SoundCodec, pcm};
 use crate::cinelex::{command, finish, index_with, run, search, show};
 use crate::listening::{SENTENCES, cues, has_words, heard, talk};
-use crate::live::{Watching, check, check_accounts, small};
+use crate::live::{REFUSED, Watching, check, check_accounts, now_us, small};
 use crate::media::ffmpeg;
 
 /// Reading a sentence takes a while where other tests run beside.
@@ -23,25 +24,39 @@ fn spoken(folder: &Path, sentences: &[&str]) -> Pcm {
     pcm(folder, "-i talk.wav")
 }
 
-/// Waits until something with this word in it was heard.
+/// Whether something with this word in it was heard.
+fn is_heard(line: &Value, word: &str) -> bool {
+    line["kind"] == "heard" && line["text"].as_str().unwrap().to_lowercase().contains(word)
+}
+
 fn until_heard(watching: &mut Watching, word: &str) -> Value {
-    watching.until_within(PATIENCE, word, |line| {
-        line["kind"] == "heard" && line["text"].as_str().unwrap().to_lowercase().contains(word)
-    })
+    watching.until_within(PATIENCE, word, |line| is_heard(line, word))
 }
 
 /// As [`until_heard`], of what was said after an instant.
-fn until_said_after(watching: &mut Watching, at_us: i64, word: &str) -> Value {
+fn until_said_after(watching: &mut Watching, at_us: i64, word: &str) {
     watching.until_within(PATIENCE, word, |line| {
-        line["kind"] == "heard"
-            && line["start_us"].as_i64().unwrap() > at_us
-            && line["text"].as_str().unwrap().to_lowercase().contains(word)
-    })
+        is_heard(line, word) && line["start_us"].as_i64().unwrap() > at_us
+    });
 }
 
-fn now_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    since.as_micros() as i64
+/// As [`until_heard`], of what begins so long after the sound that a camera sends again and again. Where the machine
+/// stood still for a second, that is heard at its time in the next round.
+fn until_heard_at(
+    watching: &mut Watching,
+    word: &str,
+    (camera, sound): (&Camera, &Pcm),
+    places_us: Range<i64>,
+) -> Value {
+    let period = sound.len() as i64 / 2 * 125;
+    watching.until_within(PATIENCE, &format!("{word} at its time"), |line| {
+        let began = camera.conduct.sound_began_us.load(Ordering::SeqCst);
+        is_heard(line, word) && {
+            let start = line["start_us"].as_i64().unwrap();
+            let at = start - began - places_us.start;
+            start > began && at.rem_euclid(period) < places_us.end - places_us.start
+        }
+    })
 }
 
 /// All sound that was received is in one of the other lengths.
@@ -98,7 +113,11 @@ fn what_is_said_before_a_camera_is_found_while_it_runs() {
             .collect();
     std::fs::write(&list, text).unwrap();
     let mut watching = Watching::start(&library, &["--streams", list.to_str().unwrap()]);
-    let told = until_heard(&mut watching, "garden");
+    // On the wall clock: the third sentence of those that come again and again.
+    talk(folder.path(), "before.wav", &SENTENCES[..2]);
+    let before = pcm(folder.path(), "-i before.wav").len() as i64 / 2 * 125;
+    let its_time = before - 1_000_000..before + 1_000_000;
+    let told = until_heard_at(&mut watching, "garden", (&camera, &sound), its_time);
     // How long that takes is for a bench to say: other tests run beside.
     assert!(told["delay_secs"].as_f64().unwrap() > 0.0 && told["source"] == "talk", "{told}");
     for when in [&[][..], &["--last", "5m"], &["--from", "yesterday 10:00"]] {
@@ -108,13 +127,10 @@ fn what_is_said_before_a_camera_is_found_while_it_runs() {
         assert!(!hits[0]["said"].as_array().unwrap().is_empty(), "{hits:?}");
     }
     check_texts(&library);
-    // On the wall clock: the third sentence of those that come again and again.
-    let period = sound.len() as i64 / 2 * 125;
-    let began = camera.conduct.sound_began_us.load(Ordering::SeqCst);
-    let at = (told["start_us"].as_i64().unwrap() - began).rem_euclid(period);
-    talk(folder.path(), "before.wav", &SENTENCES[..2]);
-    let before = pcm(folder.path(), "-i before.wav").len() as i64 / 2 * 125;
-    assert!((at - before).abs() < 1_000_000, "{at} and not {before}: {told}");
+    let words = ["house", "river", "many", "years", "children", "garden"];
+    for word in words {
+        watching.seen_or_until(word, |line| line["source"] == "talk" && is_heard(line, word));
+    }
     until_heard(&mut watching, "market");
     let end = watching.stop();
     for stream in end["streams"].as_array().unwrap() {
@@ -127,14 +143,13 @@ fn what_is_said_before_a_camera_is_found_while_it_runs() {
                 assert!(stream["sound"]["heard_us"].as_i64() > Some(4_000_000), "{stream}");
                 assert!(stream["sound"]["cues"].as_u64() >= Some(3), "{stream}");
                 assert!(stream["sound"]["delay_secs"].is_number(), "{stream}");
-                assert_eq!(stream["sound"]["behind_us"], 0, "{stream}");
             }
             "mute" => assert_eq!(check_sound(stream), 0, "{stream}"),
             _ => assert!(stream["sound"].is_null(), "{stream}"),
         }
     }
     let text = heard(&library, "talk");
-    assert!(has_words(&text, &["house", "river", "many", "years", "children", "garden"]), "{text}");
+    assert!(has_words(&text, &words), "{text}");
     let cues = check_cues(&library, "talk");
     assert!(cues.iter().all(|cue| cue["track"] == "speech:live" && cue["language"] == "en"));
     assert!(cues.iter().all(|cue| !cue["words"].as_array().unwrap().is_empty()));
@@ -202,9 +217,9 @@ fn sound_that_vanishes_comes_again_or_is_coded_otherwise_is_heard_at_its_time() 
     let setup = Setup { sound: Some(&sound), ..Setup::default() };
     let camera = Camera::start(&units, &setup);
     let (address, port) = (camera.address(), camera.port);
-    let mut watching =
-        Watching::start(&library, &["--listen", "always", "--silence", "3", &address]);
+    let mut watching = Watching::start(&library, &["--listen", "always", &address]);
     until_heard(&mut watching, "river");
+    let mute_us = now_us();
     camera.conduct.is_mute.store(true, Ordering::SeqCst);
     std::thread::sleep(Duration::from_secs(4));
     camera.conduct.is_mute.store(false, Ordering::SeqCst);
@@ -216,11 +231,7 @@ fn sound_that_vanishes_comes_again_or_is_coded_otherwise_is_heard_at_its_time() 
     let setup = Setup { port: Some(port), sound_codec: SoundCodec::Opus, ..setup };
     let camera = Camera::start(&units, &setup);
     watching.until_state("live");
-    let began = camera.conduct.sound_began_us.load(Ordering::SeqCst);
-    let again = until_said_after(&mut watching, began, "river");
-    let period = sound.len() as i64 / 2 * 125;
-    let at = (again["start_us"].as_i64().unwrap() - began).rem_euclid(period);
-    assert!(at < 1_500_000 || at > period - 500_000, "{at} of {period}: {again}");
+    until_heard_at(&mut watching, "river", (&camera, &sound), -500_000..1_500_000);
     let end = watching.stop();
     let stream = &end["streams"][0];
     check_sound(stream);
@@ -228,7 +239,8 @@ fn sound_that_vanishes_comes_again_or_is_coded_otherwise_is_heard_at_its_time() 
     assert!(clips > 5, "the picture went on: {stream}");
     let unheard = unheard(&library, &address);
     let is_mute = |(start, end, reason): &(i64, i64, String)| {
-        reason == "no sound" && (3_000_000..6_000_000).contains(&(end - start))
+        let longer_us = end - start - (again_us - mute_us);
+        reason == "no sound" && (-1_000_000..2_000_000).contains(&longer_us)
     };
     assert!(unheard.iter().any(is_mute), "{unheard:?}");
     assert!(unheard.iter().any(|(.., why)| why.contains("stream lost")), "{unheard:?}");
@@ -255,7 +267,7 @@ fn what_a_camera_without_sound_did_not_bring_is_told_and_no_outage_is_told_twice
     watching.until_stored(3);
     drop(camera);
     // Some attempts are in vain.
-    watching.until_state("waiting");
+    watching.until_reason(REFUSED);
     std::thread::sleep(Duration::from_secs(5));
     let setup = Setup { port: Some(port), sound: Some(&sound), ..Setup::default() };
     let camera = Camera::start(&units, &setup);
@@ -268,11 +280,15 @@ fn what_a_camera_without_sound_did_not_bring_is_told_and_no_outage_is_told_twice
     for pair in unheard.windows(2) {
         assert!(pair[0].1 <= pair[1].0, "{unheard:?}");
     }
-    let mute = unheard.iter().filter(|(.., why)| why == "no sound");
-    let mute: Vec<i64> = mute.map(|(start, end, _)| end - start).collect();
-    assert!(mute.len() == 2 && mute.iter().all(|length| *length > 2_000_000), "{unheard:?}");
-    let lost = unheard.iter().filter(|(.., why)| why.contains("stream lost"));
-    assert_eq!(lost.count(), 1, "{unheard:?}");
+    let is_lost = |gap: &&(i64, i64, String)| gap.2.contains("stream lost");
+    assert_eq!(unheard.iter().filter(is_lost).count(), 1, "{unheard:?}");
+    // While it had none, and at the end. Between them, the machine may stand still.
+    let is_mute =
+        |(start, end, why): &(i64, i64, String)| why == "no sound" && end - start > 2_000_000;
+    let before = unheard.split(|gap| is_lost(&gap)).next().unwrap();
+    let mute: Vec<_> = before.iter().filter(|gap| gap.2 == "no sound").collect();
+    assert!(matches!(mute[..], [one] if is_mute(one)), "{unheard:?}");
+    assert!(is_mute(unheard.last().unwrap()), "{unheard:?}");
     assert_eq!(end["streams"][0]["sound"]["gaps"], unheard.len(), "{unheard:?}");
     check_cues(&library, &address);
     check(&library).exits(0);
@@ -313,7 +329,6 @@ fn a_killed_run_keeps_what_was_heard_and_the_next_one_hears_nothing_twice() {
 
 #[test]
 fn a_run_that_is_killed_in_an_outage_leaves_its_reason_for_sound_as_for_the_picture() {
-    const REFUSED: &str = "camera unreachable: connection refused";
     let folder = TempDir::new().unwrap();
     let library = folder.path().join("cameras.library");
     let sound = spoken(folder.path(), &SENTENCES[..1]);
@@ -321,15 +336,14 @@ fn a_run_that_is_killed_in_an_outage_leaves_its_reason_for_sound_as_for_the_pict
     let setup = Setup { sound: Some(&sound), ..Setup::default() };
     let camera = Camera::start(&units, &setup);
     let (address, port) = (camera.address(), camera.port);
-    let options = ["--listen", "always", "--silence", "2", &address];
+    let options = ["--listen", "always", &address];
     let mut watching = Watching::start(&library, &options);
     until_heard(&mut watching, "river");
     drop(camera);
     let is_refused =
         |line: &Value| line["reason"].as_str().is_some_and(|said| said.contains(REFUSED));
-    watching.until(REFUSED, is_refused);
-    // That is told in the library every five seconds.
-    std::thread::sleep(Duration::from_secs(12));
+    watching.until_reason(REFUSED);
+    watching.until_noted_as_lost(6);
     watching.child.kill().unwrap();
     watching.child.wait().unwrap();
     std::thread::sleep(Duration::from_secs(2));

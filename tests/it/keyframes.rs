@@ -15,10 +15,9 @@ use tempfile::TempDir;
 use crate::camera::{Camera, Setup, Units, coded};
 use crate::cinelex::{run, search};
 use crate::decoding::limits;
-use crate::live::{Watching, check, check_grid, told};
+use crate::live::{PATIENCE, Watching, check, check_grid, told};
 use crate::stopping::brisk_pipeline;
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const NO_KEYFRAME: &str =
     "no keyframe came for 2 s: if that goes on, set the camera's keyframe interval";
 
@@ -75,20 +74,23 @@ fn while_a_host_that_was_behind_waits_for_a_keyframe_its_watermark_goes_on() {
     }
     let resumed = Timestamp(monotonic_us() - request.zero_us);
     let mut behind = 0;
-    let told = events.find_map(|event| match event.unwrap() {
+    // All that is late is so since nobody took it.
+    let follows = events.any(|event| match event.unwrap() {
         PictureEvent::Gap(gap) => {
             assert_eq!(gap.reason, "decoding was behind");
             behind += gap.span.length().0;
-            None
+            false
         }
-        PictureEvent::Watermark(at) => (at > resumed + Micros(3_000_000)).then_some(at),
-        _ => None,
+        PictureEvent::Watermark(at) => {
+            let now = Timestamp(monotonic_us() - request.zero_us);
+            assert!(camera.sent() < units.len() as u64, "{at:?} at {now:?}");
+            at > resumed + Micros(3_000_000) && now - at < Micros(5_000_000)
+        }
+        _ => false,
     });
-    let now = Timestamp(monotonic_us() - request.zero_us);
-    assert!(now - told.unwrap() < Micros(5_000_000), "{told:?} at {now:?}");
     // Nothing could be seen yet.
+    assert!(follows);
     assert!(behind > 5_000_000, "{behind}");
-    assert!(camera.sent() < units.len() as u64, "{}", camera.sent());
 }
 
 #[test]

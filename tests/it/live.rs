@@ -1,27 +1,37 @@
 //! Live streams against a real server on this machine.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::camera::{Camera, Setup, Units, coded};
-use crate::cinelex::{Ran, command, finish, run, search, show};
+use crate::cinelex::{Ran, command, finish, info, run, search, show};
 use crate::media::numbered;
 use crate::stopping::{assert_gone, hosts_of};
 use crate::tidy::files_under;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A port that nobody listens at.
+pub const NOBODYS: u16 = 1;
+/// Why nothing is seen where nobody listens.
+pub const REFUSED: &str = "camera unreachable: connection refused";
+/// Why frames are not seen while a machine stands still for seconds: it has no time for them, or they come too late to
+/// tell when they were captured.
+const BUSY: [&str; 2] = ["decoding was behind", "no frame came"];
+/// What a machine that is busy with other things does within, too.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// `cinelex index --json` of live streams, under way.
 pub struct Watching {
     pub child: Child,
+    library: PathBuf,
     lines: Receiver<String>,
     pub seen: Vec<Value>,
 }
@@ -35,6 +45,8 @@ impl Watching {
 
     /// As [`Watching::start`], by a command of one's own.
     pub fn run(command: &mut Command) -> Watching {
+        let library = command.get_args().skip_while(|argument| *argument != "--library").nth(1);
+        let library = library.unwrap().into();
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = sync_channel(10_000);
@@ -43,7 +55,7 @@ impl Watching {
                 let _ = sender.send(line);
             }
         });
-        Watching { child, lines, seen: Vec::new() }
+        Watching { child, library, lines, seen: Vec::new() }
     }
 
     /// Reads on until a line is as `wanted`, which is returned.
@@ -74,7 +86,8 @@ impl Watching {
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let mut said = String::new();
-                    let _ = self.child.stderr.take().unwrap().read_to_string(&mut said);
+                    let told = self.child.stderr.take();
+                    let _ = told.map(|mut told| told.read_to_string(&mut said));
                     panic!("{what} did not come before the end: {:#?}\n{said}", self.tail());
                 }
             }
@@ -88,12 +101,41 @@ impl Watching {
         }
     }
 
+    /// Reads all that was said by one that has ended. What it was saying then may be half a line.
+    pub fn see_all(&mut self) {
+        let lines = self.lines.iter().map_while(|line| serde_json::from_str(&line).ok());
+        self.seen.extend(lines);
+    }
+
     fn tail(&self) -> Vec<String> {
         self.seen.iter().rev().take(5).map(Value::to_string).collect()
     }
 
     pub fn until_state(&mut self, state: &str) -> Value {
         self.until(state, |line| line["kind"] == "stream" && line["state"] == state)
+    }
+
+    /// Reads what else is told, on standard error, until this is. What comes then is read no more.
+    pub fn until_told(&mut self, text: &str) {
+        let (told, lines) = (BufReader::new(self.child.stderr.take().unwrap()), channel());
+        std::thread::spawn(move || {
+            told.lines().map_while(Result::ok).try_for_each(|line| lines.0.send(line))
+        });
+        let began = Instant::now();
+        let mut told = Vec::new();
+        while told.last().is_none_or(|line: &String| !line.contains(text)) {
+            let patience = PATIENCE.saturating_sub(began.elapsed());
+            let line = lines.1.recv_timeout(patience);
+            told.push(line.unwrap_or_else(|_| panic!("{text} is not told: {told:#?}")));
+        }
+    }
+
+    /// Waits until this is told of a stream that is not seen.
+    pub fn until_reason(&mut self, reason: &str) -> Value {
+        self.until(reason, |line| {
+            line["state"] != "live"
+                && line["reason"].as_str().is_some_and(|said| said.contains(reason))
+        })
     }
 
     /// Waits for so many clips from now on.
@@ -109,33 +151,62 @@ impl Watching {
         self.seen.iter().filter(is_one).count()
     }
 
+    /// How often this source was lost so far: so many hosts have ended before the one that is there now.
+    fn lost(&self, source: &str) -> usize {
+        let is_one = |line: &&Value| line["state"] == "waiting" && line["source"] == *source;
+        let since = self.seen.iter().filter(is_one).map(|line| line["since_us"].as_i64().unwrap());
+        since.collect::<BTreeSet<i64>>().len()
+    }
+
     /// Ctrl-C, and what is said at the end.
     pub fn stop(self) -> Value {
         self.interrupt();
         self.end()
     }
 
-    /// As [`Watching::stop`], once all that these cameras have sent has come, each over one connection: over TCP
-    /// nothing is lost.
+    /// As [`Watching::stop`], once all that these cameras have sent has come, each over one connection: over TCP nothing
+    /// is lost. They stand still until that is noted, so they may be silent for more than ten seconds (`--silence`).
     pub fn stop_when_all_came(self, cameras: &[&Camera]) -> Value {
-        for camera in cameras {
-            camera.conduct.is_stalled.store(true, Ordering::SeqCst);
-        }
-        // What was sent by then has time to come, and nothing is silent for so long that it is lost.
-        std::thread::sleep(Duration::from_secs(5));
+        self.until_all_came(cameras);
         let end = self.stop();
         for camera in cameras {
-            let streams = end["streams"].as_array().unwrap();
-            let stream = streams.iter().find(|stream| {
-                stream["source"].as_str().unwrap().contains(&format!(":{}/", camera.port))
-            });
-            let stream = stream.unwrap_or_else(|| panic!("{end}"));
+            let stream = of_port(&end, camera.port);
             assert_eq!(stream["received"], camera.sent(), "{stream}");
             for key in ["before_keyframe", "host_ended", "lost_packets", "jumps"] {
                 assert_eq!(stream[key], 0, "{stream}");
             }
         }
         end
+    }
+
+    /// Lets these cameras stand still, and waits until all that they have sent has come.
+    pub fn until_all_came(&self, cameras: &[&Camera]) {
+        cameras.iter().for_each(|camera| camera.stall());
+        self.until_noted("all that was sent", |noted| {
+            cameras.iter().all(|camera| of_port(noted, camera.port)["received"] == camera.sent())
+        });
+    }
+
+    /// Looks into the library, as another process does, until what is noted there of the streams is as `wanted`.
+    pub fn until_noted(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let began = Instant::now();
+        loop {
+            let noted = info(&self.library);
+            if wanted(&noted) {
+                return noted;
+            }
+            assert!(began.elapsed() < PATIENCE, "{what} is not noted: {noted}");
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    /// Waits until it is noted of the one stream that it was lost for so long. That is noted every five seconds.
+    pub fn until_noted_as_lost(&self, secs: i64) {
+        self.until_noted("an outage", |noted| {
+            let stream = &noted["streams"][0];
+            let lost_us = stream["lost_since_us"].as_i64();
+            lost_us.is_some_and(|at| stream["told_us"].as_i64().unwrap() > at + secs * 1_000_000)
+        });
     }
 
     /// Ctrl-C.
@@ -147,19 +218,24 @@ impl Watching {
     /// What is said at the end, after Ctrl-C.
     pub fn end(mut self) -> Value {
         // Windows of speech that are in hand are read.
-        let patience = 3 * PATIENCE;
-        let end = self.until_within(patience, "the end", |line| line["kind"] == "live_run");
+        let end = self.until_within(2 * PATIENCE, "the end", |line| line["kind"] == "live_run");
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
         for stream in end["streams"].as_array().unwrap() {
-            check_accounts(stream);
-            assert_eq!(
-                stream["clips"],
-                self.stored(stream["source"].as_str().unwrap()),
-                "{stream}"
-            );
+            let source = stream["source"].as_str().unwrap();
+            check_ended(stream, self.lost(source));
+            assert_eq!(stream["clips"], self.stored(source), "{stream}");
         }
         end
     }
+}
+
+/// What is told of the stream that comes from this port.
+fn of_port(told: &Value, port: u16) -> &Value {
+    let is_it = |stream: &&Value| {
+        let source = stream["source"].as_str().unwrap();
+        source.contains(&format!(":{port}/"))
+    };
+    told["streams"].as_array().unwrap().iter().find(is_it).unwrap_or_else(|| panic!("{told}"))
 }
 
 /// A test that fails leaves no process behind.
@@ -176,10 +252,13 @@ const MOST_UNDER_WAY: u64 = 64;
 
 /// Every frame that was received is in one of the other numbers. The last host is not ended by force.
 pub fn check_accounts(stream: &Value) {
+    check_ended(stream, stream["sessions"].as_u64().unwrap().saturating_sub(1) as usize);
+}
+
+/// As [`check_accounts`], where so many hosts may have been ended by force.
+fn check_ended(stream: &Value, hosts: usize) {
     check_sum(stream);
-    let number = |key: &str| stream[key].as_u64().unwrap();
-    let most = MOST_UNDER_WAY * number("sessions").saturating_sub(1);
-    assert!(number("host_ended") <= most, "{stream}");
+    assert!(stream["host_ended"].as_u64() <= Some(MOST_UNDER_WAY * hosts as u64), "{stream}");
 }
 
 /// Every frame that was received is in one of the other numbers.
@@ -226,6 +305,11 @@ pub fn told(spans: &[(i64, i64, Option<String>)], text: &str) -> usize {
     spans.iter().filter(|(_, _, why)| why.as_ref().is_some_and(|why| why.contains(text))).count()
 }
 
+/// Whether a gap is no stream's, but due to what else the machine does.
+pub fn is_busy(reason: &str) -> bool {
+    BUSY.contains(&reason)
+}
+
 /// That a clip was stored which is of now.
 pub fn check_clock(stored: &Value) {
     let late = now_us() - stored["end_us"].as_i64().unwrap();
@@ -249,7 +333,7 @@ fn a_cameras_clips_are_found_while_it_runs() {
     let found = search(&library, &["a test picture"]).exits(0);
     assert_eq!(found.lines("hit")[0]["name"], address.as_str());
     // How long that takes is for the bench to say: other tests run beside.
-    assert!(stored["delay_secs"].as_f64().unwrap() < PATIENCE.as_secs_f64(), "{stored}");
+    assert!(stored["delay_secs"].as_f64().unwrap() < 30.0, "{stored}");
     watching.until_stored(1);
     let end = watching.stop_when_all_came(&[&camera]);
     let stream = &end["streams"][0];
@@ -257,7 +341,7 @@ fn a_cameras_clips_are_found_while_it_runs() {
     // They are divided into segments when no more comes.
     assert!(stream["segments"].as_u64().unwrap() >= 1, "{stream}");
     let late = stream["segment_delay_secs"].as_f64().unwrap();
-    assert!((0.0..3.0 * PATIENCE.as_secs_f64()).contains(&late), "{stream}");
+    assert!((0.0..90.0).contains(&late), "{stream}");
     assert_eq!(stream["undecodable"], 0, "{stream}");
     check_grid(&library, &address);
     check(&library).exits(0);
@@ -275,11 +359,12 @@ pub fn restart_the_server(times: usize) {
     let units = small(folder.path());
     let mut camera = Camera::start(&units, &Setup::default());
     let (address, port) = (camera.address(), camera.port);
-    let mut watching = Watching::start(&library, &["--silence", "2", &address]);
+    let mut watching = Watching::start(&library, &[&address]);
     watching.until_stored(1);
     for _ in 0..times {
         drop(camera);
-        watching.until_state("waiting");
+        watching.until_reason(REFUSED);
+        // So long that a whole place of the grid is empty.
         std::thread::sleep(Duration::from_millis(2_400));
         camera = Camera::start(&units, &Setup { port: Some(port), ..Setup::default() });
         watching.until_state("live");
@@ -288,12 +373,7 @@ pub fn restart_the_server(times: usize) {
     let end = watching.stop();
     assert_eq!(end["streams"][0]["sessions"], times + 1);
     let spans = check_grid(&library, &address);
-    let told = spans.iter().filter(|(_, _, reason)| {
-        reason
-            .as_ref()
-            .is_some_and(|reason| reason.contains("camera unreachable: connection refused"))
-    });
-    assert_eq!(told.count(), times, "{spans:?}");
+    assert_eq!(told(&spans, REFUSED), times, "{spans:?}");
     check(&library).exits(0);
 }
 
@@ -305,14 +385,13 @@ fn what_is_wrong_with_one_camera_is_said_and_touches_no_other() {
     let camera = Camera::start(&units, &Setup::default());
     let locked =
         Camera::start(&units, &Setup { login: Some(("viewer", "right")), ..Setup::default() });
-    let free_port = Camera::start(&units, &Setup::default()).port;
     let list = folder.path().join("cameras.toml");
     let (open, closed) = (camera.port, locked.port);
     let streams = [
         ("good", format!("rtsp://127.0.0.1:{open}/live")),
         ("locked", format!("rtsp://viewer:wr0ng@127.0.0.1:{closed}/live")),
         ("path", format!("rtsp://127.0.0.1:{open}/nothing")),
-        ("port", format!("rtsp://127.0.0.1:{free_port}/live")),
+        ("port", format!("rtsp://127.0.0.1:{NOBODYS}/live")),
         ("name", "rtsp://no-such-camera.invalid/live".to_owned()),
     ];
     let text: String = streams
@@ -332,9 +411,7 @@ fn what_is_wrong_with_one_camera_is_said_and_touches_no_other() {
             line["source"] == name
                 && line["reason"].as_str().is_some_and(|said| said.contains(reason))
         };
-        if !watching.seen.iter().any(is_told) {
-            watching.until(reason, is_told);
-        }
+        watching.seen_or_until(reason, is_told);
     }
     watching.until_stored(2);
     let mut said = format!("{:?}", watching.seen).into_bytes();
@@ -343,12 +420,12 @@ fn what_is_wrong_with_one_camera_is_said_and_touches_no_other() {
         let is_good = stream["source"] == "good";
         assert_eq!(stream["clips"].as_u64().unwrap() > 0, is_good, "{stream}");
         assert_eq!(stream["sessions"], u64::from(is_good), "{stream}");
-        assert_eq!(stream["behind"], 0, "{stream}");
     }
+    // Nothing is missing of it but what the machine had no time for.
     let good = check_grid(&library, "good");
     let first = good.iter().position(|span| span.2.is_none()).unwrap();
-    let gaps = good[first..good.len() - 1].iter().filter(|span| span.2.is_some());
-    assert_eq!(gaps.count(), 0, "{good:?}");
+    let mut gaps = good[first..good.len() - 1].iter().filter_map(|span| span.2.as_deref());
+    assert!(gaps.all(is_busy), "{good:?}");
     for (name, reason) in reasons {
         let spans = check_grid(&library, name);
         assert!(told(&spans, reason) > 0, "{name}: {spans:?}");
@@ -475,13 +552,14 @@ fn other_sizes_b_frames_and_garbage_do_not_end_a_stream() {
         .map(|units| Camera::start(&units, &Setup::default()));
     let addresses = cameras.each_ref().map(Camera::address);
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-    let mut watching = Watching::start(&library, &addresses);
+    let options = [&["--silence", "60"], &addresses[..]].concat();
+    let mut watching = Watching::start(&library, &options);
     while addresses.iter().any(|address| watching.stored(address) < 3) {
         watching.until_stored(1);
     }
     let end = watching.stop_when_all_came(&cameras.each_ref());
     for stream in end["streams"].as_array().unwrap() {
-        assert_eq!((&stream["sessions"], &stream["behind"]), (&1.into(), &0.into()), "{stream}");
+        assert_eq!(stream["sessions"], 1, "{stream}");
         check_grid(&library, stream["source"].as_str().unwrap());
     }
     check(&library).exits(0);
@@ -493,17 +571,17 @@ fn a_connection_that_stalls_is_connected_again() {
     let library = folder.path().join("cameras.library");
     let camera = Camera::start(&small(folder.path()), &Setup::default());
     let address = camera.address();
-    let mut watching = Watching::start(&library, &["--silence", "1.5", &address]);
+    let mut watching = Watching::start(&library, &["--silence", "3", &address]);
     watching.until_stored(1);
-    camera.conduct.is_stalled.store(true, Ordering::SeqCst);
+    camera.stall();
     let lost = watching.until_state("waiting");
-    assert_eq!(lost["reason"], "stream lost: no frame came for 1.5 s", "{lost}");
+    assert_eq!(lost["reason"], "stream lost: no frame came for 3 s", "{lost}");
     camera.conduct.is_stalled.store(false, Ordering::SeqCst);
     watching.until_stored(2);
     watching.stop();
     let spans = check_grid(&library, &address);
     let is_told = |reason: &Option<String>| {
-        reason.as_ref().is_some_and(|reason| reason.contains("no frame came for 1.5 s"))
+        reason.as_ref().is_some_and(|reason| reason.contains("no frame came for 3 s"))
     };
     assert!(spans.iter().any(|(_, _, reason)| is_told(reason)), "{spans:?}");
 }
@@ -520,9 +598,9 @@ fn a_killed_host_and_a_killed_run_lose_nothing_that_was_stored() {
     };
     let mut watching = Watching::start(&library, &[&address]);
     watching.until_stored(1);
-    kill(hosts_of(watching.child.id())[0]);
     // So long that a whole place of the grid is empty.
-    camera.conduct.is_stalled.store(true, Ordering::SeqCst);
+    camera.stall();
+    kill(hosts_of(watching.child.id())[0]);
     let lost = watching.until_state("waiting");
     assert!(lost["reason"].as_str().unwrap().contains("the decoder crashed (killed)"), "{lost}");
     std::thread::sleep(Duration::from_secs(3));
@@ -531,8 +609,9 @@ fn a_killed_host_and_a_killed_run_lose_nothing_that_was_stored() {
     watching.until_stored(1);
     let hosts = hosts_of(watching.child.id());
     kill(watching.child.id());
-    let stored = watching.seen.iter().filter(|line| line["kind"] == "stored").count();
     watching.child.wait().unwrap();
+    watching.see_all();
+    let stored = watching.stored(&address);
     assert_gone(&hosts);
     check(&library).exits(0);
     // A clip is told after it was stored, so one more may be there.
@@ -610,5 +689,8 @@ fn a_file_is_played_as_if_it_were_live() {
     let stream = &ran.line("live_run")["streams"][0];
     check_accounts(stream);
     assert_eq!((&stream["received"], &stream["state"]), (&100.into(), &"ended".into()), "{stream}");
-    assert!((2..=4).contains(&stream["clips"].as_u64().unwrap()), "{stream}");
+    let spans = check_grid(&library, film.to_str().unwrap());
+    let is_all = (2..=4).contains(&stream["clips"].as_u64().unwrap());
+    let is_whole = spans.iter().filter_map(|span| span.2.as_deref()).all(|why| !is_busy(why));
+    assert!(is_all || !is_whole, "{spans:?}: {stream}");
 }

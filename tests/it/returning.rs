@@ -1,5 +1,6 @@
 //! Live streams that were kept away and come: what was wrong with them is put right, or the machine's clock is set.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -13,14 +14,13 @@ use crate::camera::{Camera, Setup};
 use crate::cinelex::{command, finish, index, search};
 use crate::keeping::with_own_mounts;
 use crate::live::{
-    Watching, check, check_accounts, check_clock, check_grid, holds, now_us, small, told,
+    PATIENCE, REFUSED, Watching, check, check_accounts, check_clock, check_grid, holds, is_busy,
+    now_us, small, told,
 };
 use crate::media::ffmpeg;
 use crate::stopping::brisk_pipeline;
 use crate::tidy::files_under;
 use crate::web::{Request, Server, send};
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_camera_that_is_put_right_is_live_without_a_restart() {
@@ -106,7 +106,6 @@ fn a_run_that_is_killed_before_a_camera_was_reached_takes_no_reason_with_it() {
 
 #[test]
 fn a_run_that_takes_over_stores_the_outage_in_which_the_one_before_was_killed() {
-    const REFUSED: &str = "camera unreachable: connection refused";
     let folder = TempDir::new().unwrap();
     let library = folder.path().join("cameras.library");
     let units = small(folder.path());
@@ -115,11 +114,8 @@ fn a_run_that_takes_over_stores_the_outage_in_which_the_one_before_was_killed() 
     let mut watching = Watching::start(&library, &[&address]);
     watching.until_stored(3);
     drop(camera);
-    let is_refused =
-        |line: &Value| line["reason"].as_str().is_some_and(|said| said.contains(REFUSED));
-    let lost = watching.until(REFUSED, is_refused);
-    // That is told in the library every five seconds.
-    std::thread::sleep(Duration::from_secs(12));
+    let lost = watching.until_reason(REFUSED);
+    watching.until_noted_as_lost(6);
     watching.child.kill().unwrap();
     watching.child.wait().unwrap();
     std::thread::sleep(Duration::from_secs(2));
@@ -263,7 +259,7 @@ fn a_broadcast_by_http_whose_list_grows_is_watched_as_it_comes() {
     let spans = check_grid(&library, &address);
     let mut gaps =
         spans.iter().skip_while(|span| span.2.is_some()).filter_map(|span| span.2.as_ref());
-    assert!(gaps.all(|why| why.contains("decoding was behind")), "{spans:?}");
+    assert!(gaps.all(|why| is_busy(why)), "{spans:?}");
     check(&library).exits(0);
 }
 
@@ -453,9 +449,18 @@ fn pauses_grow_with_failures_until_a_stream_was_healthy() {
     camera = Camera::start(&units, &Setup { port: Some(port), ..Setup::default() });
     watching.until_state("live");
     // It lasts for longer than a healthy one, and is not.
-    camera.conduct.is_stalled.store(true, Ordering::SeqCst);
+    camera.stall();
+    // One more attempt may have been made before the camera was there.
+    let is_lost = |line: &&Value| line["kind"] == "stream" && line["state"] == "waiting";
+    let attempts: BTreeSet<i64> = watching
+        .seen
+        .iter()
+        .filter(is_lost)
+        .map(|line| line["since_us"].as_i64().unwrap())
+        .collect();
+    let most = 0.5 * f64::from(1 << attempts.len());
     let pause = pause_secs(&mut watching);
-    assert!((2.0..=4.0).contains(&pause), "{pause}");
+    assert!((most / 2.0..=most).contains(&pause), "{pause} of {most}");
     camera.conduct.is_stalled.store(false, Ordering::SeqCst);
     watching.until_state("live");
     // More than ten seconds of frames.
@@ -512,10 +517,10 @@ fn what_was_not_seen_is_said_in_the_viewers_time() {
     let units = small(folder.path());
     let camera = Camera::start(&units, &Setup::default());
     let (address, port) = (camera.address(), camera.port);
-    let mut watching = Watching::start(&library, &["--silence", "2", &address]);
+    let mut watching = Watching::start(&library, &[&address]);
     watching.until_stored(1);
     drop(camera);
-    watching.until_state("waiting");
+    watching.until_reason(REFUSED);
     std::thread::sleep(Duration::from_millis(2_400));
     let camera = Camera::start(&units, &Setup { port: Some(port), ..Setup::default() });
     watching.until_state("live");

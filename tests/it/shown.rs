@@ -8,9 +8,7 @@ use tempfile::TempDir;
 
 use crate::camera::{Camera, Setup};
 use crate::cinelex::{Ran, command, finish, run, search, show};
-use crate::live::{Watching, check, small};
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::live::{PATIENCE, Watching, check, small};
 
 /// A list of streams by name and address.
 fn list(folder: &Path, streams: &[(&str, &str)]) -> String {
