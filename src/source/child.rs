@@ -178,8 +178,8 @@ impl Process {
             return Error::corrupt("the decoder host sent what is not in its protocol")
                 .caused_by(cause);
         }
-        // The socket is closed, so the process is ending; it gets a moment to do so by itself.
-        let patience = Instant::now() + Duration::from_secs(2);
+        // The socket is closed, so the process is ending; it gets the time to do so by itself, on a busy machine, too.
+        let patience = Instant::now() + Duration::from_secs(10);
         let status = loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => break Some(status),
