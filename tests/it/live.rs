@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
@@ -115,17 +115,21 @@ impl Watching {
         self.until(state, |line| line["kind"] == "stream" && line["state"] == state)
     }
 
-    /// Reads what else is told, on standard error, until this is. What comes then is read no more.
+    /// Reads what else is told, on standard error, until this is.
     pub fn until_told(&mut self, text: &str) {
-        let (told, lines) = (BufReader::new(self.child.stderr.take().unwrap()), channel());
+        let (sender, lines) = sync_channel(10_000);
+        let told = BufReader::new(self.child.stderr.take().unwrap());
         std::thread::spawn(move || {
-            told.lines().map_while(Result::ok).try_for_each(|line| lines.0.send(line))
+            for line in told.lines().map_while(Result::ok) {
+                // Read to its end, whether anybody wants to know or not.
+                let _ = sender.send(line);
+            }
         });
         let began = Instant::now();
         let mut told = Vec::new();
         while told.last().is_none_or(|line: &String| !line.contains(text)) {
             let patience = PATIENCE.saturating_sub(began.elapsed());
-            let line = lines.1.recv_timeout(patience);
+            let line = lines.recv_timeout(patience);
             told.push(line.unwrap_or_else(|_| panic!("{text} is not told: {told:#?}")));
         }
     }

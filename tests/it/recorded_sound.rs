@@ -374,7 +374,8 @@ fn a_sound_that_stops_costs_the_recording_no_frame() {
     let setup = Setup { sound: Some(&sound), ..Setup::default() };
     let camera = Camera::start(&small(folder.path()), &setup);
     let address = camera.address();
-    let mut watching = Watching::start(&library, &["--record", "--listen", "always", &address]);
+    let mut watching =
+        Watching::start(&library, &["--record", "--listen", "always", "--silence", "60", &address]);
     watching.until_stored(3);
     camera.conduct.is_mute.store(true, Ordering::SeqCst);
     std::thread::sleep(Duration::from_secs(5));

@@ -13,7 +13,8 @@ use std::time::Duration;
 pub struct Weather {
     /// The share that is lost.
     pub loss: f64,
-    /// The share that comes three packets later.
+    /// The share that three packets overtake. These wait for it, and all four go on at once: however slow the machine is, it
+    /// is told from one that is lost.
     pub late: f64,
 }
 
@@ -176,7 +177,7 @@ fn way(
             (random >> 11) as f64 / ((1u64 << 53) as f64) < share
         };
         let send = |packet: &[u8]| drop(socket.send_to(packet, (Ipv4Addr::LOCALHOST, to)));
-        let mut held: Vec<(u32, Vec<u8>)> = Vec::new();
+        let mut held: Vec<Vec<u8>> = Vec::new();
         while !passed.over.load(Ordering::SeqCst) {
             let Ok(length) = socket.recv(&mut packet) else { continue };
             let packet = &packet[..length];
@@ -189,22 +190,20 @@ fn way(
             passed.packets.fetch_add(1, Ordering::SeqCst);
             if chance(weather.loss) {
                 passed.lost.fetch_add(1, Ordering::SeqCst);
-            } else if chance(weather.late) {
-                passed.late.fetch_add(1, Ordering::SeqCst);
-                held.push((3, packet.to_vec()));
                 continue;
+            }
+            let is_late = held.is_empty() && chance(weather.late);
+            passed.late.fetch_add(is_late.into(), Ordering::SeqCst);
+            if is_late || !held.is_empty() {
+                held.push(packet.to_vec());
             } else {
                 send(packet);
             }
-            for (left, _) in &mut held {
-                *left -= 1;
+            if held.len() == 4 || is_clear {
+                let late = held.len().min(1);
+                held.rotate_left(late);
+                held.drain(..).for_each(|packet| send(&packet));
             }
-            held.retain(|(left, packet)| {
-                if *left == 0 {
-                    send(packet);
-                }
-                *left > 0
-            });
         }
     };
     threads.lock().unwrap().push(std::thread::spawn(carry));
