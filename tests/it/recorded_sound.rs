@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::camera::{Camera, Setup, SoundCodec, Units, pcm, units};
 use crate::cinelex::{command, finish, search, show};
-use crate::live::{Watching, check, check_accounts, small};
+use crate::live::{Watching, check, check_accounts, now_us, small};
 use crate::media::ffmpeg;
 use crate::recording::recordings;
 
@@ -334,6 +334,11 @@ fn a_moment_is_cut_out_of_files_of_which_some_have_no_sound_though_they_might() 
     let setup = Setup { sound: Some(&sound), sound_codec: SoundCodec::Opus, ..Setup::default() };
     let camera = Camera::start(&units, &setup);
     let address = camera.address();
+    // A segment ends every two minutes, and both parts are to be in one.
+    let left_secs = 120 - now_us() / 1_000_000 % 120;
+    if left_secs < 60 {
+        std::thread::sleep(Duration::from_secs(left_secs as u64));
+    }
     let mut watching = Watching::start(&library, &["--record", "--listen", "always", &address]);
     watching.until_stored(3);
     camera.conduct.is_mute.store(true, Ordering::SeqCst);

@@ -55,24 +55,21 @@ fn a_recorded_stream_has_every_frame_and_moments_are_cut_out_of_it() {
     watching.until_stored(4);
     // While it is written. The newest moment is there a keyframe later, and the first one may begin before the stream.
     let moment = folder.path().join("moment.mp4");
-    let query = ["a test picture", "--export", moment.to_str().unwrap(), "--top", "1"];
-    let began = Instant::now();
-    loop {
-        std::thread::sleep(Duration::from_millis(500));
+    let is_whole = |clip: &Value| {
         let _ = std::fs::remove_file(&moment);
+        let like = clip["id"].as_str().unwrap();
+        let query = ["--like", like, "--export", moment.to_str().unwrap(), "--top", "1"];
         let found = search(&library, &query);
-        if found.code == 0 {
-            let cut = found.line("export");
-            let at = |span: &Value, key: &str| span[key].as_i64().unwrap();
-            let missing = cut["missing"].as_array().unwrap();
-            let length = |span: &Value| at(span, "end") - at(span, "start");
-            let there = length(&cut["span"]) - missing.iter().map(length).sum::<i64>();
-            let is_open = missing.iter().any(|span| span["end"] == cut["span"]["end"]);
-            if !is_open && (secs(&moment) - there as f64 / 1e6).abs() < 0.1 {
-                break;
-            }
+        found.code == 0 && {
+            let span = &found.line("export")["span"];
+            let length = span["end"].as_f64().unwrap() - span["start"].as_f64().unwrap();
+            (secs(&moment) - length / 1e6).abs() < 0.1
         }
-        assert!(began.elapsed() < PATIENCE, "{found:?}: {} s", secs(&moment));
+    };
+    let began = Instant::now();
+    while !show(&library, &address).exits(0).lines("clip").iter().any(is_whole) {
+        assert!(began.elapsed() < PATIENCE, "no moment is whole");
+        std::thread::sleep(Duration::from_millis(500));
     }
     let end = watching.stop_when_all_came(&[&camera]);
     let stream = &end["streams"][0];

@@ -24,7 +24,7 @@ pub struct Passed {
     pub packets: AtomicU64,
     pub lost: AtomicU64,
     pub late: AtomicU64,
-    cleared: AtomicBool,
+    is_rough: AtomicBool,
     over: AtomicBool,
 }
 
@@ -65,9 +65,10 @@ impl Relay {
         format!("rtsp://127.0.0.1:{}/live", self.port)
     }
 
-    /// From now on nothing happens to packets.
-    pub fn clear(&self) {
-        self.passed.cleared.store(true, Ordering::SeqCst);
+    /// Whether anything happens to packets from now on. Of one that is lost before the first that comes, who receives them
+    /// knows nothing.
+    pub fn set_rough(&self, is_rough: bool) {
+        self.passed.is_rough.store(is_rough, Ordering::SeqCst);
     }
 }
 
@@ -185,7 +186,7 @@ fn way(
                 send(packet);
                 continue;
             };
-            let is_clear = passed.cleared.load(Ordering::SeqCst);
+            let is_clear = !passed.is_rough.load(Ordering::SeqCst);
             let weather = if is_clear { Weather::default() } else { weather };
             passed.packets.fetch_add(1, Ordering::SeqCst);
             if chance(weather.loss) {

@@ -58,10 +58,12 @@ fn packets_that_are_lost_or_late_over_udp_are_counted_and_the_stream_goes_on() {
             watching.until_stored(1);
         }
     };
-    until_each_stored(5);
+    until_each_stored(1);
+    relays.iter().for_each(|relay| relay.set_rough(true));
+    until_each_stored(6);
     // A packet is missed once others have come after it.
-    relays.iter().for_each(Relay::clear);
-    until_each_stored(7);
+    relays.iter().for_each(|relay| relay.set_rough(false));
+    until_each_stored(8);
     let end = watching.stop();
     for (relay, address) in relays.iter().zip(&addresses) {
         let all = end["streams"].as_array().unwrap();
