@@ -372,7 +372,7 @@ fn send(units: &Units, conduct: &Conduct, source: &gst_app::AppSrc) {
         let is_over = last > 0 && conduct.sent.load(Ordering::SeqCst) >= last;
         let is_still = is_over || conduct.is_stalled.load(Ordering::SeqCst);
         conduct.is_still.store(is_still, Ordering::SeqCst);
-        if conduct.is_begun_anew.swap(false, Ordering::SeqCst) {
+        if !is_still && conduct.is_begun_anew.swap(false, Ordering::SeqCst) {
             next = 0;
         }
         let unit = &units[next];

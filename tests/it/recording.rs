@@ -449,9 +449,9 @@ fn a_full_disk_costs_a_recording_what_came_meanwhile_and_no_more() {
     let [missing] = held.missing[..] else { panic!("{held:?}") };
     assert_eq!((held.files.len(), missing.end), (2, last), "{held:?}");
     let secs = missing.length().as_secs_f64();
-    // The machine may stand still meanwhile.
+    // Where the machine stands still meanwhile, frames have the times at which they were read.
     let longer = secs - count("unrecorded") as f64 / 25.0;
-    assert!((-0.2..5.0).contains(&longer), "{secs} s: {stream}");
+    assert!(longer.abs() < 3.0, "{secs} s: {stream}");
     assert!(ran.err.contains("recorded again; "), "{}", ran.err);
     // Every clip is found, and cut out where it was recorded.
     let (mut cut, mut not_cut) = (0, 0);
