@@ -70,6 +70,7 @@ pub fn quick_pipeline(folder: &Path) -> PathBuf {
 }
 
 /// As [`quick_pipeline`], with clips of so many seconds.
+#[cfg(feature = "live")]
 pub fn brisk_pipeline(folder: &Path, clip_secs: &str) -> PathBuf {
     let pipeline = quick_pipeline(folder);
     let text = fs::read_to_string(&pipeline).unwrap();

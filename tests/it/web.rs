@@ -51,6 +51,7 @@ impl Server {
     }
 
     /// What it was asked for so far.
+    #[cfg(feature = "live")]
     pub fn asked(&self) -> Vec<Request> {
         self.asked.lock().unwrap().clone()
     }
