@@ -1,14 +1,13 @@
 //! What moments are cut out into: every ending that is taken holds what it can, out of films and of live streams.
 
 use std::path::Path;
-use std::process::Command;
 
 use tempfile::TempDir;
 
 #[cfg(feature = "live")]
 use crate::cinelex::{command, finish};
 use crate::cinelex::{index, search};
-use crate::media::ffmpeg;
+use crate::media::{ffmpeg, probe};
 
 const FILMS: [&str; 15] = [
     "mp4", "mkv", "mov", "webm", "avi", "ts", "m4v", "m2ts", "mts", "flv", "wmv", "asf", "ogv",
@@ -18,10 +17,7 @@ const SOUNDS: [&str; 10] = ["mp3", "m4a", "aac", "wav", "flac", "ogg", "opus", "
 
 /// The kinds of a film's tracks, in order.
 fn kinds(film: &Path) -> Vec<String> {
-    let mut probe = Command::new("ffprobe");
-    probe.args(["-v", "error", "-show_entries", "stream=codec_type", "-of", "csv=p=0"]);
-    let out = probe.arg(film).output().unwrap();
-    let text = String::from_utf8(out.stdout).unwrap();
+    let text = probe(film, "-show_entries stream=codec_type");
     let kinds = text.split([',', '\n']).filter(|kind| !kind.is_empty());
     let mut kinds: Vec<String> = kinds.map(str::to_owned).collect();
     kinds.sort();

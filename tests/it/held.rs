@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,41 +16,13 @@ use crate::rough::Holder;
 const AMID_SEGMENTS: &str = "SELECT max(made) - min(made) > 10 FROM \
      (SELECT count(*) made FROM segments GROUP BY source)";
 
-/// Another process that lets nobody read a library, until this is dropped.
-struct Barrier(Child);
-
-impl Barrier {
-    /// What everybody who reads holds one of is locked: SQLite's marks of readers, in the shared memory beside the file
-    /// ("WAL-Index File Format", 2.1).
-    fn amid_segments(library: &Path) -> Barrier {
-        let script = "import fcntl, sqlite3, sys\n\
-                      looking = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)\n\
-                      while looking.execute(sys.argv[2]).fetchone() != (1,): pass\n\
-                      looking.close()\n\
-                      marks = open(sys.argv[1] + '-shm', 'r+b')\n\
-                      for mark in range(5): fcntl.lockf(marks, fcntl.LOCK_EX, 1, 123 + mark)\n\
-                      print('held', flush=True)\n\
-                      sys.stdin.read()";
-        let mut child = Command::new("python3")
-            .args(["-c", script])
-            .arg(library.join("library.sqlite"))
-            .arg(AMID_SEGMENTS)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        assert_eq!(said, "held\n");
-        Barrier(child)
-    }
-}
-
-impl Drop for Barrier {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
+/// Another process that lets nobody read a library. What everybody who reads holds one of is locked: SQLite's marks of
+/// readers, in the shared memory beside the file ("WAL-Index File Format", 2.1).
+fn bar_amid_segments(library: &Path) -> Holder {
+    let how = "held.close()\n\
+               marks = open(sys.argv[1] + '-shm', 'r+b')\n\
+               for mark in range(5): fcntl.lockf(marks, fcntl.LOCK_EX, 1, 123 + mark)";
+    Holder::start_by(how, library, AMID_SEGMENTS)
 }
 
 /// Two cameras with many segments a chunk, 8 s, so that captions take their time: the chunk of one waits for that of the
@@ -97,10 +68,10 @@ fn segments_wait_for_a_library_that_cannot_be_read() {
     let library = folder.path().join("cameras.library");
     let (mut watching, cameras) = watch(folder.path(), &library);
     watching.until_stored(1);
-    let barrier = Barrier::amid_segments(&library);
+    let bar = bar_amid_segments(&library);
     // SQLite tries for ten seconds before that fails.
     let said = until_unread(&mut watching);
-    drop(barrier);
+    drop(bar);
     watching.until_stored(100);
     check_segments(&library, &cameras, &watching.stop());
     drop(said);
@@ -138,7 +109,7 @@ fn a_library_that_can_never_be_read_again_ends_a_run_that_was_stopped() {
     let library = folder.path().join("cameras.library");
     let (mut watching, _cameras) = watch(folder.path(), &library);
     watching.until_stored(1);
-    let _barrier = Barrier::amid_segments(&library);
+    let _bar = bar_amid_segments(&library);
     let mut said = until_unread(&mut watching);
     watching.interrupt();
     let ends = said.find(|line| line.contains("for 10 s after the run was stopped: "));

@@ -15,6 +15,14 @@ pub fn ffmpeg(folder: &Path, arguments: &str) {
     assert!(out.status.success(), "ffmpeg {arguments}: {log}");
 }
 
+/// What `ffprobe` says of a film with these options, separated by blanks; values alone, a line each.
+pub fn probe(film: &Path, options: &str) -> String {
+    let mut ffprobe = Command::new("ffprobe");
+    ffprobe.args(["-v", "error", "-of", "csv=p=0"]).args(options.split_whitespace());
+    let out = ffprobe.arg(film).output().expect("the ffprobe executable is installed");
+    String::from_utf8(out.stdout).expect("ffprobe writes UTF-8")
+}
+
 /// A film in which each frame shows its own number, made with these output options.
 ///
 /// The picture is 160 x 96; each of its 16 columns is white or black by one bit of the frame's

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::camera::{Camera, Setup, SoundCodec, Units, pcm, units};
 use crate::cinelex::{command, finish, search, show};
 use crate::live::{Watching, check, check_accounts, now_us, small};
-use crate::media::ffmpeg;
+use crate::media::{ffmpeg, probe};
 use crate::recording::recordings;
 
 /// A second of black, and then a fifth of a second of white with a tone, each two seconds. A frame is of the time at
@@ -35,10 +35,7 @@ fn flashing(folder: &Path, secs: u32, coding: &str, name: &str) -> PathBuf {
 
 /// The kinds of its streams.
 fn streams(film: &Path) -> Vec<String> {
-    let mut probe = Command::new("ffprobe");
-    probe.args(["-v", "error", "-show_entries", "stream=codec_name", "-of", "csv=p=0"]);
-    let out = probe.arg(film).output().unwrap();
-    let text = String::from_utf8(out.stdout).unwrap();
+    let text = probe(film, "-show_entries stream=codec_name");
     text.lines().map(|line| line.trim_end_matches(',').to_owned()).collect()
 }
 
@@ -58,10 +55,7 @@ fn begins(is_there: &[bool], at: impl Fn(usize) -> f64) -> Vec<f64> {
 
 /// When a film becomes white.
 fn flashes(film: &Path) -> Vec<f64> {
-    let mut probe = Command::new("ffprobe");
-    probe.args(["-v", "error", "-select_streams", "v", "-show_entries", "frame=pts_time"]);
-    let out = probe.args(["-of", "csv=p=0"]).arg(film).output().unwrap();
-    let text = String::from_utf8(out.stdout).unwrap();
+    let text = probe(film, "-select_streams v -show_entries frame=pts_time");
     let times: Vec<f64> =
         text.lines().filter_map(|line| line.trim_end_matches(',').parse().ok()).collect();
     let options = ["-map", "0:v", "-fps_mode", "passthrough", "-enc_time_base", "1:60000"];
@@ -342,18 +336,13 @@ fn sound_of_another_kind_is_not_recorded_and_that_is_said() {
 
 /// How long a track is.
 fn secs(film: &Path, stream: &str) -> f64 {
-    let mut probe = Command::new("ffprobe");
-    probe.args(["-v", "error", "-select_streams", stream, "-show_entries", "stream=duration"]);
-    let out = probe.args(["-of", "csv=p=0"]).arg(film).output().unwrap();
-    String::from_utf8(out.stdout).unwrap().trim().parse().unwrap()
+    let options = format!("-select_streams {stream} -show_entries stream=duration");
+    probe(film, &options).trim().parse().unwrap()
 }
 
 /// How many packets of a kind are in a file.
 fn packets(film: &Path, stream: &str) -> usize {
-    let mut probe = Command::new("ffprobe");
-    probe.args(["-v", "error", "-select_streams", stream, "-show_entries", "packet=size"]);
-    let out = probe.args(["-of", "csv=p=0"]).arg(film).output().unwrap();
-    let text = String::from_utf8(out.stdout).unwrap();
+    let text = probe(film, &format!("-select_streams {stream} -show_entries packet=size"));
     // What else a packet has is in lines of its own.
     text.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_digit())).count()
 }

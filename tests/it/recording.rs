@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::camera::{Camera, Setup, Units, units};
 use crate::cinelex::{command, finish, run, search, show};
 use crate::live::{PATIENCE, Watching, check, check_accounts, small};
-use crate::media::{ffmpeg, number, numbered};
+use crate::media::{ffmpeg, number, numbered, probe};
 use crate::rough::on_a_small_disk;
 use crate::stopping::hosts_of;
 
@@ -39,10 +39,7 @@ fn decoded(film: &Path) -> (Vec<String>, String) {
 }
 
 fn secs(film: &Path) -> f64 {
-    let mut probe = Command::new("ffprobe");
-    probe.args(["-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0"]);
-    let out = probe.arg(film).output().unwrap();
-    String::from_utf8(out.stdout).unwrap().trim().parse().unwrap()
+    probe(film, "-show_entries format=duration").trim().parse().unwrap()
 }
 
 #[test]
@@ -275,10 +272,7 @@ fn numbers(film: &Path) -> (Vec<u32>, String) {
 
 /// When a film's frames are shown, one after the other.
 fn shown_secs(film: &Path) -> Vec<f64> {
-    let mut probe = Command::new("ffprobe");
-    probe.args(["-v", "error", "-show_entries", "packet=pts_time", "-of", "csv=p=0"]);
-    let out = probe.arg(film).output().unwrap();
-    let text = String::from_utf8(out.stdout).unwrap();
+    let text = probe(film, "-show_entries packet=pts_time");
     text.lines().map(|line| line.trim_end_matches(',').parse().unwrap()).collect()
 }
 

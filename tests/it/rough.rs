@@ -442,24 +442,32 @@ fn a_disk_that_is_full_for_a_while_costs_what_came_meanwhile_and_no_more() {
     assert_eq!(spans("clip").len() as u64, stream["clips"].as_u64().unwrap());
 }
 
-/// Another process that writes to a library and does not end that, until this is dropped.
+/// Another process that holds a library, until this is dropped.
 pub struct Holder(Child);
 
 impl Holder {
+    /// It writes, and does not end that.
     pub fn start(library: &Path) -> Holder {
         Holder::start_when(library, "SELECT 1")
     }
 
-    /// Begins as soon as a query says 1.
+    /// As [`Holder::start`], as soon as a query says 1.
     pub fn start_when(library: &Path, query: &str) -> Holder {
-        let script = "import sqlite3, sys\n\
-                      held = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)\n\
-                      while held.execute(sys.argv[2]).fetchone() != (1,): pass\n\
-                      held.execute('BEGIN IMMEDIATE')\n\
-                      print('held', flush=True)\n\
-                      sys.stdin.read()";
+        Holder::start_by("held.execute('BEGIN IMMEDIATE')", library, query)
+    }
+
+    /// Holds it by what these lines of Python do with `held`, a connection to it.
+    pub fn start_by(how: &str, library: &Path, query: &str) -> Holder {
+        let script = format!(
+            "import fcntl, sqlite3, sys\n\
+             held = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)\n\
+             while held.execute(sys.argv[2]).fetchone() != (1,): pass\n\
+             {how}\n\
+             print('held', flush=True)\n\
+             sys.stdin.read()"
+        );
         let mut child = Command::new("python3")
-            .args(["-c", script])
+            .args(["-c", &script])
             .arg(library.join("library.sqlite"))
             .arg(query)
             .stdin(Stdio::piped())
